@@ -1,0 +1,32 @@
+//! Compiles `proto/` to Rust and to a descriptor set for gRPC reflection, without a system `protoc`.
+
+use std::{env, error::Error, fs, path::PathBuf};
+
+use tonic_prost_build::Config;
+
+/// The files of podsonde's own API. The order does not matter; imports are found below `proto`.
+const API: &[&str] = &[
+    "proto/podsonde/v1/common.proto",
+    "proto/podsonde/v1/debug.proto",
+    "proto/podsonde/v1/namespaces.proto",
+    "proto/podsonde/v1/node.proto",
+];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo:rerun-if-changed=proto");
+    let descriptors = protox::compile(API, ["proto"])?;
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    fs::write(out.join("podsonde.v1.bin"), prost_bytes(&descriptors))?;
+    tonic_prost_build::configure().compile_fds_with_config(descriptors, Config::new())?;
+    Ok(())
+}
+
+/// The descriptor set in protobuf's wire form, comments left out as reflection does not need them.
+fn prost_bytes(descriptors: &prost_types::FileDescriptorSet) -> Vec<u8> {
+    use prost::Message;
+    let mut bare = descriptors.clone();
+    for file in &mut bare.file {
+        file.source_code_info = None;
+    }
+    bare.encode_to_vec()
+}

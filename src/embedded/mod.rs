@@ -1,0 +1,4 @@
+//! The embedded cluster: an API server that speaks the slice of the Kubernetes API that podsonde uses, over real
+//! HTTP, a small kubelet, and a runtime. The demo and the tests run on it; the agent cannot tell it from a real one.
+
+pub mod runtime;

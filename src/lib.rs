@@ -1,0 +1,5 @@
+//! podsonde: debug containers for Kubernetes pods, with proof of the namespaces they share.
+
+#[cfg(all(feature = "embedded", target_os = "linux"))]
+pub mod embedded;
+pub mod proto;

@@ -1,0 +1,10 @@
+//! The gRPC API, generated from `proto/` by `build.rs`. Nothing else lives here.
+
+/// Package `podsonde.v1`: podsonde's own API.
+#[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, clippy::restriction)]
+pub mod v1 {
+    tonic::include_proto!("podsonde.v1");
+
+    /// The descriptors of all services, for gRPC reflection.
+    pub const DESCRIPTORS: &[u8] = tonic::include_file_descriptor_set!("podsonde.v1");
+}
