@@ -1,5 +1,6 @@
 //! podsonde: debug containers for Kubernetes pods, with proof of the namespaces they share.
 
+pub mod domain;
 #[cfg(all(feature = "embedded", target_os = "linux"))]
 pub mod embedded;
 pub mod proto;

@@ -1,0 +1,176 @@
+//! From `/proc/<pid>/cgroup` to the containers a process is in.
+//!
+//! A process belongs to every container whose id is *exactly* one component of its cgroup path, in one of the shapes that
+//! runtimes use. A substring never counts, and a runtime's monitor (`crio-conmon-<id>.scope`) is not its container.
+
+/// Length of a container id: SHA-256 in hex.
+const ID_LENGTH: usize = 64;
+
+/// Whether `text` is a container id: 64 lower-case hex digits.
+pub fn is_container_id(text: &str) -> bool {
+    text.len() == ID_LENGTH && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+}
+
+/// A container that a cgroup path leads into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Membership<'a> {
+    /// The runtime's id, 64 hex digits.
+    pub id: &'a str,
+    /// UID of the pod, with `_` for `-` where the systemd driver wrote it so. None where no component names a pod.
+    pub pod_uid: Option<&'a str>,
+}
+
+impl Membership<'_> {
+    /// Whether the pod is the one with this UID. A cgroup without a pod's name says nothing, so it is not.
+    pub fn is_of_pod(&self, uid: &str) -> bool {
+        self.pod_uid.is_some_and(|found| {
+            found.len() == uid.len()
+                && found.bytes().zip(uid.bytes()).all(|(a, b)| a == b || (a == b'_' && b == b'-'))
+        })
+    }
+}
+
+/// The containers that a process is in, outermost first, from the whole text of its `/proc/<pid>/cgroup`.
+///
+/// A process may be in several: a container inside a container. The hierarchies (lines) repeat each other; the first one that
+/// names a container is taken.
+pub fn memberships(text: &str) -> impl Iterator<Item = Membership<'_>> {
+    text.lines()
+        .filter_map(|line| line.splitn(3, ':').nth(2))
+        .find(|path| containers_of_path(path).next().is_some())
+        .into_iter()
+        .flat_map(containers_of_path)
+}
+
+/// Whether the host runs the unified hierarchy only, from the text of any process' `/proc/<pid>/cgroup`: there is no v1
+/// controller that runtimes use. <https://man7.org/linux/man-pages/man7/cgroups.7.html>
+pub fn is_unified(text: &str) -> bool {
+    !text.lines().filter_map(|line| line.split(':').nth(1)).any(|controllers| {
+        controllers.split(',').any(|c| matches!(c, "memory" | "pids" | "cpu" | "devices" | "freezer"))
+    })
+}
+
+/// The containers named by the components of one path, outermost first.
+fn containers_of_path(path: &str) -> impl Iterator<Item = Membership<'_>> {
+    let mut pod_uid = None;
+    path.split('/').filter_map(move |component| {
+        // A driver mismatch joins slice, prefix and id by colons: `kubepods-pod<uid>.slice:cri-containerd:<id>`.
+        let mut parts = component.rsplitn(3, ':');
+        let last = parts.next().unwrap_or_default();
+        let slice = parts.last().unwrap_or(component);
+        pod_uid = pod_of_component(slice).or(pod_uid);
+        id_of_component(last).map(|id| Membership { id, pod_uid })
+    })
+}
+
+/// The container id in `cri-containerd-<id>.scope`, `crio-<id>.scope`, `docker-<id>.scope`, `libpod-<id>.scope` or `<id>`.
+fn id_of_component(component: &str) -> Option<&str> {
+    let id = match component.strip_suffix(".scope") {
+        Some(scope) => {
+            ["cri-containerd-", "crio-", "docker-", "libpod-"].iter().find_map(|p| scope.strip_prefix(p))?
+        }
+        None => component,
+    };
+    is_container_id(id).then_some(id)
+}
+
+/// The pod UID in `pod<uid>`, `kubepods-pod<uid_>.slice` or `kubepods-besteffort-pod<uid_>.slice`, the latter also below a
+/// prefix of its own (`kubelet-kubepods-…`).
+fn pod_of_component(component: &str) -> Option<&str> {
+    if let Some(uid) = component.strip_prefix("pod") {
+        return (!uid.is_empty()).then_some(uid);
+    }
+    let slice = component.strip_suffix(".slice")?;
+    let (_, uid) = slice.split_once("kubepods")?.1.rsplit_once("-pod")?;
+    (!uid.is_empty()).then_some(uid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+    const UID: &str = "1b2c3d4e-0000-4000-8000-00000000abcd";
+
+    fn first(text: &str) -> Option<(String, Option<bool>)> {
+        memberships(text).last().map(|m| (m.id.to_owned(), m.pod_uid.map(|_| m.is_of_pod(UID))))
+    }
+
+    #[test]
+    fn shapes_of_real_runtimes() {
+        let u = UID.replace('-', "_");
+        let of_pod = [
+            format!(
+                "0::/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{u}.slice/cri-containerd-{ID}.scope"
+            ),
+            format!("0::/kubepods.slice/kubepods-pod{u}.slice/cri-containerd-{ID}.scope"),
+            format!("0::/kubepods.slice/kubepods-pod{u}.slice/crio-{ID}.scope"),
+            format!("0::/kubepods.slice/kubepods-pod{u}.slice/crio-{ID}.scope/container"),
+            format!(
+                "12:pids:/kubepods/besteffort/pod{UID}/{ID}\n11:memory:/kubepods/besteffort/pod{UID}/{ID}"
+            ),
+            format!("0::/kubepods/besteffort/pod{UID}/{ID}"),
+            format!("9:name=systemd:/\n1:cpu:/\n0::/kubepods/besteffort/pod{UID}/{ID}"),
+            format!("0::/kubepods.slice/kubepods-pod{u}.slice/docker-{ID}.scope"),
+            format!("11:devices:/system.slice/containerd.service/kubepods-pod{u}.slice:cri-containerd:{ID}"),
+            format!(
+                "0::/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-besteffort.slice/kubelet-kubepods-besteffort-pod{u}.slice/cri-containerd-{ID}.scope"
+            ),
+            format!("0::/../../kubepods-besteffort-pod{u}.slice/cri-containerd-{ID}.scope"),
+        ];
+        for text in of_pod {
+            assert_eq!(first(&text), Some((ID.to_owned(), Some(true))), "{text}");
+        }
+        assert_eq!(first(&format!("4:memory:/../{ID}")), Some((ID.to_owned(), None)));
+    }
+
+    #[test]
+    fn what_is_not_a_container() {
+        let none = [
+            format!("0::/kubepods.slice/crio-conmon-{ID}.scope"),
+            format!("0::/kubepods.slice/x{ID}"),
+            format!("0::/kubepods.slice/{ID}0"),
+            format!("0::/kubepods.slice/cri-containerd-{ID}"),
+            format!("0::/{}", ID.to_uppercase()),
+            format!("0::/{ID}.scope"),
+            "0::/".into(),
+            String::new(),
+            "garbage".into(),
+            "::".into(),
+            "0::/pod/kubepods-pod.slice/:::/-pod".into(),
+        ];
+        for text in none {
+            assert_eq!(first(&text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn nested_containers_are_all_named() {
+        let inner = ID.replace('0', "f");
+        let text = format!("0::/docker/{ID}/kubelet/kubepods/pod{UID}/{inner}");
+        let found: Vec<_> = memberships(&text).map(|m| (m.id, m.is_of_pod(UID))).collect();
+        assert_eq!(found, [(ID, false), (inner.as_str(), true)]);
+    }
+
+    #[test]
+    fn other_pods_do_not_match() {
+        let text = format!("0::/kubepods/pod{}/{ID}", UID.replace('1', "2"));
+        assert_eq!(first(&text), Some((ID.to_owned(), Some(false))));
+    }
+
+    #[test]
+    fn unified_or_not() {
+        assert!(is_unified("0::/init.scope\n"));
+        assert!(!is_unified("4:memory:/\n0::/\n"));
+        assert!(!is_unified("2:cpu,cpuacct:/\n"));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_survived(text in "[0-9a-f:/.a-z-]{0,300}") {
+            for m in memberships(&text) {
+                assert!(is_container_id(m.id));
+            }
+        }
+    }
+}
