@@ -3,4 +3,7 @@
 pub mod domain;
 #[cfg(all(feature = "embedded", target_os = "linux"))]
 pub mod embedded;
+pub mod kube;
 pub mod proto;
+#[cfg(target_os = "linux")]
+pub mod sys;

@@ -1,0 +1,11 @@
+//! The Kubernetes API, for the agent and for the client. Depends on [`crate::domain`] alone.
+//!
+//! - [`pods`]: the agent's watch of its own node's pods;
+//! - [`container`]: the definition of an ephemeral container;
+//! - [`ephemeral`]: adding one to a pod;
+//! - [`error`]: what an API error means.
+
+pub mod container;
+pub mod ephemeral;
+pub mod error;
+pub mod pods;

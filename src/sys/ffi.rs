@@ -1,0 +1,47 @@
+//! The system calls that neither rustix nor nix has a safe form of. The only file with `unsafe`.
+#![allow(unsafe_code)]
+
+use std::{
+    ffi::c_int,
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
+};
+
+use nix::libc;
+use rustix::io::Errno;
+
+/// `SO_NETNS_COOKIE` of a socket: the identity of its network namespace, unique per boot. Linux 5.14.
+/// <https://git.kernel.org/torvalds/c/e8b9eab99232>
+pub(super) fn netns_cookie(socket: impl AsFd) -> Result<u64, Errno> {
+    let mut cookie = 0_u64;
+    let mut length = libc::socklen_t::try_from(size_of::<u64>()).map_err(|_| Errno::INVAL)?;
+    // SAFETY: the descriptor is open for the call; the pointers are to live locals, and `length` says how large the first is.
+    let done = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    if done == 0 { Ok(cookie) } else { Err(last_errno()) }
+}
+
+/// `NS_GET_TGID_IN_PIDNS`: the pid that process `pid` of our own pid namespace has in the pid namespace `ns`. ESRCH if it has
+/// none there. Linux 6.11. <https://man7.org/linux/man-pages/man2/NS_GET_PID_FROM_PIDNS.2const.html>
+pub(super) fn pid_in_namespace(ns: BorrowedFd<'_>, pid: u32) -> Result<u32, Errno> {
+    nix::ioctl_read_bad!(get, nix::request_code_read!(0xb7, 9, size_of::<c_int>()), c_int);
+    let pid = usize::try_from(pid).map_err(|_| Errno::INVAL)?;
+    // The argument is the pid itself, not a pointer: the kernel never reads or writes through it.
+    let argument = std::ptr::without_provenance_mut(pid);
+    // SAFETY: the descriptor is open for the call, and the kernel takes the argument by value.
+    let found = unsafe { get(ns.as_raw_fd(), argument) };
+    match found {
+        Ok(found) => u32::try_from(found).map_err(|_| Errno::INVAL),
+        Err(errno) => Err(Errno::from_raw_os_error(errno as i32)),
+    }
+}
+
+fn last_errno() -> Errno {
+    Errno::from_raw_os_error(nix::errno::Errno::last_raw())
+}

@@ -1,0 +1,23 @@
+//! Linux: procfs, pidfds, namespaces. The only home of `unsafe`, which is all in [`ffi`].
+//!
+//! Blocking calls throughout; the agent runs them on blocking threads. Depends on [`crate::domain`] alone.
+//!
+//! - [`procfs`]: the `/proc` of the node, read through directory descriptors;
+//! - [`process`]: a process that was proven to be a container's, pinned by pidfd;
+//! - [`containers`]: from container ids to such processes, in one pass over `/proc`;
+//! - [`enter`]: running something inside another namespace, on a thread that ends with it;
+//! - [`evidence`]: what is seen from inside;
+//! - [`stop`]: ending a container's processes;
+//! - [`preflight`]: whether the node lets us do all that.
+
+pub mod containers;
+pub mod enter;
+mod error;
+pub mod evidence;
+mod ffi;
+pub mod preflight;
+pub mod process;
+pub mod procfs;
+pub mod stop;
+
+pub use error::SysError;

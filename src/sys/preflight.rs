@@ -1,0 +1,118 @@
+//! Whether the node and the container the agent runs in let it do its work. Asked once, at start.
+
+use super::{SysError, ffi, process::Pidfd, procfs::Proc};
+use crate::domain::{cgroup, namespace::NamespaceKind};
+use std::os::fd::AsFd;
+
+/// Something that the agent needs or can use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Feature {
+    /// Its name.
+    pub name: &'static str,
+    /// Whether it is there.
+    pub available: bool,
+    /// Whether the agent is of no use without it.
+    pub required: bool,
+    /// What was found, or what does not work without it and what to do.
+    pub message: String,
+}
+
+/// Looks for everything the agent needs. `host_pid` is the process that stands for the host, 1 on a node.
+///
+/// # Errors
+/// If there is no `/proc`.
+pub fn check(host_pid: u32) -> Result<Vec<Feature>, SysError> {
+    let proc = Proc::open()?;
+    let mut buffer = Vec::new();
+    let capabilities = effective_capabilities(proc.read(std::process::id(), "status", &mut buffer)?);
+    let capability = |name, bit: u32, without: &str| Feature {
+        name,
+        available: capabilities & (1 << bit) != 0,
+        required: true,
+        message: without.to_owned(),
+    };
+    let features = [
+        host_pid_feature(&proc, host_pid),
+        capability(
+            "cap-sys-ptrace",
+            19,
+            "namespaces and roots of other users' processes cannot be read; add SYS_PTRACE",
+        ),
+        capability("cap-sys-admin", 21, "no evidence from inside namespaces; add SYS_ADMIN"),
+        capability("cap-kill", 5, "sessions of other users' processes cannot be ended; add KILL"),
+        feature(
+            "pidfd",
+            true,
+            Pidfd::open(std::process::id()).is_ok(),
+            "processes cannot be pinned; Linux 5.3 is needed",
+        ),
+        feature(
+            "host-namespaces",
+            true,
+            readable(&proc, host_pid),
+            "the host's namespaces cannot be read, so nothing can be told from the host's",
+        ),
+        feature(
+            "netns-cookie",
+            false,
+            has_netns_cookie(),
+            "no cookie in network evidence; Linux 5.14 has it",
+        ),
+        feature(
+            "pid-translation",
+            false,
+            translates_pids(&proc),
+            "pids are translated within one namespace only; Linux 6.11 does better",
+        ),
+        feature(
+            "time-namespaces",
+            false,
+            proc.process(host_pid)?.namespaces().get(NamespaceKind::Time).is_some(),
+            "the kernel has no time namespaces; Linux 5.6 has them",
+        ),
+    ];
+    // What is there needs no advice.
+    Ok(features
+        .into_iter()
+        .map(|f| if f.available { Feature { message: "ok".into(), ..f } } else { f })
+        .collect())
+}
+
+fn feature(name: &'static str, required: bool, available: bool, without: &str) -> Feature {
+    Feature { name, available, required, message: without.to_owned() }
+}
+
+/// With `hostPID` the host's process is not in our own container; without, pid 1 is ours.
+fn host_pid_feature(proc: &Proc, host_pid: u32) -> Feature {
+    let mut buffer = Vec::new();
+    let mut container_of = |pid| {
+        let text = proc.read(pid, "cgroup", &mut buffer).ok()?;
+        cgroup::memberships(text).last().map(|m| m.id.to_owned())
+    };
+    let own = container_of(std::process::id());
+    let available = own.is_none() || container_of(host_pid) != own;
+    feature("host-pid", true, available, "only the agent's own processes are visible; set hostPID: true")
+}
+
+fn readable(proc: &Proc, host_pid: u32) -> bool {
+    proc.process(host_pid).is_ok_and(|dir| dir.namespaces().get(NamespaceKind::Net).is_some())
+}
+
+fn has_netns_cookie() -> bool {
+    std::os::unix::net::UnixDatagram::unbound().is_ok_and(|socket| ffi::netns_cookie(&socket).is_ok())
+}
+
+fn translates_pids(proc: &Proc) -> bool {
+    let own = std::process::id();
+    proc.process(own)
+        .and_then(|dir| dir.open("ns/pid"))
+        .is_ok_and(|ns| ffi::pid_in_namespace(ns.as_fd(), own).is_ok())
+}
+
+/// `CapEff` of `/proc/<pid>/status`.
+fn effective_capabilities(status: &str) -> u64 {
+    status
+        .lines()
+        .find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok())
+        .unwrap_or_default()
+}

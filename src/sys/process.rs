@@ -1,0 +1,146 @@
+//! A process that was proven to be the first of a container, pinned so that it can never be taken for another one.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
+};
+
+use super::{
+    SysError, ffi,
+    procfs::{Proc, ProcessDir},
+};
+use crate::domain::{
+    Error, Reason, Result, cgroup,
+    namespace::{NamespaceId, NamespaceKind, NamespaceSet},
+    process::{self, Candidate},
+};
+
+/// A process held by its pidfd.
+#[derive(Debug)]
+pub struct Pidfd(OwnedFd);
+
+impl Pidfd {
+    /// Opens the pidfd of a process.
+    ///
+    /// # Errors
+    /// ESRCH if there is none.
+    pub fn open(pid: u32) -> Result<Self, SysError> {
+        let raw = i32::try_from(pid).ok().and_then(Pid::from_raw);
+        let raw = raw.ok_or_else(|| SysError::new("pidfd_open", pid.to_string(), Errno::SRCH))?;
+        pidfd_open(raw, PidfdFlags::NONBLOCK).map(Self).map_err(SysError::of("pidfd_open", pid))
+    }
+
+    /// Whether the process has not ended.
+    pub fn is_alive(&self) -> bool {
+        let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
+        matches!(poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(0))
+    }
+
+    /// Sends a signal. To a process that has ended: nothing happens.
+    ///
+    /// # Errors
+    /// EPERM without CAP_KILL.
+    pub fn signal(&self, signal: Signal) -> Result<(), SysError> {
+        match pidfd_send_signal(&self.0, signal) {
+            Err(Errno::SRCH) => Ok(()),
+            done => done.map_err(SysError::of("pidfd_send_signal", format_args!("{signal:?}"))),
+        }
+    }
+}
+
+impl AsFd for Pidfd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// The first process of a container.
+#[derive(Debug)]
+pub struct ContainerProcess {
+    /// The runtime's id of the container, 64 hex digits.
+    pub container_id: String,
+    /// What was found of it in `/proc` when it was pinned. Does not change while it lives.
+    pub facts: Candidate,
+    pidfd: Pidfd,
+    dir: ProcessDir,
+}
+
+impl ContainerProcess {
+    /// Pins the process that `candidate` was, if it still is that one and in the cgroup of `container_id`.
+    ///
+    /// The order proves it: while the pidfd's process lives its pid is not given to another, so a directory that was opened and read
+    /// between the opening of the pidfd and a last look at it is that process' own.
+    ///
+    /// # Errors
+    /// PROCESS_GONE if it ended, or is not what it was.
+    pub fn pin(proc: &Proc, candidate: Candidate, container_id: &str) -> Result<Self> {
+        let pidfd = Pidfd::open(candidate.pid)?;
+        let dir = proc.process(candidate.pid)?;
+        let mut buffer = Vec::new();
+        let same_start = process::start_ticks(dir.read("stat", &mut buffer)?) == Some(candidate.start_ticks);
+        let in_container =
+            cgroup::memberships(dir.read("cgroup", &mut buffer)?).any(|m| m.id == container_id);
+        if same_start && in_container && pidfd.is_alive() {
+            return Ok(Self { container_id: container_id.to_owned(), facts: candidate, pidfd, dir });
+        }
+        Err(Error::new(
+            Reason::ProcessGone,
+            format!("process {} is not the container's any more", candidate.pid),
+        ))
+    }
+
+    /// Whether it has not ended.
+    pub fn is_alive(&self) -> bool {
+        self.pidfd.is_alive()
+    }
+
+    /// Its pidfd.
+    pub fn pidfd(&self) -> &Pidfd {
+        &self.pidfd
+    }
+
+    /// Its namespaces, as they are now: a process may change them.
+    ///
+    /// # Errors
+    /// PROCESS_GONE if it ended, so that an id is never one of nobody.
+    pub fn namespaces(&self) -> Result<NamespaceSet> {
+        let namespaces = self.dir.namespaces();
+        self.check_alive()?;
+        Ok(namespaces)
+    }
+
+    /// Identity of its root directory.
+    ///
+    /// # Errors
+    /// PROCESS_GONE, or SYSTEM_CALL if it may not be looked into.
+    pub fn root(&self) -> Result<NamespaceId> {
+        let root = self.dir.root()?;
+        self.check_alive()?;
+        Ok(root)
+    }
+
+    /// The pid that `other` has in this process' pid namespace. None if it is not visible there.
+    pub fn pid_of(&self, other: &Self) -> Option<u32> {
+        let ns = self.dir.open("ns/pid").ok()?;
+        match ffi::pid_in_namespace(ns.as_fd(), other.facts.pid) {
+            Ok(pid) => Some(pid),
+            Err(Errno::SRCH) => None,
+            // Before Linux 6.11: what NSpid says, which is enough where both are in one namespace.
+            Err(_) => {
+                let kind = NamespaceKind::Pid;
+                let same = self.namespaces().ok()?.get(kind)? == other.namespaces().ok()?.get(kind)?;
+                same.then(|| other.facts.own_pid())
+            }
+        }
+    }
+
+    fn check_alive(&self) -> Result<()> {
+        if self.is_alive() {
+            return Ok(());
+        }
+        Err(Error::new(Reason::ProcessGone, format!("process {} has ended", self.facts.pid)))
+    }
+}

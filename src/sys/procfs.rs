@@ -1,0 +1,133 @@
+//! The `/proc` of the node, read through descriptors: nothing is opened by an absolute path a second time.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::{
+    fs::{self, AtFlags, Dir, Mode, OFlags},
+    io::Errno,
+};
+
+use super::SysError;
+use crate::domain::namespace::{NamespaceId, NamespaceSet};
+
+/// Files of `/proc` are cut after so many bytes. The longest that is read, a `cgroup` file with all hierarchies of v1 and the longest
+/// paths, is far shorter.
+const MAX_FILE: usize = 64 * 1024;
+
+/// An open `/proc`.
+#[derive(Debug)]
+pub struct Proc(OwnedFd);
+
+impl Proc {
+    /// Opens `/proc`.
+    ///
+    /// # Errors
+    /// If there is none, or if what is mounted there is not a procfs.
+    pub fn open() -> Result<Self, SysError> {
+        const PROC_SUPER_MAGIC: i64 = 0x9fa0;
+        // Not O_PATH: it is also listed through this descriptor.
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = fs::open("/proc", flags, Mode::empty()).map_err(SysError::of("open", "/proc"))?;
+        let kind = fs::fstatfs(&dir).map_err(SysError::of("fstatfs", "/proc"))?.f_type;
+        if kind != PROC_SUPER_MAGIC {
+            return Err(SysError::new("fstatfs", "/proc is not a procfs", Errno::NODEV));
+        }
+        Ok(Self(dir))
+    }
+
+    /// The pids of all processes, in the kernel's order.
+    ///
+    /// # Errors
+    /// If `/proc` cannot be listed.
+    pub fn pids(&self) -> Result<Vec<u32>, SysError> {
+        let mut pids = Vec::with_capacity(512);
+        for entry in Dir::read_from(&self.0).map_err(SysError::of("open", "/proc"))? {
+            let entry = entry.map_err(SysError::of("getdents64", "/proc"))?;
+            pids.extend(entry.file_name().to_str().ok().and_then(|name| name.parse::<u32>().ok()));
+        }
+        Ok(pids)
+    }
+
+    /// Opens the directory of a process.
+    ///
+    /// # Errors
+    /// ENOENT if there is none.
+    pub fn process(&self, pid: u32) -> Result<ProcessDir, SysError> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = fs::openat(&self.0, pid.to_string(), flags, Mode::empty())
+            .map_err(SysError::of("openat", format_args!("/proc/{pid}")))?;
+        Ok(ProcessDir { pid, dir })
+    }
+
+    /// Reads a file of a process once, without keeping its directory open: the cheap way for a pass over all of them.
+    ///
+    /// # Errors
+    /// ENOENT or ESRCH if the process has ended.
+    pub fn read<'b>(&self, pid: u32, name: &str, buffer: &'b mut Vec<u8>) -> Result<&'b str, SysError> {
+        read(&self.0, &format!("{pid}/{name}"), buffer)
+    }
+}
+
+/// The open directory of one process. After the process has ended, also if its pid is in use again, everything below it fails.
+#[derive(Debug)]
+pub struct ProcessDir {
+    pid: u32,
+    dir: OwnedFd,
+}
+
+impl ProcessDir {
+    /// Reads a file of it.
+    ///
+    /// # Errors
+    /// ESRCH if the process has ended.
+    pub fn read<'b>(&self, name: &str, buffer: &'b mut Vec<u8>) -> Result<&'b str, SysError> {
+        read(&self.dir, name, buffer)
+    }
+
+    /// Its namespaces. A kind that the kernel lacks or that may not be read is absent.
+    pub fn namespaces(&self) -> NamespaceSet {
+        NamespaceSet::from_fn(|kind| self.identity(&format!("ns/{kind}")).ok())
+    }
+
+    /// Identity of its root directory. The number of a mount does not matter: equal exactly if it is the same directory.
+    ///
+    /// # Errors
+    /// ESRCH if the process has ended, EACCES if it may not be looked into.
+    pub fn root(&self) -> Result<NamespaceId, SysError> {
+        self.identity("root")
+    }
+
+    /// Opens a link below it, such as `ns/pid`, and follows it.
+    ///
+    /// # Errors
+    /// ESRCH if the process has ended, EACCES if it may not be looked into.
+    pub fn open(&self, name: &str) -> Result<OwnedFd, SysError> {
+        fs::openat(&self.dir, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(SysError::of("openat", format_args!("/proc/{}/{name}", self.pid)))
+    }
+
+    fn identity(&self, name: &str) -> Result<NamespaceId, SysError> {
+        let stat = fs::statat(&self.dir, name, AtFlags::empty())
+            .map_err(SysError::of("fstatat", format_args!("/proc/{}/{name}", self.pid)))?;
+        Ok(NamespaceId { dev: stat.st_dev, ino: stat.st_ino })
+    }
+}
+
+/// Reads a whole file, at most [`MAX_FILE`] bytes, as text; what is not UTF-8 (a command name in `stat` may be anything) is dropped.
+fn read<'b>(at: impl AsFd, path: &str, buffer: &'b mut Vec<u8>) -> Result<&'b str, SysError> {
+    let file = fs::openat(at, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(SysError::of("openat", format_args!("/proc/{path}")))?;
+    buffer.clear();
+    while buffer.len() < MAX_FILE {
+        buffer.reserve(4096);
+        match rustix::io::read(&file, rustix::buffer::spare_capacity(buffer)) {
+            Ok(0) => break,
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(SysError::new("read", format!("/proc/{path}"), errno)),
+        }
+    }
+    if std::str::from_utf8(buffer).is_err() {
+        buffer.retain(u8::is_ascii);
+    }
+    Ok(std::str::from_utf8(buffer).unwrap_or_default())
+}

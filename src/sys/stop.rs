@@ -1,0 +1,44 @@
+//! Ending all processes of a container, without the runtime.
+
+use rustix::process::Signal;
+
+use super::{SysError, containers::Containers, process::Pidfd, procfs::Proc};
+use crate::domain::cgroup;
+
+impl Containers {
+    /// Pins every process in the container's cgroup and sends it `signal`. Returns those that live on.
+    ///
+    /// A process that is forked meanwhile is missed: call again until none is left.
+    ///
+    /// # Errors
+    /// If `/proc` cannot be listed.
+    pub fn signal(&self, container_id: &str, signal: Signal) -> Result<Signalled, SysError> {
+        let mut signalled = Signalled::default();
+        let mut buffer = Vec::new();
+        for pid in self.scan()?.pids(container_id) {
+            match pin(self.proc(), *pid, container_id, &mut buffer) {
+                Some(process) if process.signal(signal).is_ok() => signalled.processes.push(process),
+                Some(_) => signalled.refused = signalled.refused.saturating_add(1),
+                None => {}
+            }
+        }
+        Ok(signalled)
+    }
+}
+
+/// What came of a signal to all processes of a container.
+#[derive(Debug, Default)]
+pub struct Signalled {
+    /// Those that got it.
+    pub processes: Vec<Pidfd>,
+    /// How many could not be sent it.
+    pub refused: u32,
+}
+
+/// The process with this pid, if it is in the container's cgroup: read after the pidfd was opened and before a last look at it, so it
+/// is that process' cgroup.
+fn pin(proc: &Proc, pid: u32, container_id: &str, buffer: &mut Vec<u8>) -> Option<Pidfd> {
+    let process = Pidfd::open(pid).ok()?;
+    let inside = cgroup::memberships(proc.read(pid, "cgroup", buffer).ok()?).any(|m| m.id == container_id);
+    (inside && process.is_alive()).then_some(process)
+}
