@@ -209,7 +209,9 @@ class Policy:
             value = self.evaluate(variable["expression"], data)
             assert value is not None, f"{variable['name']} does not evaluate on {data}"
             data["variables"][variable["name"]] = value
-        return [v["message"] for v in self.spec["validations"] if self.evaluate(v["expression"], data) is not True]
+        # One that does not evaluate denies too, but with a message that helps nobody: no case expects that.
+        results = [(v["message"], self.evaluate(v["expression"], data)) for v in self.spec["validations"]]
+        return ["does not evaluate" if result is None else message for message, result in results if result is not True]
 
 
 def user(name=AGENT, node="here"):
