@@ -17,7 +17,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let descriptors = protox::compile(API, ["proto"])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out.join("podsonde.v1.bin"), prost_bytes(&descriptors))?;
-    tonic_prost_build::configure().compile_fds_with_config(descriptors, Config::new())?;
+    tonic_prost_build::configure()
+        .codec_path("crate::codec::StrictCodec")
+        .compile_fds_with_config(descriptors, Config::new())?;
     Ok(())
 }
 

@@ -1,5 +1,8 @@
 //! podsonde: debug containers for Kubernetes pods, with proof of the namespaces they share.
 
+#[cfg(target_os = "linux")]
+pub mod agent;
+mod codec;
 pub mod domain;
 #[cfg(all(feature = "embedded", target_os = "linux"))]
 pub mod embedded;
@@ -7,3 +10,4 @@ pub mod kube;
 pub mod proto;
 #[cfg(target_os = "linux")]
 pub mod sys;
+pub mod telemetry;

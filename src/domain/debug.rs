@@ -75,6 +75,16 @@ pub struct DebugRequest {
     pub wait_for_image: bool,
 }
 
+impl DebugRequest {
+    /// The image asked for, as far as it can be told before the definition is parsed.
+    pub fn image(&self) -> String {
+        match &self.definition {
+            Definition::Settings(settings) => settings.image.clone(),
+            Definition::Whole(_) => String::new(),
+        }
+    }
+}
+
 /// How long something may be, if nothing is asked for, and at most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DurationLimit {

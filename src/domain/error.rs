@@ -105,6 +105,8 @@ reasons! {
     CommandFailed = "COMMAND_FAILED" => FailedPrecondition,
     /// The container has exited.
     ContainerExited = "CONTAINER_EXITED" => FailedPrecondition,
+    /// The session's container has not started.
+    SessionNotStarted = "SESSION_NOT_STARTED" => FailedPrecondition,
     /// No process of the container was found, or it could not be proven to be the container's.
     ProcessNotFound = "PROCESS_NOT_FOUND" => FailedPrecondition,
     /// The container's first process is still the runtime's.
@@ -129,8 +131,12 @@ reasons! {
     NotReady = "NOT_READY" => Unavailable,
     /// The agent is shutting down.
     Draining = "DRAINING" => Unavailable,
+    /// The request took longer than its deadline.
+    Deadline = "DEADLINE" => DeadlineExceeded,
     /// The container did not run in time.
     StartDeadline = "START_DEADLINE" => DeadlineExceeded,
+    /// The caller hung up; nobody reads this.
+    PeerGone = "PEER_GONE" => Aborted,
     /// A system call failed that should not.
     SystemCall = "SYSTEM_CALL" => Internal,
     /// A bug.

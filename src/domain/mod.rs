@@ -11,6 +11,7 @@ pub mod name;
 pub mod namespace;
 pub mod pod;
 pub mod process;
+pub mod selector;
 pub mod session;
 pub mod startup;
 pub mod verdict;

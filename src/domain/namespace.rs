@@ -60,7 +60,7 @@ pub struct NamespaceId {
 }
 
 /// The namespaces of one process. A kind is absent where the kernel has none or it could not be read.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct NamespaceSet([Option<NamespaceId>; 8]);
 
 impl NamespaceSet {

@@ -23,7 +23,7 @@ const TRIES: u32 = 3;
 /// The API server's refusal, typed. If its answer was lost, the error says that the entry may be there.
 pub async fn add(client: Client, namespace: &str, pod: &str, uid: &str, container: &Value) -> Result<()> {
     let api = Api::<Pod>::namespaced(client, namespace);
-    // The UID makes the API server refuse if another pod has taken the name meanwhile.
+    // Of the metadata the API server ignores all but the UID: with it, it refuses if another pod has taken the name meanwhile.
     let patch = json!({"metadata": {"uid": uid}, "spec": {"ephemeralContainers": [container]}});
     let (patch, params) = (Patch::Strategic(patch), PatchParams::apply("podsonde"));
     let params = PatchParams { field_manager: params.field_manager, ..PatchParams::default() };

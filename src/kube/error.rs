@@ -19,6 +19,10 @@ fn from_status(doing: &str, status: &Status) -> Error {
     let message = &status.message;
     let reason = match status.code {
         404 => Reason::PodNotFound,
+        // The UID in a patch: refused as an immutable field or as a precondition, depending on the release.
+        409 | 422 if message.contains("metadata.uid") || message.contains("UID in precondition") => {
+            Reason::PodReplaced
+        }
         409 => Reason::Conflict,
         401 => Reason::ApiForbidden,
         403 if is_rbac(message) => Reason::ApiForbidden,

@@ -21,6 +21,9 @@ use crate::domain::{
     session::SessionFacts,
 };
 
+/// How long the API server has for one pod.
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Namespace and name.
 type Key = (String, String);
 
@@ -112,6 +115,25 @@ impl Pods {
                         Err(Error::new(Reason::PodOnOtherNode, message))
                     }
                 }
+            }
+        }
+    }
+
+    /// Whether the API server answers when asked for the pod.
+    ///
+    /// # Errors
+    /// API_UNREACHABLE and the like, if it does not.
+    pub async fn is_reachable(&self, namespace: &str, name: &str) -> Result<()> {
+        self.read(namespace, name).await.map(drop)
+    }
+
+    async fn read(&self, namespace: &str, name: &str) -> Result<Option<core::Pod>> {
+        let api = Api::<core::Pod>::namespaced(self.api.clone().into_client(), namespace);
+        match tokio::time::timeout(READ_TIMEOUT, api.get_opt(name)).await {
+            Ok(found) => found.map_err(|e| from_kube("read the pod", &e)),
+            Err(_) => {
+                let message = format!("the API server did not answer within {} s", READ_TIMEOUT.as_secs());
+                Err(Error::new(Reason::ApiUnreachable, message))
             }
         }
     }

@@ -8,7 +8,7 @@ use std::{
 use super::{SysError, process::ContainerProcess, procfs::Proc};
 use crate::domain::{
     cgroup,
-    namespace::{NamespaceId, NamespaceSet},
+    namespace::{NamespaceId, NamespaceKind, NamespaceSet},
     process::{self, Candidate},
 };
 
@@ -61,14 +61,22 @@ impl Scan {
 }
 
 impl Containers {
-    /// Opens `/proc` and takes the process with pid `host_pid` for the host's: 1 on a node.
+    /// Opens `/proc` and takes the process with pid `host_pid` for the host's: 1 on a node. If pid 1 may not be looked into, as on hardened
+    /// hosts, the kernel's own thread daemon, which is in the same namespaces, stands for it.
     ///
     /// # Errors
     /// If `/proc` or the process cannot be opened.
     pub fn open(host_pid: u32) -> Result<Self, SysError> {
         let proc = Proc::open()?;
-        let dir = proc.process(host_pid)?;
         let mut buffer = Vec::new();
+        let mut dir = proc.process(host_pid)?;
+        let is_kthreadd = |text: &str| text.starts_with("2 (kthreadd) S 0 ");
+        if host_pid == 1
+            && dir.namespaces().get(NamespaceKind::Net).is_none()
+            && proc.read(2, "stat", &mut buffer).is_ok_and(is_kthreadd)
+        {
+            dir = proc.process(2)?;
+        }
         let unified = cgroup::is_unified(dir.read("cgroup", &mut buffer)?);
         let host = Host { namespaces: dir.namespaces(), root: dir.root().ok(), unified };
         Ok(Self { proc, host, known: Mutex::default() })

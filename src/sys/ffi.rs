@@ -3,11 +3,13 @@
 
 use std::{
     ffi::c_int,
-    os::fd::{AsFd, AsRawFd, BorrowedFd},
+    io,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
 };
 
 use nix::libc;
 use rustix::io::Errno;
+use tokio::io::{Interest, unix::AsyncFd};
 
 /// `SO_NETNS_COOKIE` of a socket: the identity of its network namespace, unique per boot. Linux 5.14.
 /// <https://git.kernel.org/torvalds/c/e8b9eab99232>
@@ -40,6 +42,12 @@ pub(super) fn pid_in_namespace(ns: BorrowedFd<'_>, pid: u32) -> Result<u32, Errn
         Ok(found) => u32::try_from(found).map_err(|_| Errno::INVAL),
         Err(errno) => Err(Errno::from_raw_os_error(errno as i32)),
     }
+}
+
+/// Registers a descriptor with the runtime's reactor, to wait until it is readable.
+pub(super) fn readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` names the same open descriptor for as long as it lives, and it lives inside the registration.
+    unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }.map_err(Into::into)
 }
 
 fn last_errno() -> Errno {

@@ -1,6 +1,6 @@
 //! Linux: procfs, pidfds, namespaces. The only home of `unsafe`, which is all in [`ffi`].
 //!
-//! Blocking calls throughout; the agent runs them on blocking threads. Depends on [`crate::domain`] alone.
+//! Blocking calls, which the agent runs on blocking threads; only the end of a process is awaited. Depends on [`crate::domain`] alone.
 //!
 //! - [`procfs`]: the `/proc` of the node, read through directory descriptors;
 //! - [`process`]: a process that was proven to be a container's, pinned by pidfd;

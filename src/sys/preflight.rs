@@ -1,6 +1,6 @@
 //! Whether the node and the container the agent runs in let it do its work. Asked once, at start.
 
-use super::{SysError, ffi, process::Pidfd, procfs::Proc};
+use super::{SysError, containers::Containers, ffi, process::Pidfd, procfs::Proc};
 use crate::domain::{cgroup, namespace::NamespaceKind};
 use std::os::fd::AsFd;
 
@@ -49,7 +49,7 @@ pub fn check(host_pid: u32) -> Result<Vec<Feature>, SysError> {
         feature(
             "host-namespaces",
             true,
-            readable(&proc, host_pid),
+            host_is_readable(host_pid),
             "the host's namespaces cannot be read, so nothing can be told from the host's",
         ),
         feature(
@@ -82,7 +82,7 @@ fn feature(name: &'static str, required: bool, available: bool, without: &str) -
     Feature { name, available, required, message: without.to_owned() }
 }
 
-/// With `hostPID` the host's process is not in our own container; without, pid 1 is ours.
+/// Without `hostPID` the agent is the first process of its own pid namespace, or in the container of the one that is.
 fn host_pid_feature(proc: &Proc, host_pid: u32) -> Feature {
     let mut buffer = Vec::new();
     let mut container_of = |pid| {
@@ -90,12 +90,12 @@ fn host_pid_feature(proc: &Proc, host_pid: u32) -> Feature {
         cgroup::memberships(text).last().map(|m| m.id.to_owned())
     };
     let own = container_of(std::process::id());
-    let available = own.is_none() || container_of(host_pid) != own;
+    let available = std::process::id() != 1 && (own.is_none() || container_of(host_pid) != own);
     feature("host-pid", true, available, "only the agent's own processes are visible; set hostPID: true")
 }
 
-fn readable(proc: &Proc, host_pid: u32) -> bool {
-    proc.process(host_pid).is_ok_and(|dir| dir.namespaces().get(NamespaceKind::Net).is_some())
+fn host_is_readable(host_pid: u32) -> bool {
+    Containers::open(host_pid).is_ok_and(|c| c.host().namespaces.get(NamespaceKind::Net).is_some())
 }
 
 fn has_netns_cookie() -> bool {

@@ -1,6 +1,9 @@
 //! A process that was proven to be the first of a container, pinned so that it can never be taken for another one.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::{
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
@@ -37,6 +40,14 @@ impl Pidfd {
     pub fn is_alive(&self) -> bool {
         let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
         matches!(poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(0))
+    }
+
+    /// Waits until the process has ended: its pidfd then becomes readable.
+    ///
+    /// # Errors
+    /// If the runtime cannot wait for it.
+    pub async fn ended(self) -> std::io::Result<()> {
+        ffi::readable(self.0)?.readable().await.map(drop)
     }
 
     /// Sends a signal. To a process that has ended: nothing happens.
@@ -110,6 +121,15 @@ impl ContainerProcess {
         let namespaces = self.dir.namespaces();
         self.check_alive()?;
         Ok(namespaces)
+    }
+
+    /// When it started. None if the kernel's clock cannot be read.
+    pub fn started_at(&self) -> Option<SystemTime> {
+        let ticks = procfs::ticks_per_second().max(1);
+        let (whole, rest) = (self.facts.start_ticks / ticks, self.facts.start_ticks % ticks);
+        let since_boot =
+            Duration::from_secs(whole) + Duration::from_millis(rest.saturating_mul(1000) / ticks);
+        UNIX_EPOCH.checked_add(Duration::from_secs(procfs::boot_time_secs().ok()?))?.checked_add(since_boot)
     }
 
     /// Identity of its root directory.

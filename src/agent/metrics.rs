@@ -1,0 +1,202 @@
+//! What the agent counts, in Prometheus' text format. Names and units by its conventions.
+//! <https://prometheus.io/docs/practices/naming/>
+
+use std::{sync::atomic::AtomicU64, time::Duration};
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::{Registry, Unit},
+};
+use tonic::Code;
+
+use super::access::Method;
+use crate::domain::{Reason, verdict::Outcome};
+
+/// The agent's metrics.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    requests: Family<RequestLabels, Histogram>,
+    errors: Family<ReasonLabels, Counter>,
+    api_errors: Family<ReasonLabels, Counter>,
+    verdicts: Family<OutcomeLabels, Counter>,
+    sessions: Family<StateLabels, Gauge>,
+    pods: Gauge,
+    resident: Gauge,
+    cpu: Gauge<f64, AtomicU64>,
+    fds: Gauge,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    method: &'static str,
+    code: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabels {
+    reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabels {
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StateLabels {
+    state: &'static str,
+}
+
+/// What is read anew for each scrape.
+#[derive(Debug, Clone, Copy)]
+pub struct Snapshot {
+    /// Pods of the node.
+    pub pods: usize,
+    /// Sessions that wait, run, have ended.
+    pub sessions: [usize; 3],
+    /// Verdicts so far, by outcome.
+    pub verdicts: [(Outcome, u64); 3],
+}
+
+impl Metrics {
+    /// Metrics that are all zero.
+    pub fn new(node: &str) -> Self {
+        let mut metrics = Self {
+            registry: Registry::default(),
+            requests: Family::new_with_constructor(|| {
+                Histogram::new([0.001, 0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0])
+            }),
+            errors: Family::default(),
+            api_errors: Family::default(),
+            verdicts: Family::default(),
+            sessions: Family::default(),
+            pods: Gauge::default(),
+            resident: Gauge::default(),
+            cpu: Gauge::default(),
+            fds: Gauge::default(),
+        };
+        metrics.register(node);
+        metrics
+    }
+
+    fn register(&mut self, node: &str) {
+        let r = &mut self.registry;
+        r.register_with_unit(
+            "process_resident_memory",
+            "Resident memory size",
+            Unit::Bytes,
+            self.resident.clone(),
+        );
+        r.register_with_unit(
+            "process_cpu",
+            "User and system CPU time spent",
+            Unit::Seconds,
+            self.cpu.clone(),
+        );
+        r.register("process_open_fds", "Open file descriptors", self.fds.clone());
+        let r = r.sub_registry_with_prefix("podsonde");
+        let version = [("version", env!("CARGO_PKG_VERSION").to_owned()), ("node", node.to_owned())];
+        let build = prometheus_client::metrics::info::Info::new(version.to_vec());
+        r.register("build", "Version of the agent and its node", build);
+        r.register_with_unit(
+            "request_duration",
+            "Time from a gRPC request to its end",
+            Unit::Seconds,
+            self.requests.clone(),
+        );
+        r.register("request_errors", "gRPC requests that failed, by reason", self.errors.clone());
+        r.register(
+            "api_errors",
+            "Requests to the API server that failed, by reason",
+            self.api_errors.clone(),
+        );
+        r.register("verdicts", "Verdicts on containers, by outcome", self.verdicts.clone());
+        r.register(
+            "sessions",
+            "Debug sessions in the specs of the node's pods, by state",
+            self.sessions.clone(),
+        );
+        r.register("pods", "Pods of the node that the agent knows", self.pods.clone());
+    }
+
+    /// A request has ended.
+    pub fn request(&self, method: Method, code: Code, reason: Option<Reason>, took: Duration) {
+        let labels = RequestLabels { method: method.as_str(), code: code_name(code) };
+        self.requests.get_or_create(&labels).observe(took.as_secs_f64());
+        let Some(reason) = reason else { return };
+        let labels = ReasonLabels { reason: reason.as_str() };
+        self.errors.get_or_create(&labels).inc();
+        if matches!(
+            reason,
+            Reason::ApiUnreachable
+                | Reason::ApiForbidden
+                | Reason::AdmissionDenied
+                | Reason::Conflict
+                | Reason::RejectedByApi
+        ) {
+            self.api_errors.get_or_create(&labels).inc();
+        }
+    }
+
+    /// Everything as text.
+    pub fn render(&self, snapshot: Snapshot) -> String {
+        let gauge = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        self.pods.set(gauge(snapshot.pods));
+        for (state, count) in ["waiting", "running", "ended"].into_iter().zip(snapshot.sessions) {
+            self.sessions.get_or_create(&StateLabels { state }).set(gauge(count));
+        }
+        for (outcome, count) in snapshot.verdicts {
+            let outcome = match outcome {
+                Outcome::Ok => "ok",
+                Outcome::Unknown => "unknown",
+                Outcome::Drift => "drift",
+            };
+            self.verdicts
+                .get_or_create(&OutcomeLabels { outcome })
+                .inner()
+                .store(count, std::sync::atomic::Ordering::Relaxed);
+        }
+        self.observe_self();
+        let mut text = String::new();
+        // Writing to a string does not fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+
+    fn observe_self(&self) {
+        let Ok(own) = procfs::process::Process::myself() else { return };
+        if let Ok(stat) = own.stat() {
+            let bytes = stat.rss.saturating_mul(procfs::page_size());
+            self.resident.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+            let ticks = u32::try_from(stat.utime.saturating_add(stat.stime)).unwrap_or(u32::MAX);
+            let per_second = u32::try_from(procfs::ticks_per_second()).unwrap_or(100);
+            self.cpu.set(f64::from(ticks) / f64::from(per_second));
+        }
+        self.fds.set(own.fd_count().ok().and_then(|n| i64::try_from(n).ok()).unwrap_or_default());
+    }
+}
+
+/// The code as gRPC spells it.
+const fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}

@@ -1,0 +1,19 @@
+//! The daemon: one per node, serves the gRPC API for the pods of its node. Linux only.
+//!
+//! - [`config`]: its flags;
+//! - [`app`]: the one place where everything is wired together, and drained;
+//! - [`access`]: who is calling, and what each method asks of them;
+//! - [`verify`] and [`sessions`]: the two things it does, [`expiry`] ends what has lasted long enough;
+//! - [`rpc`]: the gRPC services: conversions and calls, no decisions;
+//! - [`listen`], [`probes`], [`metrics`]: its sockets and what it tells about itself.
+
+pub mod access;
+pub mod app;
+pub mod config;
+pub mod expiry;
+pub mod listen;
+pub mod metrics;
+pub mod probes;
+pub mod rpc;
+pub mod sessions;
+pub mod verify;

@@ -1,0 +1,187 @@
+//! The service `Debug`.
+
+use std::{sync::Arc, time::Instant};
+
+use tokio::sync::mpsc;
+use tonic::{Request, Response, Status};
+
+use super::{
+    convert,
+    gate::{Answers, Gate},
+};
+use crate::{
+    agent::{
+        access::{Method, Object},
+        config::Limits,
+        expiry::{self, Ended},
+        sessions::{Progress, Sessions},
+    },
+    domain::{Error, Result, name, pod::ContainerState},
+    proto::v1::{self, debug_create_response::Event, debug_server::Debug},
+    sys::containers::Containers,
+};
+
+/// Sessions in one page of a list, at most.
+const PAGE: usize = 500;
+
+/// Serves `Debug`.
+pub struct DebugService {
+    /// The way in.
+    pub gate: Arc<Gate>,
+    /// The sessions.
+    pub sessions: Arc<Sessions>,
+    /// The containers of the node.
+    pub containers: Arc<Containers>,
+    /// How much of everything.
+    pub limits: Limits,
+    /// Name of the node.
+    pub node: String,
+}
+
+#[tonic::async_trait]
+impl Debug for DebugService {
+    type CreateStream = Answers<v1::DebugCreateResponse>;
+
+    async fn create(
+        &self,
+        request: Request<v1::DebugCreateRequest>,
+    ) -> Result<Response<Self::CreateStream>, Status> {
+        let (sessions, node, ttl) = (Arc::clone(&self.sessions), self.node.clone(), self.limits.ttl());
+        let object = |q: &v1::DebugCreateRequest| convert::pod_object(q.pod.as_ref());
+        self.gate
+            .stream(Method::DebugCreate, request, object, move |call, answers| async move {
+                let request = convert::debug_request(call.message, ttl)?;
+                let deadline = call.deadline.min(Instant::now() + request.start_timeout);
+                let by = call.caller.to_string();
+                let (progress, steps) = mpsc::channel(16);
+                let create = sessions.create(&request, &by, deadline, &progress);
+                let created = forward(create, steps, &answers, &node).await?;
+                send(&answers, Event::Done(convert::created(&created, &node))).await;
+                Ok(())
+            })
+            .await
+    }
+
+    async fn get(
+        &self,
+        request: Request<v1::DebugGetRequest>,
+    ) -> Result<Response<v1::DebugGetResponse>, Status> {
+        let object = |q: &v1::DebugGetRequest| convert::pod_object(q.pod.as_ref());
+        let act = |call: super::gate::Call<v1::DebugGetRequest>| async move {
+            let (namespace, pod, uid) = convert::pod_ref(call.message.pod.as_ref())?;
+            let wanted = convert::session_name(&call.message.session)?;
+            let found = self.sessions.get(&namespace, &pod, &uid, wanted).await?;
+            Ok(v1::DebugGetResponse { session: Some(convert::session(&found, &self.node)) })
+        };
+        self.gate.unary(Method::DebugGet, request, object, act).await
+    }
+
+    async fn list(
+        &self,
+        request: Request<v1::DebugListRequest>,
+    ) -> Result<Response<v1::DebugListResponse>, Status> {
+        let act = |call: super::gate::Call<v1::DebugListRequest>| async move { self.page(&call.message) };
+        self.gate.unary(Method::DebugList, request, list_object, act).await
+    }
+
+    async fn end(
+        &self,
+        request: Request<v1::DebugEndRequest>,
+    ) -> Result<Response<v1::DebugEndResponse>, Status> {
+        let object = |q: &v1::DebugEndRequest| convert::pod_object(q.pod.as_ref());
+        let act = |call: super::gate::Call<v1::DebugEndRequest>| async move {
+            let (namespace, pod, uid) = convert::pod_ref(call.message.pod.as_ref())?;
+            let wanted = convert::session_name(&call.message.session)?;
+            let grace = convert::grace_period(call.message.grace_period.as_ref())?;
+            let (pod, container) = self.sessions.container(&namespace, &pod, &uid, wanted).await?;
+            let had_ended = matches!(container.state, ContainerState::Terminated { .. });
+            let Ended { signalled, killed, survivors } =
+                expiry::end(&self.containers, &pod, &container, grace).await?;
+            let outcome = match (survivors, had_ended || signalled == 0) {
+                (0, false) => v1::EndOutcome::Ended,
+                (0, true) => v1::EndOutcome::AlreadyEnded,
+                _ => v1::EndOutcome::Partial,
+            };
+            let pod = format!("{}/{}", pod.namespace, pod.name);
+            tracing::info!(pod, container = container.name, by = %call.caller, signalled, killed, survivors, "session ended");
+            Ok(v1::DebugEndResponse { outcome: outcome.into(), signalled, killed, survivors })
+        };
+        self.gate.unary(Method::DebugEnd, request, object, act).await
+    }
+}
+
+impl DebugService {
+    /// One page of the sessions. The token is the id of the last one of the page before, whose place in the order never changes.
+    fn page(&self, request: &v1::DebugListRequest) -> Result<v1::DebugListResponse> {
+        let v1::DebugListRequest { namespace, pod, include_ended, page_size, page_token } = request;
+        let size = match usize::try_from(*page_size) {
+            Ok(size @ 1..=PAGE) => size,
+            _ => PAGE,
+        };
+        let mut sessions = self.sessions.all();
+        if !page_token.is_empty() {
+            let last = sessions.iter().position(|s| s.facts.id == *page_token);
+            let last = last.ok_or_else(|| {
+                Error::invalid("page_token", "is none of this agent's, or its session is gone")
+            })?;
+            sessions.drain(..=last);
+        }
+        let wanted = |pod_namespace: &str, pod_name: &str| {
+            (namespace.is_empty() || namespace == pod_namespace) && (pod.is_empty() || pod == pod_name)
+        };
+        sessions.retain(|s| wanted(&s.pod.namespace, &s.pod.name) && (*include_ended || !s.has_ended()));
+        let more = sessions.len() > size;
+        sessions.truncate(size);
+        let next_page_token =
+            sessions.last().filter(|_| more).map(|s| s.facts.id.clone()).unwrap_or_default();
+        Ok(v1::DebugListResponse {
+            sessions: sessions.iter().map(|s| convert::session(s, &self.node)).collect(),
+            next_page_token,
+        })
+    }
+}
+
+fn list_object(request: &v1::DebugListRequest) -> Result<Object> {
+    if request.pod.is_empty() {
+        return convert::namespace_object(&request.namespace);
+    }
+    name::label("namespace", &request.namespace)?;
+    name::subdomain("pod", &request.pod)?;
+    Ok(Object::Pod { namespace: request.namespace.clone(), name: request.pod.clone() })
+}
+
+/// Runs `create` and sends its steps on while it does. A caller that has hung up is noticed by the steps' receiver being dropped.
+async fn forward<T>(
+    create: impl Future<Output = Result<T>>,
+    mut steps: mpsc::Receiver<Progress>,
+    answers: &mpsc::Sender<v1::DebugCreateResponse>,
+    node: &str,
+) -> Result<T> {
+    tokio::pin!(create);
+    let mut listening = true;
+    loop {
+        tokio::select! {
+            // What was already told comes before the end.
+            biased;
+            Some(step) = steps.recv() => {
+                let event = match step {
+                    Progress::Accepted(session) => {
+                        Event::Accepted(v1::DebugAccepted { session: Some(convert::session(&session, node)) })
+                    }
+                    Progress::Waiting { reason, message } => Event::Progress(v1::DebugProgress { reason, message }),
+                };
+                send(answers, event).await;
+            }
+            done = &mut create => return done,
+            () = answers.closed(), if listening => {
+                listening = false;
+                steps.close();
+            }
+        }
+    }
+}
+
+/// Nobody listens once the caller has hung up.
+async fn send(answers: &mpsc::Sender<v1::DebugCreateResponse>, event: Event) {
+    let _ = answers.send(v1::DebugCreateResponse { event: Some(event) }).await;
+}

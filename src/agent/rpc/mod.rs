@@ -1,0 +1,12 @@
+//! The gRPC services, one file each: conversions and calls, no decisions.
+//!
+//! - [`gate`]: what every call goes through: who calls, whether they may, limits, time, metrics;
+//! - [`convert`]: requests to domain types and reports to messages;
+//! - [`status`]: errors to gRPC statuses.
+
+pub mod convert;
+pub mod debug;
+pub mod gate;
+pub mod namespaces;
+pub mod node;
+pub mod status;

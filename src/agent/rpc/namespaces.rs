@@ -1,0 +1,92 @@
+//! The service `Namespaces`.
+
+use std::sync::Arc;
+
+use tonic::{Request, Response, Status};
+
+use super::{
+    convert,
+    gate::{Answers, Call, Gate},
+};
+use crate::{
+    agent::{access::Method, verify::Verifier},
+    domain::{Error, Reason, Result, name, selector::LabelSelector},
+    kube::pods::Pods,
+    proto::v1::{self, namespaces_server::Namespaces},
+};
+
+/// Serves `Namespaces`.
+#[derive(Debug)]
+pub struct NamespacesService {
+    /// The way in.
+    pub gate: Arc<Gate>,
+    /// The pods of the node.
+    pub pods: Arc<Pods>,
+    /// The verifier.
+    pub verifier: Arc<Verifier>,
+    /// Name of the node.
+    pub node: String,
+}
+
+#[tonic::async_trait]
+impl Namespaces for NamespacesService {
+    type VerifyNodeStream = Answers<v1::NamespacesVerifyNodeResponse>;
+
+    async fn verify(
+        &self,
+        request: Request<v1::NamespacesVerifyRequest>,
+    ) -> Result<Response<v1::NamespacesVerifyResponse>, Status> {
+        let object = |q: &v1::NamespacesVerifyRequest| convert::pod_object(q.pod.as_ref());
+        let act = |call: Call<v1::NamespacesVerifyRequest>| async move {
+            let (namespace, name, uid) = convert::pod_ref(call.message.pod.as_ref())?;
+            let container = Some(call.message.container).filter(|c| !c.is_empty());
+            if let Some(container) = &container {
+                name::label("container", container)?;
+            }
+            let pod = self.pods.find(&namespace, &name).await?;
+            pod.expect_uid(&uid)?;
+            if let Some(container) = &container {
+                pod.require(container)?;
+            }
+            let mut reports = self.verifier.verify(vec![pod], container).await?;
+            let report = reports.pop().ok_or_else(|| Error::new(Reason::Bug, "no report on the pod"))?;
+            Ok(v1::NamespacesVerifyResponse { pod: Some(convert::pod_report(&report, &self.node)) })
+        };
+        self.gate.unary(Method::NamespacesVerify, request, object, act).await
+    }
+
+    async fn verify_node(
+        &self,
+        request: Request<v1::NamespacesVerifyNodeRequest>,
+    ) -> Result<Response<Self::VerifyNodeStream>, Status> {
+        let (pods, verifier, node) = (Arc::clone(&self.pods), Arc::clone(&self.verifier), self.node.clone());
+        let object = |q: &v1::NamespacesVerifyNodeRequest| convert::namespace_object(&q.namespace);
+        self.gate
+            .stream(Method::NamespacesVerifyNode, request, object, move |call, answers| async move {
+                let v1::NamespacesVerifyNodeRequest { namespace, label_selector } = call.message;
+                let selector = LabelSelector::parse(&label_selector).map_err(|term| {
+                    let message = format!(
+                        "{term:?} is no selector; write app=web, tier!=cache, env in (a,b), key or !key"
+                    );
+                    Error::invalid("label_selector", message)
+                })?;
+                if !pods.is_ready() {
+                    return Err(Error::new(
+                        Reason::NotReady,
+                        "the agent has not read the pods of its node yet",
+                    ));
+                }
+                let mut wanted = pods.all();
+                wanted.retain(|pod| namespace.is_empty() || pod.namespace == namespace);
+                wanted.retain(|pod| selector.matches(|key| pod.labels.get(key).map(String::as_str)));
+                for report in verifier.verify(wanted, None).await? {
+                    let pod = Some(convert::pod_report(&report, &node));
+                    if answers.send(v1::NamespacesVerifyNodeResponse { pod }).await.is_err() {
+                        return Err(Error::new(Reason::PeerGone, "the caller has hung up"));
+                    }
+                }
+                Ok(())
+            })
+            .await
+    }
+}

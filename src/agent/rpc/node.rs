@@ -1,0 +1,68 @@
+//! The service `Node`.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use jiff::Timestamp;
+use tonic::{Request, Response, Status};
+
+use super::{
+    convert,
+    gate::{Call, Gate},
+};
+use crate::{
+    agent::access::{Method, Object},
+    domain::Result,
+    kube::pods::Pods,
+    proto::v1::{self, node_server::Node},
+    sys::preflight::Feature,
+};
+
+/// Serves `Node`.
+#[derive(Debug)]
+pub struct NodeService {
+    /// The way in.
+    pub gate: Arc<Gate>,
+    /// The pods of the node.
+    pub pods: Arc<Pods>,
+    /// What preflight found.
+    pub features: Arc<[Feature]>,
+    /// When the agent started.
+    pub started_at: Timestamp,
+    /// Name of the node.
+    pub node: String,
+}
+
+#[tonic::async_trait]
+impl Node for NodeService {
+    async fn get(
+        &self,
+        request: Request<v1::NodeGetRequest>,
+    ) -> Result<Response<v1::NodeGetResponse>, Status> {
+        let act = |_: Call<v1::NodeGetRequest>| async move { Ok(self.describe()) };
+        self.gate.unary(Method::NodeGet, request, |_| Ok(Object::Node), act).await
+    }
+}
+
+impl NodeService {
+    fn describe(&self) -> v1::NodeGetResponse {
+        let pods = self.pods.all();
+        let ids = pods.iter().flat_map(|pod| &pod.containers).filter_map(|c| c.id.as_ref());
+        let runtimes: BTreeSet<_> = ids.map(|id| id.runtime.clone()).collect();
+        let uname = rustix::system::uname();
+        let feature = |f: &Feature| v1::Feature {
+            name: f.name.to_owned(),
+            available: f.available,
+            message: f.message.clone(),
+        };
+        v1::NodeGetResponse {
+            node: self.node.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            kernel: uname.release().to_string_lossy().into_owned(),
+            architecture: uname.machine().to_string_lossy().into_owned(),
+            runtimes: runtimes.into_iter().collect(),
+            started_at: Some(convert::timestamp(self.started_at)),
+            features: self.features.iter().map(feature).collect(),
+            pods: u32::try_from(pods.len()).unwrap_or(u32::MAX),
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! Errors to gRPC statuses: the one table of codes, and `google.rpc.ErrorInfo` for programs.
+
+use std::collections::HashMap;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+use crate::domain::{
+    Error, ErrorKind,
+    error::{Context, SpecEntry},
+};
+
+/// `domain` of every ErrorInfo.
+pub const DOMAIN: &str = "podsonde.dev";
+
+/// The gRPC code of a class of failure.
+pub const fn code(kind: ErrorKind) -> Code {
+    match kind {
+        ErrorKind::InvalidArgument => Code::InvalidArgument,
+        ErrorKind::NotFound => Code::NotFound,
+        ErrorKind::AlreadyExists => Code::AlreadyExists,
+        ErrorKind::Unauthenticated => Code::Unauthenticated,
+        ErrorKind::PermissionDenied => Code::PermissionDenied,
+        ErrorKind::FailedPrecondition => Code::FailedPrecondition,
+        ErrorKind::Aborted => Code::Aborted,
+        ErrorKind::ResourceExhausted => Code::ResourceExhausted,
+        ErrorKind::Unimplemented => Code::Unimplemented,
+        ErrorKind::Unavailable => Code::Unavailable,
+        ErrorKind::DeadlineExceeded => Code::DeadlineExceeded,
+        ErrorKind::Internal => Code::Internal,
+    }
+}
+
+/// The status of an error. What an INTERNAL one says stays in the log.
+pub fn status(error: &Error, node: &str) -> Status {
+    let Context { namespace, pod, container, field, spec_entry, .. } = &*error.context;
+    let spec_entry = match spec_entry {
+        SpecEntry::None => "",
+        SpecEntry::Possible => "possible",
+        SpecEntry::Permanent => "permanent",
+    };
+    let mut message = match error.kind() {
+        ErrorKind::Internal => "internal error; the agent's log has the details".to_owned(),
+        _ => error.to_string(),
+    };
+    match error.context.spec_entry {
+        SpecEntry::None => {}
+        SpecEntry::Possible => message.push_str(" (the debug container's entry may be in the pod's spec)"),
+        SpecEntry::Permanent => message.push_str(" (the debug container's entry stays in the pod's spec)"),
+    }
+    let fields = [
+        ("node", node),
+        ("namespace", namespace),
+        ("pod", pod),
+        ("container", container),
+        ("field", field),
+        ("spec_entry", spec_entry),
+    ];
+    let metadata: HashMap<_, _> = fields
+        .into_iter()
+        .filter(|(_, v)| !v.is_empty())
+        .map(|(k, v)| (k.to_owned(), v.to_owned()))
+        .collect();
+    let mut details = ErrorDetails::with_error_info(error.reason.as_str(), DOMAIN, metadata);
+    if !field.is_empty() {
+        details.add_bad_request_violation(field.clone(), error.message.clone());
+    }
+    Status::with_error_details(code(error.kind()), message, details)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::Reason;
+
+    #[test]
+    fn info_carries_reason_and_place() {
+        let error = Error::new(Reason::ImagePullFailed, "no such image")
+            .pod("default", "web")
+            .container("d")
+            .spec_entry(SpecEntry::Permanent);
+        let status = status(&error, "node-a");
+        assert_eq!(status.code(), Code::FailedPrecondition);
+        assert!(status.message().contains("stays in the pod's spec"));
+        let details = status.get_error_details();
+        let info = details.error_info().unwrap();
+        assert_eq!((info.reason.as_str(), info.domain.as_str()), ("IMAGE_PULL_FAILED", DOMAIN));
+        let metadata: std::collections::BTreeMap<_, _> = info.metadata.clone().into_iter().collect();
+        let expected = [
+            ("container", "d"),
+            ("namespace", "default"),
+            ("node", "node-a"),
+            ("pod", "web"),
+            ("spec_entry", "permanent"),
+        ];
+        assert_eq!(metadata, expected.map(|(k, v)| (k.to_owned(), v.to_owned())).into());
+    }
+
+    #[test]
+    fn internal_errors_keep_their_details() {
+        let status = status(&Error::new(Reason::SystemCall, "setns(/proc/7/ns/net): EPERM"), "n");
+        assert!(!status.message().contains("setns"));
+        assert_eq!(status.code(), Code::Internal);
+    }
+
+    #[test]
+    fn a_field_is_a_violation() {
+        let status = status(&Error::invalid("pod.name", "is required"), "n");
+        let details = status.get_error_details();
+        assert_eq!(details.bad_request().unwrap().field_violations[0].field, "pod.name");
+    }
+}
