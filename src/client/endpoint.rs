@@ -53,7 +53,7 @@ impl FromStr for Endpoint {
             return Err(invalid("credentials do not belong in it"));
         }
         if uri.port_u16().is_none_or(|port| port == 0) {
-            return Err(invalid("the port is missing"));
+            return Err(invalid("a port from 1 to 65535 must follow the host"));
         }
         if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
             return Err(invalid("nothing may follow the port"));
@@ -116,9 +116,9 @@ mod tests {
             ("http://localhost.evil.example:1", "plain http is for this machine only"),
             ("http://127.0.0.1.evil.example:1", "plain http is for this machine only"),
             ("http://127.0.0.1@evil.example:1", "credentials"),
-            ("http://127.0.0.1", "port is missing"),
-            ("https://host:0", "port is missing"),
-            ("https://host:99999", "not a URI"),
+            ("http://127.0.0.1", "a port from 1 to 65535"),
+            ("https://host:0", "a port from 1 to 65535"),
+            ("https://host:99999", "a port from 1 to 65535"),
             ("https://host:1/path", "nothing may follow"),
             ("https://host:1/?q", "nothing may follow"),
             ("https://", "not a URI"),

@@ -208,7 +208,9 @@ fn code_name(code: Code) -> &'static str {
 
 fn shorten(mut text: String) -> String {
     if text.len() > LONGEST {
-        text.truncate(text.floor_char_boundary(LONGEST - '…'.len_utf8()));
+        let room = LONGEST - '…'.len_utf8();
+        let kept = text.char_indices().map(|(at, c)| at + c.len_utf8()).take_while(|end| *end <= room).last();
+        text.truncate(kept.unwrap_or(0));
         text.push('…');
     }
     text
