@@ -2,6 +2,8 @@
 
 #[cfg(target_os = "linux")]
 pub mod agent;
+pub mod cli;
+pub mod client;
 mod codec;
 pub mod domain;
 #[cfg(all(feature = "embedded", target_os = "linux"))]

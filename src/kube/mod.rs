@@ -3,9 +3,13 @@
 //! - [`pods`]: the agent's watch of its own node's pods;
 //! - [`container`]: the definition of an ephemeral container;
 //! - [`ephemeral`]: adding one to a pod;
-//! - [`error`]: what an API error means.
+//! - [`error`]: what an API error means;
+//! - [`workloads`], [`agents`], [`portforward`]: the client's way from a name to the agent of a node.
 
+pub mod agents;
 pub mod container;
 pub mod ephemeral;
 pub mod error;
 pub mod pods;
+pub mod portforward;
+pub mod workloads;

@@ -1,0 +1,206 @@
+//! What every command starts from: who is asked, about which namespace, and how it is said.
+
+use std::{io, process::ExitCode};
+
+use kube::{
+    Client, Config,
+    config::{KubeConfigOptions, Kubeconfig, KubeconfigError},
+};
+
+use super::{args::GlobalArgs, hint::hint, table::Tone, terminal::Terminal};
+use crate::client::{Error, Failure, Fleet, Options, by_reason, reason};
+
+/// How a command ended. The figures are documented in the help.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Exit {
+    Ok = 0,
+    Error = 1,
+    Usage = 2,
+    Drift = 3,
+    Unknown = 4,
+    Interrupted = 130,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(match exit {
+            Exit::Ok => 0,
+            Exit::Error => 1,
+            Exit::Usage => 2,
+            Exit::Drift => 3,
+            Exit::Unknown => 4,
+            Exit::Interrupted => 130,
+        })
+    }
+}
+
+/// Why a command could not do its work.
+#[derive(Debug)]
+pub(super) enum Failed {
+    /// The arguments make no sense together.
+    Usage(String),
+    /// Asking went wrong.
+    Asking(Box<Error>),
+    /// The result could not be written.
+    Output(io::Error),
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Self::Asking(Box::new(error))
+    }
+}
+
+impl From<io::Error> for Failed {
+    fn from(error: io::Error) -> Self {
+        Self::Output(error)
+    }
+}
+
+/// What every command starts from.
+pub(super) struct Context {
+    pub(super) global: GlobalArgs,
+    pub(super) terminal: Terminal,
+    /// What people call podsonde by: `podsonde` or `kubectl podsonde`.
+    pub(super) program: &'static str,
+}
+
+/// Who is asked, and about which namespace.
+pub(super) struct Scope {
+    pub(super) fleet: Fleet,
+    /// The namespace of pods that are named without one.
+    pub(super) namespace: String,
+    /// The API server's client, unless an agent is asked directly.
+    pub(super) kube: Option<Client>,
+}
+
+impl Context {
+    /// The agent that was named, or those of the cluster that the kubeconfig leads to.
+    pub(super) async fn scope(&self) -> Result<Scope, Error> {
+        if let Some(endpoint) = &self.global.agent {
+            let namespace = self.global.namespace.clone().unwrap_or_else(|| "default".to_owned());
+            let fleet = Fleet::direct(endpoint.clone(), self.options());
+            return Ok(Scope { fleet, namespace, kube: None });
+        }
+        let (client, default_namespace) = self.kube().await?;
+        let namespace = self.global.namespace.clone().unwrap_or(default_namespace);
+        let fleet = Fleet::cluster(client.clone(), Some(&self.global.agent_namespace), self.options());
+        Ok(Scope { fleet, namespace, kube: Some(client) })
+    }
+
+    /// The API server's client and the namespace that its configuration prefers.
+    pub(super) async fn kube(&self) -> Result<(Client, String), Error> {
+        let config = config(&self.global).await?;
+        tracing::debug!(url = %config.cluster_url, "API server");
+        let namespace = config.default_namespace.clone();
+        let client = Client::try_from(config).map_err(|error| {
+            Error::new(reason::KUBECONFIG_INVALID, format!("cannot use the kubeconfig: {error}"))
+        })?;
+        Ok((client, namespace))
+    }
+
+    /// An agent that is asked directly knows no node but its own.
+    pub(super) fn refuse_nodes_with_agent(&self) -> Result<(), Failed> {
+        if self.global.agent.is_none() {
+            return Ok(());
+        }
+        Err(Failed::Usage(
+            "a node cannot be chosen with --agent (or PODSONDE_AGENT): that agent knows its own only".into(),
+        ))
+    }
+
+    fn options(&self) -> Options {
+        let timeout = self.global.request_timeout;
+        Options { request_timeout: (!timeout.is_zero()).then_some(timeout), ..Options::default() }
+    }
+
+    /// Says why a command failed, and what to do.
+    pub(super) fn report(&self, failed: &Failed) -> Exit {
+        match failed {
+            Failed::Usage(message) => {
+                self.terminal.error(message);
+                self.terminal.hint(&format!("see {} --help", self.program));
+                Exit::Usage
+            }
+            Failed::Asking(error) => {
+                self.explain(&error.message, error);
+                Exit::Error
+            }
+            Failed::Output(error) => {
+                self.terminal.error(&format!("cannot write the result: {error}"));
+                Exit::Error
+            }
+        }
+    }
+
+    /// Says what could not be asked about, one error for each reason.
+    pub(super) fn report_failures(&self, failures: &[Failure]) {
+        for (reason, group) in by_reason(failures) {
+            let [first, rest @ ..] = group.as_slice() else { continue };
+            if rest.is_empty() {
+                self.explain(&first.error.message, &first.error);
+                continue;
+            }
+            let named: Vec<&str> = group.iter().take(8).map(|failure| failure.subject.as_str()).collect();
+            let more = match group.len() - named.len() {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            let message = format!(
+                "{} times {reason} ({}{more}), first: {}",
+                group.len(),
+                named.join(", "),
+                first.error.message
+            );
+            self.explain(&message, &first.error);
+        }
+    }
+
+    fn explain(&self, message: &str, error: &Error) {
+        self.terminal.error(&message.replace('\n', " "));
+        if let Some(entry) = error.fact("spec_entry") {
+            let stays = format!(
+                "the entry of container {entry} stays in the pod's spec; the next try needs another name"
+            );
+            self.terminal.labelled("note", Tone::Doubtful, &stays);
+        }
+        if let Some(hint) = hint(error, self.program) {
+            self.terminal.hint(&hint);
+        }
+        tracing::debug!(reason = %error.reason, code = ?error.code, facts = ?error.metadata, "error");
+    }
+}
+
+async fn config(global: &GlobalArgs) -> Result<Config, Error> {
+    let options = KubeConfigOptions { context: global.context.clone(), ..KubeConfigOptions::default() };
+    let loaded = match &global.kubeconfig {
+        Some(path) => match Kubeconfig::read_from(path) {
+            Ok(kubeconfig) => Config::from_custom_kubeconfig(kubeconfig, &options).await,
+            Err(error) => Err(error),
+        },
+        None => Config::from_kubeconfig(&options).await,
+    };
+    let missing = match loaded {
+        Ok(config) => return Ok(config),
+        Err(KubeconfigError::ReadConfig(error, path)) if error.kind() == io::ErrorKind::NotFound => {
+            format!("there is no kubeconfig at {}", path.display())
+        }
+        Err(error @ KubeconfigError::FindPath) => error.to_string(),
+        Err(error) => {
+            let why = match &error {
+                // These say nothing of what was looked for.
+                KubeconfigError::CurrentContextNotSet => "it has no current context".to_owned(),
+                other => other.to_string(),
+            };
+            return Err(Error::new(reason::KUBECONFIG_INVALID, format!("cannot use the kubeconfig: {why}")));
+        }
+    };
+    // Inside a pod the service account takes its place, unless a kubeconfig was asked for.
+    if global.kubeconfig.is_none()
+        && global.context.is_none()
+        && let Ok(config) = Config::incluster()
+    {
+        return Ok(config);
+    }
+    Err(Error::new(reason::KUBECONFIG_MISSING, missing))
+}

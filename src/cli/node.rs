@@ -1,0 +1,157 @@
+//! `podsonde node` and `podsonde version`.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use futures::{StreamExt, stream};
+
+use super::{
+    args::{DebugOutput, ListOutput, NodeArgs, VersionArgs},
+    context::{Context, Exit, Failed},
+    report::{AgentVersion, NodesReport, VersionReport, errors, instant},
+    table::{Cell, Table, Tone, age},
+};
+use crate::{
+    client::{Failure, Gathered},
+    proto::v1::NodeGetResponse,
+};
+
+/// How many nodes that were named are looked up at the same time.
+const LOOKUPS: usize = 16;
+
+/// Version of this client.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+pub(super) async fn run(context: &Context, args: &NodeArgs) -> Result<Exit, Failed> {
+    let gathered = ask(context, &args.nodes).await?;
+    let terminal = context.terminal;
+    match args.output {
+        ListOutput::Json => terminal.json(&NodesReport::from(&gathered))?,
+        ListOutput::Yaml => terminal.yaml(&NodesReport::from(&gathered))?,
+        ListOutput::Table | ListOutput::Wide if gathered.answers.is_empty() => {
+            if gathered.failures.is_empty() {
+                terminal.note("No nodes found");
+            }
+        }
+        ListOutput::Table | ListOutput::Wide => {
+            let wide = args.output == ListOutput::Wide;
+            let mut text = table(&gathered.answers, wide, jiff::Timestamp::now()).render(terminal.colour);
+            if let [node] = gathered.answers.as_slice() {
+                text.push('\n');
+                text.push_str(&features(node).render(terminal.colour));
+            }
+            terminal.print(&text)?;
+        }
+    }
+    context.report_failures(&gathered.failures);
+    Ok(if gathered.failures.is_empty() { Exit::Ok } else { Exit::Error })
+}
+
+async fn ask(context: &Context, nodes: &[String]) -> Result<Gathered<NodeGetResponse>, Failed> {
+    if !nodes.is_empty() {
+        context.refuse_nodes_with_agent()?;
+    }
+    let scope = context.scope().await?;
+    let mut failures = Vec::new();
+    let mut places = Vec::new();
+    if nodes.is_empty() {
+        places = scope.fleet.places().await?;
+    }
+    let fleet = &scope.fleet;
+    let named = stream::iter(nodes).map(|node| async move { (node, fleet.place_of_node(node).await) });
+    for (node, place) in named.buffered(LOOKUPS).collect::<Vec<_>>().await {
+        match place {
+            Ok(place) => places.push(place),
+            Err(error) => failures.push(Failure { subject: format!("node {node}"), error }),
+        }
+    }
+    let places = places.into_iter().map(|place| (place, ())).collect();
+    let mut gathered = scope.fleet.gather(places, async |agent, ()| agent.node().await).await;
+    failures.append(&mut gathered.failures);
+    gathered.failures = failures;
+    Ok(gathered)
+}
+
+fn table(nodes: &[NodeGetResponse], wide: bool, now: jiff::Timestamp) -> Table {
+    let mut header = vec!["NODE", "AGENT", "PODS", "AGE", "MISSING"];
+    if wide {
+        header.extend(["KERNEL", "ARCH", "RUNTIMES", "FEATURES"]);
+    }
+    let mut table = Table::new(&header);
+    for node in nodes {
+        let names = |available: bool| -> Vec<&str> {
+            let of_kind = node.features.iter().filter(|feature| feature.available == available);
+            of_kind.map(|feature| feature.name.as_str()).collect()
+        };
+        let started = node.started_at.and_then(instant);
+        let up = started.and_then(|at| Duration::try_from(now.duration_since(at)).ok());
+        let missing = names(false);
+        let tone = if missing.is_empty() { Tone::Plain } else { Tone::Bad };
+        let mut row = vec![
+            Cell::from(&node.node),
+            Cell::from(&node.version),
+            Cell::from(node.pods.to_string()),
+            Cell::from(up.map_or_else(|| "<unknown>".to_owned(), age)),
+            Cell::toned(&missing.join(","), tone),
+        ];
+        if wide {
+            row.extend([Cell::from(&node.kernel), Cell::from(&node.architecture)]);
+            row.extend([Cell::from(node.runtimes.join(",")), Cell::from(names(true).join(","))]);
+        }
+        table.row(row);
+    }
+    table
+}
+
+fn features(node: &NodeGetResponse) -> Table {
+    let mut table = Table::new(&["FEATURE", "AVAILABLE", "MESSAGE"]);
+    for feature in &node.features {
+        let available = if feature.available { "yes".into() } else { Cell::toned("no", Tone::Bad) };
+        table.row(vec![Cell::from(&feature.name), available, Cell::from(&feature.message)]);
+    }
+    table
+}
+
+pub(super) async fn version(context: &Context, args: &VersionArgs) -> Result<Exit, Failed> {
+    // The client's version is known whatever becomes of the agents'.
+    let (gathered, failed) = match args.client {
+        true => (None, None),
+        false => match ask(context, &[]).await {
+            Ok(gathered) => (Some(gathered), None),
+            Err(failed) => (None, Some(failed)),
+        },
+    };
+    let (answers, failures) =
+        gathered.map(|gathered| (gathered.answers, gathered.failures)).unwrap_or_default();
+    let terminal = context.terminal;
+    let report = VersionReport {
+        client: VERSION,
+        agents: answers
+            .into_iter()
+            .map(|node| AgentVersion { node: node.node, version: node.version })
+            .collect(),
+        errors: errors(&failures),
+    };
+    match args.output {
+        DebugOutput::Json => terminal.json(&report)?,
+        DebugOutput::Yaml => terminal.yaml(&report)?,
+        DebugOutput::Text => {
+            let mut versions: BTreeMap<String, usize> = BTreeMap::new();
+            for agent in &report.agents {
+                *versions.entry(super::table::escape(&agent.version)).or_default() += 1;
+            }
+            let mut text = format!("Client: {VERSION}\n");
+            for (version, nodes) in versions {
+                text.push_str(&format!(
+                    "Agent:  {version} ({nodes} node{})\n",
+                    if nodes == 1 { "" } else { "s" }
+                ));
+            }
+            terminal.print(&text)?;
+        }
+    }
+    context.report_failures(&failures);
+    match failed {
+        Some(failed) => Err(failed),
+        None => Ok(if failures.is_empty() { Exit::Ok } else { Exit::Error }),
+    }
+}

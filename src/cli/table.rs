@@ -1,0 +1,182 @@
+//! Tables as kubectl prints them, and the text that goes into their cells.
+
+use std::time::Duration;
+
+use unicode_width::UnicodeWidthStr;
+
+/// Spaces between columns.
+const GAP: usize = 3;
+
+/// How a cell looks on a terminal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Tone {
+    /// As any text.
+    #[default]
+    Plain,
+    /// As expected.
+    Good,
+    /// Not as expected.
+    Bad,
+    /// Not known.
+    Doubtful,
+}
+
+impl Tone {
+    /// The text in this tone's colour.
+    pub(super) fn paint(self, text: &str, colour: bool) -> String {
+        let code = match self {
+            _ if !colour => return text.to_owned(),
+            Self::Plain => return text.to_owned(),
+            Self::Good => "32",
+            Self::Bad => "1;31",
+            Self::Doubtful => "33",
+        };
+        format!("\x1b[{code}m{text}\x1b[0m")
+    }
+}
+
+/// One cell.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Cell {
+    text: String,
+    tone: Tone,
+}
+
+impl Cell {
+    /// A cell in a tone of its own.
+    pub(super) fn toned(text: &str, tone: Tone) -> Self {
+        Self { text: escape(text), tone }
+    }
+}
+
+impl<T: AsRef<str>> From<T> for Cell {
+    fn from(text: T) -> Self {
+        Self::toned(text.as_ref(), Tone::Plain)
+    }
+}
+
+/// Rows below a header, columns padded to their widest cell.
+#[derive(Debug)]
+pub(super) struct Table {
+    rows: Vec<Vec<Cell>>,
+}
+
+impl Table {
+    /// A table of these columns.
+    pub(super) fn new(header: &[&str]) -> Self {
+        Self { rows: vec![header.iter().map(Cell::from).collect()] }
+    }
+
+    /// Adds a row. Cells that the header does not have are shown too.
+    pub(super) fn row(&mut self, cells: Vec<Cell>) {
+        self.rows.push(cells);
+    }
+
+    /// The table, every line ended. An empty cell reads `<none>`, as with kubectl.
+    pub(super) fn render(&self, colour: bool) -> String {
+        let shown = |cell: &Cell| if cell.text.is_empty() { "<none>".to_owned() } else { cell.text.clone() };
+        let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
+        let width = |column| {
+            let cells = self.rows.iter().filter_map(|row: &Vec<Cell>| row.get(column));
+            cells.map(|cell| shown(cell).width()).max().unwrap_or(0)
+        };
+        let widths: Vec<usize> = (0..columns).map(width).collect();
+        let mut out = String::new();
+        for row in &self.rows {
+            for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
+                let text = shown(cell);
+                out.push_str(&cell.tone.paint(&text, colour));
+                if column + 1 < row.len() {
+                    out.extend(std::iter::repeat_n(' ', width - text.width() + GAP));
+                }
+            }
+            out.push('\n');
+        }
+        out
+    }
+}
+
+/// Text from a container or from afar, safe on a terminal: control characters and those that turn the direction of writing are
+/// written as escapes.
+pub(super) fn escape(text: &str) -> String {
+    let turns = |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}');
+    let mut safe = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() || turns(c) { safe.extend(c.escape_default()) } else { safe.push(c) }
+    }
+    safe
+}
+
+/// How long ago, as kubectl's AGE column has it.
+pub(super) fn age(age: Duration) -> String {
+    let seconds = age.as_secs();
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
+    let years = days / 365;
+    let two = |whole: u64, unit: &str, rest: u64, small: &str| match rest {
+        0 => format!("{whole}{unit}"),
+        _ => format!("{whole}{unit}{rest}{small}"),
+    };
+    match () {
+        () if seconds < 120 => format!("{seconds}s"),
+        () if minutes < 10 => two(minutes, "m", seconds % 60, "s"),
+        () if hours < 3 => format!("{minutes}m"),
+        () if hours < 8 => two(hours, "h", minutes % 60, "m"),
+        () if hours < 48 => format!("{hours}h"),
+        () if days < 8 => two(days, "d", hours % 24, "h"),
+        () if days < 2 * 365 => format!("{days}d"),
+        () if days < 8 * 365 => two(years, "y", days % 365, "d"),
+        () => format!("{years}y"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up_by_width_on_the_screen() {
+        let mut table = Table::new(&["NAME", "STATE", "NOTE"]);
+        table.row(vec!["web".into(), Cell::toned("OK", Tone::Good), "".into()]);
+        table.row(vec!["容器".into(), Cell::toned("private!", Tone::Bad), "x".into()]);
+        assert_eq!(
+            table.render(false),
+            "NAME   STATE      NOTE\n\
+             web    OK         <none>\n\
+             容器   private!   x\n"
+        );
+        assert_eq!(table.render(true).lines().nth(2), Some("容器   \u{1b}[1;31mprivate!\u{1b}[0m   x"));
+    }
+
+    #[test]
+    fn a_container_cannot_write_to_the_terminal() {
+        let mut table = Table::new(&["HOSTNAME"]);
+        table.row(vec!["\u{1b}]0;owned\u{7}\r\n\u{202e}gpj\u{9b}2J".into()]);
+        assert_eq!(table.render(true), "HOSTNAME\n\\u{1b}]0;owned\\u{7}\\r\\n\\u{202e}gpj\\u{9b}2J\n");
+    }
+
+    #[test]
+    fn ages_are_kubectl_s() {
+        let (m, h, d) = (60, 3600, 86_400);
+        for (seconds, text) in [
+            (0, "0s"),
+            (119, "119s"),
+            (120, "2m"),
+            (5 * m + 12, "5m12s"),
+            (10 * m, "10m"),
+            (179 * m, "179m"),
+            (3 * h, "3h"),
+            (3 * h + 5 * m, "3h5m"),
+            (8 * h, "8h"),
+            (47 * h, "47h"),
+            (48 * h, "2d"),
+            (2 * d + h, "2d1h"),
+            (8 * d, "8d"),
+            (729 * d, "729d"),
+            (730 * d, "2y"),
+            (731 * d, "2y1d"),
+            (9 * 365 * d, "9y"),
+        ] {
+            assert_eq!(age(Duration::from_secs(seconds)), text);
+        }
+    }
+}

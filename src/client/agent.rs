@@ -1,0 +1,229 @@
+//! One agent that is connected, and its calls.
+
+use std::{future::Future, time::Duration};
+
+use futures::{Stream, StreamExt, stream};
+use tonic::{service::interceptor::InterceptedService, transport::Channel};
+
+use super::{
+    connect::{Credentials, Options},
+    error::{Error, reason},
+};
+use crate::proto::v1::{
+    DebugCreateRequest, DebugEndRequest, DebugEndResponse, DebugGetRequest, DebugListRequest,
+    NamespacesVerifyNodeRequest, NamespacesVerifyRequest, NodeGetRequest, NodeGetResponse, PodRef,
+    PodVerification, Session, debug_client::DebugClient, debug_create_response::Event,
+    namespaces_client::NamespacesClient, node_client::NodeClient,
+};
+
+/// Pods of one node that are accepted in one answer. Kubernetes supports 110; an agent that sends more than this is broken.
+const MOST_PODS: usize = 10_000;
+/// Sessions of one node that are accepted in one answer.
+const MOST_SESSIONS: usize = 50_000;
+
+type Authenticated = InterceptedService<Channel, Credentials>;
+
+/// A connected agent. Cheap to clone; clones share the connection.
+#[derive(Debug, Clone)]
+pub struct Agent {
+    name: String,
+    channel: Channel,
+    options: Options,
+}
+
+impl Agent {
+    pub(super) fn new(name: String, channel: Channel, options: Options) -> Self {
+        Self { name, channel, options }
+    }
+
+    /// The node it was found on, or the endpoint it was reached at.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The agent and its node.
+    ///
+    /// # Errors
+    /// Those of every call: `REQUEST_TIMEOUT`, `CONNECTION_LOST`, and what the agent answers.
+    pub async fn node(&self) -> Result<NodeGetResponse, Error> {
+        let mut client = NodeClient::new(self.channel());
+        self.within(self.options.request_timeout, async move {
+            Ok(client.get(NodeGetRequest {}).await?.into_inner())
+        })
+        .await
+    }
+
+    /// Verifies the containers of one pod. `container`: only this one; empty for all that run.
+    ///
+    /// # Errors
+    /// As documented in `namespaces.proto`.
+    pub async fn verify(
+        &self,
+        namespace: &str,
+        pod: &str,
+        container: &str,
+    ) -> Result<PodVerification, Error> {
+        let mut client = NamespacesClient::new(self.channel());
+        let request =
+            NamespacesVerifyRequest { pod: Some(pod_ref(namespace, pod)), container: container.to_owned() };
+        self.within(self.options.request_timeout, async move {
+            let answer = client.verify(request).await?.into_inner();
+            answer.pod.ok_or_else(|| Error::new(reason::PROTOCOL, "the agent's answer holds no pod"))
+        })
+        .await
+    }
+
+    /// Verifies the pods of the agent's node. `namespace`, `label_selector`: only these; empty for all.
+    ///
+    /// # Errors
+    /// As documented in `namespaces.proto`, and `PROTOCOL` for more than 10 000 pods.
+    pub async fn verify_node(
+        &self,
+        namespace: &str,
+        label_selector: &str,
+    ) -> Result<Vec<PodVerification>, Error> {
+        let mut client = NamespacesClient::new(self.channel());
+        let request = NamespacesVerifyNodeRequest {
+            namespace: namespace.to_owned(),
+            label_selector: label_selector.to_owned(),
+        };
+        self.within(self.options.request_timeout, async move {
+            let mut answers = client.verify_node(request).await?.into_inner();
+            let mut pods = Vec::new();
+            while let Some(answer) = answers.message().await? {
+                pods.extend(answer.pod);
+                at_most(MOST_PODS, pods.len(), "pods")?;
+            }
+            Ok(pods)
+        })
+        .await
+    }
+
+    /// Creates a debug container. The stream ends after [`Event::Done`], or with an error.
+    ///
+    /// The agent ends the wait after the request's `start_timeout`; the stream's reader puts a limit of its own on it.
+    ///
+    /// # Errors
+    /// As documented in `debug.proto`.
+    pub async fn create(
+        &self,
+        request: DebugCreateRequest,
+    ) -> Result<impl Stream<Item = Result<Event, Error>> + Send + use<>, Error> {
+        let mut client = DebugClient::new(self.channel());
+        let answers = client.create(request).await?.into_inner();
+        Ok(stream::unfold(Some(answers), async |answers| {
+            let mut answers = answers?;
+            match answers.message().await {
+                Ok(Some(answer)) => match answer.event {
+                    Some(Event::Done(done)) => Some((Ok(Event::Done(done)), None)),
+                    Some(event) => Some((Ok(event), Some(answers))),
+                    None => Some((
+                        Err(Error::new(reason::PROTOCOL, "the agent sent an event without a kind")),
+                        None,
+                    )),
+                },
+                Ok(None) => Some((
+                    Err(Error::new(reason::PROTOCOL, "the agent ended its answer without a result")),
+                    None,
+                )),
+                Err(status) => Some((Err(status.into()), None)),
+            }
+        })
+        .boxed())
+    }
+
+    /// One session, by its pod and its id or container name.
+    ///
+    /// # Errors
+    /// As documented in `debug.proto`.
+    pub async fn session(&self, namespace: &str, pod: &str, session: &str) -> Result<Session, Error> {
+        let mut client = DebugClient::new(self.channel());
+        let request = DebugGetRequest { pod: Some(pod_ref(namespace, pod)), session: session.to_owned() };
+        self.within(self.options.request_timeout, async move {
+            let answer = client.get(request).await?.into_inner();
+            answer.session.ok_or_else(|| Error::new(reason::PROTOCOL, "the agent's answer holds no session"))
+        })
+        .await
+    }
+
+    /// The sessions of the agent's node, newest first: all pages. `namespace`: only there; empty for all.
+    ///
+    /// # Errors
+    /// As documented in `debug.proto`, and `PROTOCOL` for more than 50 000 sessions.
+    pub async fn sessions(&self, namespace: &str, include_ended: bool) -> Result<Vec<Session>, Error> {
+        let mut client = DebugClient::new(self.channel());
+        let mut request = DebugListRequest {
+            namespace: namespace.to_owned(),
+            include_ended,
+            ..DebugListRequest::default()
+        };
+        self.within(self.options.request_timeout, async move {
+            let mut sessions = Vec::new();
+            loop {
+                let page = client.list(request.clone()).await?.into_inner();
+                if page.sessions.is_empty() && !page.next_page_token.is_empty() {
+                    return Err(Error::new(
+                        reason::PROTOCOL,
+                        "the agent sent an empty page and promised more",
+                    ));
+                }
+                sessions.extend(page.sessions);
+                at_most(MOST_SESSIONS, sessions.len(), "sessions")?;
+                if page.next_page_token.is_empty() {
+                    return Ok(sessions);
+                }
+                request.page_token = page.next_page_token;
+            }
+        })
+        .await
+    }
+
+    /// Ends a session. `session`: its id or container name. The request timeout is extended by `grace_period`.
+    ///
+    /// # Errors
+    /// As documented in `debug.proto`.
+    pub async fn end(
+        &self,
+        namespace: &str,
+        pod: &str,
+        session: &str,
+        grace_period: Duration,
+    ) -> Result<DebugEndResponse, Error> {
+        let mut client = DebugClient::new(self.channel());
+        let request = DebugEndRequest {
+            pod: Some(pod_ref(namespace, pod)),
+            session: session.to_owned(),
+            grace_period: prost_types::Duration::try_from(grace_period).ok(),
+        };
+        let limit = self.options.request_timeout.map(|limit| limit.saturating_add(grace_period));
+        self.within(limit, async move { Ok(client.end(request).await?.into_inner()) }).await
+    }
+
+    fn channel(&self) -> Authenticated {
+        InterceptedService::new(self.channel.clone(), self.options.credentials.clone())
+    }
+
+    async fn within<T>(
+        &self,
+        limit: Option<Duration>,
+        call: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        let Some(limit) = limit else { return call.await };
+        tokio::time::timeout(limit, call).await.unwrap_or_else(|_| {
+            let message = format!("the agent at {} did not answer within {limit:?}", self.name);
+            Err(Error::new(reason::REQUEST_TIMEOUT, message))
+        })
+    }
+}
+
+fn pod_ref(namespace: &str, name: &str) -> PodRef {
+    PodRef { namespace: namespace.to_owned(), name: name.to_owned(), uid: String::new() }
+}
+
+fn at_most(most: usize, count: usize, what: &str) -> Result<(), Error> {
+    if count > most {
+        return Err(Error::new(reason::PROTOCOL, format!("the agent sent more than {most} {what}")));
+    }
+    Ok(())
+}

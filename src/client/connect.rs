@@ -1,0 +1,118 @@
+//! Opens gRPC channels to agents: TLS, loopback, unix socket, or through the API server.
+
+use std::{error::Error as StdError, time::Duration};
+
+use hyper_util::rt::TokioIo;
+use kube::Client;
+use tonic::{
+    Request, Status,
+    service::Interceptor,
+    transport::{ClientTlsConfig, Endpoint as Transport, Uri},
+};
+use tower::service_fn;
+
+use super::{agent::Agent, endpoint::Endpoint, error::Error};
+use crate::kube::{
+    agents::{AGENT_PORT, AgentPod},
+    portforward,
+};
+
+/// How to talk to agents.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// How long to wait for one answer; of streams, for the whole of it. `None`: for ever. Default: 1 min.
+    pub request_timeout: Option<Duration>,
+    /// How long connecting may take, TLS and port-forward included. Default: 15 s.
+    pub connect_timeout: Duration,
+    /// How many agents are asked at the same time. At least 1. Default: 32.
+    pub concurrency: usize,
+    /// Who asks.
+    pub credentials: Credentials,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            request_timeout: Some(Duration::from_secs(60)),
+            connect_timeout: Duration::from_secs(15),
+            concurrency: 32,
+            credentials: Credentials::default(),
+        }
+    }
+}
+
+/// Who asks: the one place where the metadata of every request is made.
+///
+/// Agents listen on loopback and unix sockets only and ask for nothing yet, so there is nothing to add yet.
+#[derive(Debug, Clone, Default)]
+pub struct Credentials {}
+
+impl Interceptor for Credentials {
+    fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
+        Ok(request)
+    }
+}
+
+/// Connects to the agent at `endpoint`.
+///
+/// # Errors
+/// `AGENT_UNREACHABLE`, saying why.
+pub async fn connect(endpoint: &Endpoint, options: &Options) -> Result<Agent, Error> {
+    let name = endpoint.to_string();
+    let failed = |error: tonic::transport::Error| Error::from_connect(&error, &name);
+    let channel = match endpoint {
+        Endpoint::Https(uri) => {
+            let tls = ClientTlsConfig::new().with_native_roots();
+            transport(uri.clone(), options).tls_config(tls).map_err(failed)?.connect().await
+        }
+        Endpoint::Loopback(uri) => transport(uri.clone(), options).connect().await,
+        Endpoint::Unix(path) => {
+            let path = path.clone();
+            let connector = service_fn(move |_: Uri| open_unix(path.clone()));
+            transport(Uri::from_static("http://localhost"), options).connect_with_connector(connector).await
+        }
+    };
+    Ok(Agent::new(name.clone(), channel.map_err(failed)?, options.clone()))
+}
+
+#[cfg(unix)]
+async fn open_unix(path: std::path::PathBuf) -> std::io::Result<TokioIo<tokio::net::UnixStream>> {
+    Ok(TokioIo::new(tokio::net::UnixStream::connect(path).await?))
+}
+
+#[cfg(not(unix))]
+async fn open_unix(_: std::path::PathBuf) -> std::io::Result<TokioIo<tokio::io::DuplexStream>> {
+    Err(std::io::Error::new(std::io::ErrorKind::Unsupported, "this system has no unix sockets for it"))
+}
+
+/// Connects to an agent through a port-forward of the API server.
+///
+/// # Errors
+/// `PORT_FORWARD_FAILED`, `AGENT_UNREACHABLE` and the `API_…` reasons.
+pub(super) async fn connect_pod(client: Client, pod: &AgentPod, options: &Options) -> Result<Agent, Error> {
+    let (namespace, name) = (pod.namespace.clone(), pod.name.clone());
+    let connector = service_fn(move |_: Uri| {
+        let (client, namespace, name) = (client.clone(), namespace.clone(), name.clone());
+        async move {
+            let stream = portforward::open(client, &namespace, &name, AGENT_PORT).await;
+            stream.map(TokioIo::new).map_err(|error| Box::new(error) as Box<dyn StdError + Send + Sync>)
+        }
+    });
+    let transport = transport(Uri::from_static("http://localhost"), options);
+    let channel = transport.connect_with_connector(connector).await.map_err(|error| {
+        let to = format!("agent pod {}/{} on node {}", pod.namespace, pod.name, pod.node);
+        Error::from_connect(&error, &to).about("node", &pod.node)
+    })?;
+    Ok(Agent::new(pod.node.clone(), channel, options.clone()))
+}
+
+fn transport(uri: Uri, options: &Options) -> Transport {
+    // A verification of a full node is a few hundred kilobytes; a stream that outgrows the window waits a round trip
+    // through the API server for each window's worth.
+    Transport::from(uri)
+        .connect_timeout(options.connect_timeout)
+        .initial_stream_window_size(1024 * 1024)
+        .initial_connection_window_size(4 * 1024 * 1024)
+        .http2_keep_alive_interval(Duration::from_secs(20))
+        .keep_alive_timeout(Duration::from_secs(10))
+}

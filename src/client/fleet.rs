@@ -1,0 +1,254 @@
+//! All agents: which of them is the right one, and asking many of them at once.
+
+use std::{collections::BTreeMap, future::Future};
+
+use futures::{StreamExt, stream};
+use kube::Client;
+
+use super::{
+    agent::Agent,
+    connect::{self, Options},
+    endpoint::Endpoint,
+    error::{Error, reason},
+};
+use crate::kube::agents::{self, AGENT_NAMESPACE, AgentPod};
+
+/// The agents that can be asked: one that was named, or those that the cluster runs.
+#[derive(Clone)]
+pub struct Fleet {
+    route: Route,
+    options: Options,
+}
+
+#[derive(Clone)]
+enum Route {
+    Direct(Endpoint),
+    Cluster { client: Client, namespace: String },
+}
+
+/// Where an agent is, or why there is none.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// The node, or the endpoint.
+    pub name: String,
+    target: Target,
+}
+
+#[derive(Debug, Clone)]
+enum Target {
+    Endpoint(Endpoint),
+    Pod(AgentPod),
+    Nowhere(Error),
+}
+
+/// One part of a question to many that was not answered.
+#[derive(Debug, Clone)]
+pub struct Failure {
+    /// What it was about: `node n1`, `pod default/web`.
+    pub subject: String,
+    /// Why.
+    pub error: Error,
+}
+
+/// What many agents answered.
+#[derive(Debug)]
+pub struct Gathered<T> {
+    /// The answers, in the order of the places that were asked.
+    pub answers: Vec<T>,
+    /// The failures, in the same order.
+    pub failures: Vec<Failure>,
+}
+
+/// Failures grouped by their reason, which is what a person can act on: one missing right fails on a thousand nodes.
+#[must_use]
+pub fn by_reason(failures: &[Failure]) -> BTreeMap<&str, Vec<&Failure>> {
+    let mut groups: BTreeMap<&str, Vec<&Failure>> = BTreeMap::new();
+    for failure in failures {
+        groups.entry(&failure.error.reason).or_default().push(failure);
+    }
+    groups
+}
+
+impl Fleet {
+    /// The one agent that listens at `endpoint`.
+    #[must_use]
+    pub fn direct(endpoint: Endpoint, options: Options) -> Self {
+        Self { route: Route::Direct(endpoint), options }
+    }
+
+    /// The agents of a cluster, reached by port-forward through its API server. `namespace`: where they are installed;
+    /// `None` for `podsonde`.
+    #[must_use]
+    pub fn cluster(client: Client, namespace: Option<&str>, options: Options) -> Self {
+        let namespace = namespace.unwrap_or(AGENT_NAMESPACE).to_owned();
+        Self { route: Route::Cluster { client, namespace }, options }
+    }
+
+    /// The agent that is responsible for a pod.
+    ///
+    /// # Errors
+    /// `POD_NOT_FOUND`, `POD_NOT_SCHEDULED`, and the `API_…` reasons. A missing agent is found by [`Fleet::connect`].
+    pub async fn place_of_pod(&self, namespace: &str, pod: &str) -> Result<Place, Error> {
+        let client = match &self.route {
+            Route::Direct(endpoint) => return Ok(Place::direct(endpoint)),
+            Route::Cluster { client, .. } => client,
+        };
+        let about = |error: Error| error.about("namespace", namespace).about("pod", pod);
+        let doing = format!("get pod {namespace}/{pod}");
+        match self.api(&doing, agents::node_of(client, namespace, pod)).await {
+            Ok(Some(node)) => self.place_of_node(&node).await,
+            Ok(None) => {
+                let message = format!("pod {namespace}/{pod} has not been scheduled to a node yet");
+                Err(about(Error::new(reason::POD_NOT_SCHEDULED, message)))
+            }
+            Err(error) if error.reason == reason::API_NOT_FOUND => {
+                Err(about(Error::new(reason::POD_NOT_FOUND, format!("there is no pod {namespace}/{pod}"))))
+            }
+            Err(error) => Err(about(error)),
+        }
+    }
+
+    /// The agent of a node.
+    ///
+    /// # Errors
+    /// The `API_…` reasons. A missing agent is found by [`Fleet::connect`].
+    pub async fn place_of_node(&self, node: &str) -> Result<Place, Error> {
+        let (client, namespace) = match &self.route {
+            Route::Direct(endpoint) => return Ok(Place::direct(endpoint)),
+            Route::Cluster { client, namespace } => (client, namespace),
+        };
+        let doing = format!("list pods in namespace {namespace}");
+        let found = self.api(&doing, agents::on_node(client, namespace, node)).await;
+        Ok(place(node, found.map_err(|error| error.about("node", node))?, namespace))
+    }
+
+    /// The agents of all nodes. Where nodes may not be listed, of those that have one.
+    ///
+    /// # Errors
+    /// The `API_…` reasons.
+    pub async fn places(&self) -> Result<Vec<Place>, Error> {
+        let (client, namespace) = match &self.route {
+            Route::Direct(endpoint) => return Ok(vec![Place::direct(endpoint)]),
+            Route::Cluster { client, namespace } => (client, namespace),
+        };
+        let mut found = self.agents(client, namespace).await?;
+        let nodes = self.api("list nodes", agents::node_names(client)).await.unwrap_or_else(|error| {
+            tracing::info!(%error, "nodes without an agent cannot be told");
+            Default::default()
+        });
+        let nodes = nodes.into_iter().chain(found.keys().cloned()).collect::<std::collections::BTreeSet<_>>();
+        Ok(nodes.iter().map(|node| place(node, found.remove(node), namespace)).collect())
+    }
+
+    /// The agents of the nodes that pods with these labels run on. `namespace`: `None` for all.
+    ///
+    /// # Errors
+    /// The `API_…` reasons.
+    pub async fn places_of(&self, namespace: Option<&str>, selector: &str) -> Result<Vec<Place>, Error> {
+        let (client, own) = match &self.route {
+            Route::Direct(endpoint) => return Ok(vec![Place::direct(endpoint)]),
+            Route::Cluster { client, namespace } => (client, namespace),
+        };
+        let doing = format!("list pods with labels {selector}");
+        let nodes = self.api(&doing, agents::nodes_with(client, namespace, selector)).await?;
+        let mut found = self.agents(client, own).await?;
+        Ok(nodes.iter().map(|node| place(node, found.remove(node), own)).collect())
+    }
+
+    /// Connects to an agent.
+    ///
+    /// # Errors
+    /// `AGENT_NOT_FOUND`, `AGENT_NOT_READY`, `AGENT_UNREACHABLE`, `PORT_FORWARD_FAILED` and the `API_…` reasons.
+    pub async fn connect(&self, place: &Place) -> Result<Agent, Error> {
+        match (&place.target, &self.route) {
+            (Target::Nowhere(error), _) => Err(error.clone()),
+            (Target::Pod(pod), Route::Cluster { client, .. }) => {
+                connect::connect_pod(client.clone(), pod, &self.options).await
+            }
+            (Target::Endpoint(endpoint), _) | (Target::Pod(_), Route::Direct(endpoint)) => {
+                connect::connect(endpoint, &self.options).await
+            }
+        }
+    }
+
+    /// Connects to all these agents, at most [`Options::concurrency`] at a time, and asks each of them `question` with what
+    /// belongs to its place. One that fails does not stop the others.
+    pub async fn gather<W, T, F>(
+        &self,
+        places: Vec<(Place, W)>,
+        question: impl Fn(Agent, W) -> F,
+    ) -> Gathered<T>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        let question = &question;
+        let asked = stream::iter(places).map(|(place, with)| async move {
+            let answer = match self.connect(&place).await {
+                Ok(agent) => question(agent, with).await,
+                Err(error) => Err(error),
+            };
+            answer.map_err(|error| Failure { subject: place.subject(), error })
+        });
+        let mut gathered = Gathered { answers: Vec::new(), failures: Vec::new() };
+        let mut answers = asked.buffered(self.options.concurrency.max(1));
+        while let Some(answer) = answers.next().await {
+            match answer {
+                Ok(answer) => gathered.answers.push(answer),
+                Err(failure) => gathered.failures.push(failure),
+            }
+        }
+        gathered
+    }
+
+    async fn agents(&self, client: &Client, namespace: &str) -> Result<BTreeMap<String, AgentPod>, Error> {
+        self.api(&format!("list pods in namespace {namespace}"), agents::all(client, namespace)).await
+    }
+
+    async fn api<T>(&self, doing: &str, call: impl Future<Output = kube::Result<T>>) -> Result<T, Error> {
+        let answer = match self.options.request_timeout {
+            None => call.await,
+            Some(limit) => tokio::time::timeout(limit, call).await.map_err(|_| {
+                Error::new(reason::API_UNREACHABLE, format!("cannot {doing}: no answer within {limit:?}"))
+            })?,
+        };
+        answer.map_err(|error| Error::from_kube(&error, doing))
+    }
+}
+
+impl Place {
+    fn direct(endpoint: &Endpoint) -> Self {
+        Self { name: endpoint.to_string(), target: Target::Endpoint(endpoint.clone()) }
+    }
+
+    /// What is being asked there, for messages: `node n1`, `agent unix:///run/agent.sock`.
+    #[must_use]
+    pub fn subject(&self) -> String {
+        match self.target {
+            Target::Endpoint(_) => format!("agent {}", self.name),
+            Target::Pod(_) | Target::Nowhere(_) => format!("node {}", self.name),
+        }
+    }
+}
+
+fn place(node: &str, agent: Option<AgentPod>, namespace: &str) -> Place {
+    let target = match agent {
+        Some(pod) if pod.ready => Target::Pod(pod),
+        Some(pod) => {
+            let message =
+                format!("the agent on node {node} (pod {}/{}) is not ready", pod.namespace, pod.name);
+            Target::Nowhere(Error::new(reason::AGENT_NOT_READY, message))
+        }
+        None => {
+            let message =
+                format!("there is no podsonde agent on node {node} (looked in namespace {namespace})");
+            Target::Nowhere(Error::new(reason::AGENT_NOT_FOUND, message))
+        }
+    };
+    let target = match target {
+        Target::Nowhere(error) => {
+            Target::Nowhere(error.about("node", node).about("agent_namespace", namespace))
+        }
+        found => found,
+    };
+    Place { name: node.to_owned(), target }
+}

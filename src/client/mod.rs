@@ -1,0 +1,26 @@
+//! The client library: finds agents, connects to them, asks one or many of them. What the command line is made of, and open
+//! to other programs. Builds wherever Rust's tokio does; depends on [`crate::kube`] and [`crate::proto`] only.
+//!
+//! ```no_run
+//! use podsonde::client::{Fleet, Options};
+//!
+//! # async fn example() -> Result<(), podsonde::client::Error> {
+//! let fleet = Fleet::direct("unix:///run/podsonde/agent.sock".parse()?, Options::default());
+//! let agent = fleet.place_of_pod("default", "web").await?;
+//! let verdict = fleet.connect(&agent).await?.verify("default", "web", "").await?;
+//! println!("{:?}", verdict.outcome());
+//! # Ok(())
+//! # }
+//! ```
+
+mod agent;
+mod connect;
+mod endpoint;
+mod error;
+mod fleet;
+
+pub use agent::Agent;
+pub use connect::{Credentials, Options, connect};
+pub use endpoint::Endpoint;
+pub use error::{Error, reason};
+pub use fleet::{Failure, Fleet, Gathered, Place, by_reason};
