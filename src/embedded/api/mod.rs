@@ -1,0 +1,123 @@
+//! The embedded API server: the slice of the Kubernetes API that podsonde uses, over real HTTP/1.1.
+//!
+//! Objects are kept as JSON in one [`store`]; what kinds there are is a table in [`resources`]; the rules that
+//! are particular to a kind are in [`strategy`] and [`validation`]. The kubelet reads and writes the same store.
+//! Depends on nothing else of podsonde, but for the runtime that port-forwards lead to.
+
+mod faults;
+mod handlers;
+mod identity;
+mod listener;
+pub(crate) mod object;
+mod patch;
+mod portforward;
+mod request;
+pub(crate) mod resources;
+mod selector;
+pub(crate) mod status;
+pub(crate) mod store;
+mod strategy;
+mod tls;
+mod validation;
+pub(crate) mod watch;
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use serde_json::Value;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub(crate) use self::{
+    faults::FaultState,
+    identity::{Identities, PodIdentity},
+    listener::Listener,
+    strategy::random_suffix,
+    tls::Authority,
+};
+use self::{resources::Resource, status::Status, store::Store};
+use super::runtime::{Runtime, Sandbox};
+
+/// Where the port-forwards of a pod lead.
+#[derive(Clone)]
+pub(crate) enum Forward {
+    /// Into the pod's network namespace.
+    Sandbox(Arc<dyn Runtime>, Sandbox),
+    /// To one address, whatever the port.
+    Address(SocketAddr),
+}
+
+/// Tasks that end together: when the token is cancelled, which dropping the cluster does.
+#[derive(Debug, Clone)]
+pub(crate) struct Tasks {
+    pub(crate) token: CancellationToken,
+    tracker: TaskTracker,
+}
+
+impl Tasks {
+    pub(crate) fn new() -> Self {
+        Self { token: CancellationToken::new(), tracker: TaskTracker::new() }
+    }
+
+    /// A group that also ends when this one does.
+    pub(crate) fn child(&self) -> Self {
+        Self { token: self.token.child_token(), tracker: TaskTracker::new() }
+    }
+
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let token = self.token.clone();
+        self.tracker.spawn(async move {
+            token.run_until_cancelled(task).await;
+        });
+    }
+
+    /// Ends the tasks and waits until they have ended.
+    pub(crate) async fn end(&self) {
+        self.token.cancel();
+        self.tracker.close();
+        self.tracker.wait().await;
+    }
+}
+
+/// The server, without its listeners.
+pub(crate) struct Server {
+    pub(crate) store: Arc<Store>,
+    pub(crate) faults: Arc<FaultState>,
+    pub(crate) identities: Identities,
+    /// By pod UID.
+    forwards: RwLock<HashMap<String, Forward>>,
+    tasks: Tasks,
+}
+
+impl Server {
+    pub(crate) fn new(store: Arc<Store>, identities: Identities, tasks: Tasks) -> Self {
+        let faults = Arc::new(FaultState::new());
+        Self { store, faults, identities, forwards: RwLock::default(), tasks }
+    }
+
+    /// Makes port-forwards of a pod possible.
+    pub(crate) fn set_forward(&self, pod_uid: &str, forward: Forward) {
+        let mut forwards = self.forwards.write().unwrap_or_else(PoisonError::into_inner);
+        forwards.insert(pod_uid.to_owned(), forward);
+    }
+
+    pub(crate) fn remove_forward(&self, pod_uid: &str) {
+        self.forwards.write().unwrap_or_else(PoisonError::into_inner).remove(pod_uid);
+    }
+
+    pub(crate) fn forward(&self, pod_uid: &str) -> Option<Forward> {
+        self.forwards.read().unwrap_or_else(PoisonError::into_inner).get(pod_uid).cloned()
+    }
+
+    /// Creates an object as a request for it would.
+    pub(crate) fn create(
+        &self,
+        resource: &'static Resource,
+        namespace: &str,
+        object: Value,
+    ) -> Result<Arc<Value>, Status> {
+        self.create_object(resource, namespace, object, &request::Options::default())
+    }
+}

@@ -1,0 +1,201 @@
+//! `pods/portforward` over WebSocket, subprotocol `v4.channel.k8s.io`: two channels for each port, data and
+//! error, each beginning with a frame that holds the port.
+
+use std::{io, sync::Arc};
+
+use axum::{
+    body::{Body, Bytes},
+    http::{HeaderMap, HeaderValue, Request, StatusCode, header},
+    response::Response,
+};
+use futures::{SinkExt, StreamExt};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::mpsc,
+    task::JoinSet,
+};
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{
+        Message,
+        handshake::derive_accept_key,
+        protocol::{Role, WebSocketConfig},
+    },
+};
+
+use super::{
+    Forward, Server, object,
+    request::{Options, Target},
+    resources::PODS,
+    status::Status,
+};
+use crate::embedded::runtime::Stream;
+
+const PROTOCOL: &str = "v4.channel.k8s.io";
+/// Ports of one connection; channel numbers are one byte and come in twos.
+const MAX_PORTS: usize = 128;
+/// Frames that wait for one slow side.
+const QUEUE: usize = 16;
+/// Bytes of one frame to the client.
+const CHUNK: usize = 32 * 1024;
+/// The largest frame from the client.
+const MAX_FRAME: usize = 4 * 1024 * 1024;
+
+/// Answers the upgrade and forwards from then on.
+pub(super) fn answer(
+    server: &Arc<Server>,
+    target: &Target,
+    options: &Options,
+    request: &mut Request<Body>,
+) -> Result<Response, Status> {
+    let pod = server
+        .store
+        .get(&PODS, &target.namespace, &target.name)
+        .ok_or_else(|| Status::not_found(&PODS, &target.name))?;
+    let key = websocket_key(request.headers())?;
+    if options.ports.is_empty() || options.ports.len() > MAX_PORTS {
+        return Err(Status::bad_request("query parameter \"ports\" must name between 1 and 128 ports"));
+    }
+    let phase = object::text(&pod, "/status/phase");
+    let forward = server.forward(object::text(&pod, "/metadata/uid")).filter(|_| phase == "Running");
+    let Some(forward) = forward else {
+        let message = format!("unable to forward port because pod is not running. Current status={phase}");
+        return Err(Status::new(500, "InternalError", message));
+    };
+    let Some(upgrade) = request.extensions_mut().remove::<OnUpgrade>() else {
+        return Err(Status::bad_request("the connection can't be upgraded"));
+    };
+    let accept = HeaderValue::from_str(&derive_accept_key(key.as_bytes())).map_err(Status::internal)?;
+    let ports = options.ports.clone();
+    server.tasks.spawn(async move {
+        let stream = match upgrade.await {
+            Ok(stream) => TokioIo::new(stream),
+            Err(error) => return tracing::debug!(%error, "upgrade to WebSocket"),
+        };
+        let config =
+            WebSocketConfig::default().max_message_size(Some(MAX_FRAME)).max_frame_size(Some(MAX_FRAME));
+        let socket = WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await;
+        forward_ports(socket, &forward, &ports).await;
+    });
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(PROTOCOL));
+    headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+    Ok(response)
+}
+
+fn websocket_key(headers: &HeaderMap) -> Result<String, Status> {
+    let value = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let offers =
+        |name, wanted: &str| value(name).split(',').any(|item| item.trim().eq_ignore_ascii_case(wanted));
+    let key = value(header::SEC_WEBSOCKET_KEY.as_str());
+    let websocket = offers("connection", "upgrade") && offers("upgrade", "websocket") && !key.is_empty();
+    if !websocket || !offers("sec-websocket-protocol", PROTOCOL) {
+        return Err(Status::bad_request(format!(
+            "unable to upgrade: only WebSocket with subprotocol {PROTOCOL} is supported"
+        )));
+    }
+    Ok(key.to_owned())
+}
+
+async fn forward_ports<S>(socket: WebSocketStream<S>, forward: &Forward, ports: &[u16])
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+{
+    let (mut to_client, mut from_client) = socket.split();
+    let (frames, mut outgoing) = mpsc::channel::<Bytes>(QUEUE);
+    let mut to_pod = Vec::new();
+    // Dropped on every way out, which ends the ports' tasks.
+    let mut tasks = JoinSet::new();
+    for (channel, port) in (0_u8..).step_by(2).zip(ports) {
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        to_pod.push(sender);
+        tasks.spawn(forward_port(forward.clone(), *port, channel, frames.clone(), receiver));
+    }
+    // The sender that is left would keep the queue open.
+    drop(frames);
+    // Both directions at the same time: either may have to wait for the other side.
+    let write = async {
+        while let Some(frame) = outgoing.recv().await {
+            if to_client.send(Message::Binary(frame)).await.is_err() {
+                return;
+            }
+        }
+        let _ = to_client.close().await;
+    };
+    let read = async {
+        while let Some(Ok(message)) = from_client.next().await {
+            match message {
+                Message::Binary(mut frame) if !frame.is_empty() => {
+                    let channel = usize::from(frame.split_to(1).first().copied().unwrap_or_default());
+                    // Data channels are even; nobody writes to the error channels.
+                    if let Some(port) = to_pod.get(channel / 2).filter(|_| channel % 2 == 0) {
+                        // A port that has ended takes nothing more.
+                        let _ = port.send(frame).await;
+                    }
+                }
+                Message::Close(_) => return,
+                _ => {}
+            }
+        }
+    };
+    tokio::select! {
+        () = write => {}
+        () = read => {}
+    }
+}
+
+async fn forward_port(
+    forward: Forward,
+    port: u16,
+    channel: u8,
+    frames: mpsc::Sender<Bytes>,
+    mut from_client: mpsc::Receiver<Bytes>,
+) {
+    let frame = |channel: u8, data: &[u8]| Bytes::from([&[channel], data].concat());
+    for channel in [channel, channel + 1] {
+        if frames.send(frame(channel, &port.to_le_bytes())).await.is_err() {
+            return;
+        }
+    }
+    let forwarded = async {
+        let (mut from_pod, mut to_pod) = tokio::io::split(connect(&forward, port).await?);
+        let read = async {
+            let mut buffer = vec![0; CHUNK];
+            loop {
+                let length = from_pod.read(&mut buffer).await?;
+                let data = buffer.get(..length).unwrap_or_default();
+                if data.is_empty() || frames.send(frame(channel, data)).await.is_err() {
+                    return io::Result::Ok(());
+                }
+            }
+        };
+        let write = async {
+            while let Some(data) = from_client.recv().await {
+                to_pod.write_all(&data).await?;
+            }
+            io::Result::Ok(())
+        };
+        tokio::select! {
+            end = read => end,
+            end = write => end,
+        }
+    };
+    if let Err(error) = forwarded.await {
+        let message = format!("error forwarding port {port} to pod: {error}");
+        let _ = frames.send(frame(channel + 1, message.as_bytes())).await;
+    }
+}
+
+async fn connect(forward: &Forward, port: u16) -> io::Result<Box<dyn Stream>> {
+    match forward {
+        Forward::Sandbox(runtime, sandbox) => runtime.connect(sandbox, port).await,
+        Forward::Address(address) => Ok(Box::new(TcpStream::connect(address).await?)),
+    }
+}

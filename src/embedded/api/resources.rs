@@ -1,0 +1,228 @@
+//! Which kinds the server stores, and the discovery documents that say so.
+
+use k8s_openapi::api::{
+    coordination::v1::Lease,
+    core::v1::{ConfigMap, Event, Namespace, Node, Pod},
+};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+
+/// One stored kind.
+#[derive(Debug)]
+pub(crate) struct Resource {
+    /// API group; empty for the core group.
+    pub(crate) group: &'static str,
+    pub(crate) version: &'static str,
+    pub(crate) plural: &'static str,
+    pub(crate) singular: &'static str,
+    pub(crate) kind: &'static str,
+    pub(crate) short: &'static [&'static str],
+    pub(crate) namespaced: bool,
+    /// Fields that a field selector may name, beside `metadata.name` and `metadata.namespace`.
+    pub(crate) fields: &'static [&'static str],
+    /// Name and verbs of each subresource.
+    pub(crate) subresources: &'static [(&'static str, &'static [&'static str])],
+    /// Whether an update of an absent object creates it.
+    pub(crate) create_on_update: bool,
+    /// Checks an object against the kind's schema and drops what the schema does not know, as the real server does.
+    pub(crate) decode: fn(Value) -> Result<Value, serde_json::Error>,
+}
+
+const VERBS: &[&str] = &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+const CHANGE: &[&str] = &["get", "patch", "update"];
+
+pub(crate) static PODS: Resource = Resource {
+    group: "",
+    version: "v1",
+    plural: "pods",
+    singular: "pod",
+    kind: "Pod",
+    short: &["po"],
+    namespaced: true,
+    fields: &[
+        "spec.nodeName",
+        "spec.restartPolicy",
+        "spec.schedulerName",
+        "spec.serviceAccountName",
+        "spec.hostNetwork",
+        "status.phase",
+        "status.podIP",
+        "status.nominatedNodeName",
+    ],
+    subresources: &[("ephemeralcontainers", CHANGE), ("portforward", &["create", "get"]), ("status", CHANGE)],
+    create_on_update: false,
+    decode: decode::<Pod>,
+};
+
+pub(crate) static NODES: Resource = Resource {
+    group: "",
+    version: "v1",
+    plural: "nodes",
+    singular: "node",
+    kind: "Node",
+    short: &["no"],
+    namespaced: false,
+    fields: &["spec.unschedulable"],
+    subresources: &[("status", CHANGE)],
+    create_on_update: false,
+    decode: decode::<Node>,
+};
+
+pub(crate) static NAMESPACES: Resource = Resource {
+    group: "",
+    version: "v1",
+    plural: "namespaces",
+    singular: "namespace",
+    kind: "Namespace",
+    short: &["ns"],
+    namespaced: false,
+    fields: &["status.phase"],
+    subresources: &[("status", CHANGE)],
+    create_on_update: false,
+    decode: decode::<Namespace>,
+};
+
+pub(crate) static CONFIG_MAPS: Resource = Resource {
+    group: "",
+    version: "v1",
+    plural: "configmaps",
+    singular: "configmap",
+    kind: "ConfigMap",
+    short: &["cm"],
+    namespaced: true,
+    fields: &[],
+    subresources: &[],
+    create_on_update: false,
+    decode: decode::<ConfigMap>,
+};
+
+static EVENTS: Resource = Resource {
+    group: "",
+    version: "v1",
+    plural: "events",
+    singular: "event",
+    kind: "Event",
+    short: &["ev"],
+    namespaced: true,
+    fields: &[
+        "involvedObject.kind",
+        "involvedObject.namespace",
+        "involvedObject.name",
+        "involvedObject.uid",
+        "involvedObject.apiVersion",
+        "involvedObject.fieldPath",
+        "reason",
+        "reportingComponent",
+        "type",
+    ],
+    subresources: &[],
+    create_on_update: true,
+    decode: decode::<Event>,
+};
+
+static LEASES: Resource = Resource {
+    group: "coordination.k8s.io",
+    version: "v1",
+    plural: "leases",
+    singular: "lease",
+    kind: "Lease",
+    short: &[],
+    namespaced: true,
+    fields: &[],
+    subresources: &[],
+    create_on_update: true,
+    decode: decode::<Lease>,
+};
+
+/// Every stored kind.
+static ALL: [&Resource; 6] = [&PODS, &NODES, &NAMESPACES, &CONFIG_MAPS, &EVENTS, &LEASES];
+
+fn decode<T: DeserializeOwned + Serialize>(object: Value) -> Result<Value, serde_json::Error> {
+    serde_json::to_value(serde_json::from_value::<T>(object)?)
+}
+
+impl Resource {
+    pub(crate) fn find(group: &str, version: &str, plural: &str) -> Option<&'static Resource> {
+        ALL.into_iter().find(|r| r.group == group && r.version == version && r.plural == plural)
+    }
+
+    /// `pods`, `leases.coordination.k8s.io`: how messages name it.
+    pub(crate) fn qualified(&self) -> String {
+        if self.group.is_empty() { self.plural.to_owned() } else { format!("{}.{}", self.plural, self.group) }
+    }
+
+    pub(crate) fn api_version(&self) -> String {
+        if self.group.is_empty() {
+            self.version.to_owned()
+        } else {
+            format!("{}/{}", self.group, self.version)
+        }
+    }
+
+    pub(crate) fn is(&self, other: &Resource) -> bool {
+        self.group == other.group && self.plural == other.plural
+    }
+
+    pub(crate) fn has_subresource(&self, name: &str) -> bool {
+        self.subresources.iter().any(|(known, _)| *known == name)
+    }
+}
+
+/// The document at a path that is not an object's: versions, discovery, health.
+pub(crate) fn document(path: &str) -> Option<Value> {
+    let segments: Vec<&str> = path.trim_matches('/').split('/').collect();
+    Some(match segments.as_slice() {
+        ["version"] => json!({
+            "major": "1", "minor": "36", "gitVersion": "v1.36.0+podsonde", "gitCommit": "", "gitTreeState": "clean",
+            "buildDate": "1970-01-01T00:00:00Z", "goVersion": "none", "compiler": "rustc",
+            "platform": "linux/amd64",
+        }),
+        ["api"] => json!({ "kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": [] }),
+        ["apis"] => {
+            let groups: Vec<Value> = groups().into_iter().map(api_group).collect();
+            json!({ "kind": "APIGroupList", "apiVersion": "v1", "groups": groups })
+        }
+        ["api", "v1"] => resource_list("", "v1")?,
+        ["apis", group] if groups().contains(group) => {
+            let mut document = api_group(group);
+            let document_fields = document.as_object_mut()?;
+            document_fields.insert("kind".into(), "APIGroup".into());
+            document_fields.insert("apiVersion".into(), "v1".into());
+            document
+        }
+        ["apis", group, version] => resource_list(group, version)?,
+        _ => return None,
+    })
+}
+
+fn groups() -> Vec<&'static str> {
+    let mut groups: Vec<&str> = ALL.iter().map(|r| r.group).filter(|g| !g.is_empty()).collect();
+    groups.dedup();
+    groups
+}
+
+fn api_group(group: &str) -> Value {
+    let version = json!({ "groupVersion": format!("{group}/v1"), "version": "v1" });
+    json!({ "name": group, "versions": [version], "preferredVersion": version })
+}
+
+fn resource_list(group: &str, version: &str) -> Option<Value> {
+    let mut resources = Vec::new();
+    for r in ALL.iter().filter(|r| r.group == group && r.version == version) {
+        resources.push(json!({
+            "name": r.plural, "singularName": r.singular, "namespaced": r.namespaced, "kind": r.kind,
+            "verbs": VERBS, "shortNames": r.short,
+        }));
+        for (name, verbs) in r.subresources {
+            let kind = if *name == "portforward" { "PodPortForwardOptions" } else { r.kind };
+            resources.push(json!({
+                "name": format!("{}/{name}", r.plural), "singularName": "", "namespaced": r.namespaced, "kind": kind,
+                "verbs": verbs,
+            }));
+        }
+    }
+    let first = ALL.iter().find(|r| r.group == group && r.version == version)?;
+    Some(json!({
+        "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": first.api_version(), "resources": resources,
+    }))
+}

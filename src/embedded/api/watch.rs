@@ -1,0 +1,221 @@
+//! Watches: the changes to the objects that a selector picks, from a version on.
+
+use std::{collections::VecDeque, io, sync::Arc, time::Duration};
+
+use axum::body::Bytes;
+use futures::Stream;
+use serde_json::{Value, json};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
+
+use super::{
+    faults::FaultState,
+    object,
+    request::{Options, Target},
+    resources::Resource,
+    selector::{Selector, in_namespace},
+    status::Status,
+    store::{Change, Store},
+};
+
+/// How often an idle watch is told the current version, if it asked to be.
+const BOOKMARK_PERIOD: Duration = Duration::from_secs(60);
+/// How long a watch lasts that does not say.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30 * 60);
+
+/// What happened to an object, as the watch that asks sees it.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Event {
+    Added(Arc<Value>),
+    Modified(Arc<Value>),
+    Deleted(Arc<Value>),
+}
+
+/// A position in the store's history, and what to tell of what comes after it.
+pub(crate) struct Watch {
+    store: Arc<Store>,
+    latest: watch::Receiver<u64>,
+    resource: &'static Resource,
+    namespace: Option<String>,
+    selector: Selector,
+    position: u64,
+    ready: VecDeque<Event>,
+}
+
+impl Watch {
+    /// A watch for what changes after `version`; for version 0 first the objects that there are.
+    pub(crate) fn new(
+        store: &Arc<Store>,
+        resource: &'static Resource,
+        namespace: Option<String>,
+        selector: Selector,
+        version: u64,
+    ) -> Self {
+        let latest = store.subscribe();
+        let mut ready = VecDeque::new();
+        let mut position = version;
+        if version == 0 {
+            let (objects, current) = store.list(resource, namespace.as_deref(), None);
+            ready.extend(objects.into_iter().filter(|o| selector.matches(o)).map(Event::Added));
+            position = current;
+        }
+        Self { store: Arc::clone(store), latest, resource, namespace, selector, position, ready }
+    }
+
+    /// The next event; 410 once the history does not reach back to this watch any more. May be dropped at any await.
+    pub(crate) async fn next(&mut self) -> Result<Event, Status> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Ok(event);
+            }
+            self.latest.mark_unchanged();
+            let (changes, reached) = self.store.changes_after(self.position)?;
+            self.position = reached;
+            if changes.is_empty() {
+                // The sender lives in the store, which this watch keeps.
+                let _ = self.latest.changed().await;
+                continue;
+            }
+            let events: Vec<Event> = changes.into_iter().filter_map(|change| self.event(change)).collect();
+            self.ready.extend(events);
+        }
+    }
+
+    fn event(&self, change: Change) -> Option<Event> {
+        if !change.resource.is(self.resource) {
+            return None;
+        }
+        let picked = |object: &Arc<Value>| {
+            in_namespace(object, self.namespace.as_deref()) && self.selector.matches(object)
+        };
+        let (old, new) = (change.old.filter(picked), change.new.filter(picked));
+        Some(match (old, new) {
+            (None, None) => return None,
+            (None, Some(new)) => Event::Added(new),
+            (Some(_), Some(new)) => Event::Modified(new),
+            (Some(old), None) => {
+                // Deleted, or not picked any more: the last picked state, at the version of the change.
+                let mut last = Value::clone(&old);
+                object::set(&mut last, &["metadata", "resourceVersion"], change.version.to_string());
+                Event::Deleted(Arc::new(last))
+            }
+        })
+    }
+
+    /// The version up to which everything was told.
+    fn reached(&self) -> u64 {
+        self.position
+    }
+}
+
+/// The body of a watch's response.
+struct Body {
+    watch: Watch,
+    faults: Arc<FaultState>,
+    breaks: watch::Receiver<u64>,
+    bookmarks: bool,
+    /// The initial events are yet to be ended with a bookmark.
+    initial: bool,
+    deadline: Instant,
+    next_bookmark: Instant,
+    ended: bool,
+}
+
+/// Opens a watch and returns its body, one JSON object a line.
+pub(crate) fn open(
+    store: &Arc<Store>,
+    faults: &Arc<FaultState>,
+    target: &Target,
+    options: &Options,
+) -> Result<impl Stream<Item = io::Result<Bytes>> + Send + use<>, Status> {
+    let mut selector = Selector::parse(target.resource, &options.label_selector, &options.field_selector)?;
+    if !target.name.is_empty() {
+        selector = Selector::parse(target.resource, "", &format!("metadata.name={}", target.name))?;
+    }
+    let version = options.version()?;
+    if options.send_initial_events && options.resource_version_match != "NotOlderThan" {
+        let why = "resourceVersionMatch: Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
+        return Err(Status::new(422, "Invalid", format!("ListOptions.meta.k8s.io \"\" is invalid: {why}")));
+    }
+    let from = if options.send_initial_events { 0 } else { version };
+    let namespace = Some(target.namespace.clone()).filter(|ns| !ns.is_empty());
+    let now = Instant::now();
+    let timeout =
+        options.timeout.filter(|t| !t.is_zero()).unwrap_or(DEFAULT_TIMEOUT).min(DEFAULT_TIMEOUT * 48);
+    let body = Body {
+        watch: Watch::new(store, target.resource, namespace, selector, from),
+        faults: Arc::clone(faults),
+        breaks: faults.breaks(),
+        bookmarks: options.bookmarks,
+        initial: options.send_initial_events && options.bookmarks,
+        deadline: now + timeout,
+        next_bookmark: now + BOOKMARK_PERIOD,
+        ended: false,
+    };
+    Ok(futures::stream::unfold(body, |mut body| async move {
+        let line = body.next().await?;
+        Some((line, body))
+    }))
+}
+
+/// A body of one `ERROR` event, which is how a watch that can't begin says so.
+pub(crate) fn error_line(status: &Status) -> Bytes {
+    line("ERROR", &status.to_object())
+}
+
+fn line(kind: &str, object: &Value) -> Bytes {
+    Bytes::from(format!("{}\n", json!({ "type": kind, "object": object })))
+}
+
+impl Body {
+    async fn next(&mut self) -> Option<io::Result<Bytes>> {
+        if self.ended {
+            return None;
+        }
+        if self.initial && self.watch.ready.is_empty() {
+            self.initial = false;
+            return Some(Ok(self.bookmark(true)));
+        }
+        let next = tokio::select! {
+            biased;
+            _ = self.breaks.changed() => {
+                self.ended = true;
+                // The connection ends without the end of the body.
+                return Some(Err(io::Error::new(io::ErrorKind::ConnectionReset, "the watch was broken on purpose")));
+            }
+            next = self.watch.next() => next,
+            () = sleep_until(self.next_bookmark), if self.bookmarks => {
+                self.next_bookmark += BOOKMARK_PERIOD;
+                return Some(Ok(self.bookmark(false)));
+            }
+            () = sleep_until(self.deadline) => {
+                self.ended = true;
+                return self.bookmarks.then(|| Ok(self.bookmark(false)));
+            }
+        };
+        self.faults.wait().await;
+        Some(Ok(match next {
+            Ok(Event::Added(object)) => line("ADDED", &object),
+            Ok(Event::Modified(object)) => line("MODIFIED", &object),
+            Ok(Event::Deleted(object)) => line("DELETED", &object),
+            Err(status) => {
+                self.ended = true;
+                error_line(&status)
+            }
+        }))
+    }
+
+    fn bookmark(&self, initial: bool) -> Bytes {
+        let resource = self.watch.resource;
+        let mut object = json!({
+            "kind": resource.kind, "apiVersion": resource.api_version(),
+            "metadata": { "resourceVersion": self.watch.reached().to_string() },
+        });
+        if initial {
+            object::set(&mut object, &["metadata", "annotations", "k8s.io/initial-events-end"], "true");
+        }
+        line("BOOKMARK", &object)
+    }
+}

@@ -1,0 +1,569 @@
+//! One pod: brings its containers up in order, keeps them up as its restart policy says, and takes them down.
+
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, pin::pin, sync::Arc, time::Duration};
+
+use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use k8s_openapi::{
+    api::core::v1::{Container, Pod},
+    jiff::Timestamp,
+};
+use serde_json::Value;
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
+
+use super::{
+    HOST_IP, Kubelet,
+    spec::{self, Context, container_start},
+    status, volumes,
+};
+use crate::embedded::{
+    api::{Forward, PodIdentity, object, resources::CONFIG_MAPS},
+    runtime::{ContainerStart, Exit, Runtime, Sandbox, StartError, Started},
+};
+
+/// How long exit codes are waited for once a pod's containers were ended.
+const LAST_EXITS: Duration = Duration::from_secs(2);
+
+/// What a container is to its pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    /// Runs to its end before the next one starts.
+    Init,
+    /// An init container that keeps running.
+    Sidecar,
+    Regular,
+    Ephemeral,
+}
+
+/// What is known of one container.
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub(super) role: Role,
+    pub(super) container: Container,
+    target: Option<String>,
+    /// Containers made so far.
+    pub(super) attempts: u32,
+    /// Failures in a row, which the back-off grows with.
+    failures: u32,
+    pub(super) state: State,
+    /// How the one before ended.
+    pub(super) last: Option<Ended>,
+    /// Ran at least once: a sidecar that did does not hold up the others any more.
+    pub(super) started: bool,
+}
+
+/// Where a container stands.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum State {
+    /// Its turn has not come.
+    Pending,
+    Starting,
+    /// Did not start or ended, and waits; for a retry unless it is final.
+    Waiting {
+        reason: &'static str,
+        message: String,
+        last: bool,
+    },
+    Running {
+        id: String,
+        image_id: String,
+        since: Timestamp,
+    },
+    Ended(Ended, /** It will be started again. */ bool),
+}
+
+/// A container that ended.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Ended {
+    /// Empty for one that never ran.
+    pub(super) id: String,
+    pub(super) image_id: String,
+    pub(super) code: i32,
+    pub(super) reason: &'static str,
+    pub(super) message: String,
+    pub(super) since: Option<Timestamp>,
+    pub(super) until: Timestamp,
+}
+
+/// Something that a worker was waiting for. Containers go by their index.
+enum Done {
+    Sandbox(Result<(BTreeMap<String, PathBuf>, Sandbox), StartError>),
+    Started(usize, Result<Started, StartError>),
+    /// A back-off is over.
+    Due(usize),
+    SandboxDue,
+}
+
+type Exits = FuturesUnordered<BoxFuture<'static, (usize, Exit)>>;
+
+/// A pod's worker.
+pub(super) struct Worker {
+    kubelet: Arc<Kubelet>,
+    runtime: Arc<dyn Runtime>,
+    pub(super) pod: Pod,
+    pub(super) sandbox: Option<Sandbox>,
+    sandbox_failures: u32,
+    volumes: BTreeMap<String, PathBuf>,
+    pub(super) slots: Vec<Slot>,
+    pub(super) since: Timestamp,
+    operations: FuturesUnordered<BoxFuture<'static, Done>>,
+    exits: Exits,
+}
+
+impl Worker {
+    /// Runs the pod until it is deleted, which the closing of `pods` also means.
+    pub(super) async fn run(
+        kubelet: Arc<Kubelet>,
+        runtime: Arc<dyn Runtime>,
+        mut pods: watch::Receiver<Pod>,
+    ) {
+        let pod = pods.borrow_and_update().clone();
+        let mut worker = Self {
+            kubelet,
+            runtime,
+            pod,
+            sandbox: None,
+            sandbox_failures: 0,
+            volumes: BTreeMap::new(),
+            slots: Vec::new(),
+            since: Timestamp::now(),
+            operations: FuturesUnordered::new(),
+            exits: FuturesUnordered::new(),
+        };
+        let finished = ["Succeeded", "Failed"].contains(&worker.phase());
+        if !finished && !worker.deleted() {
+            worker.add_slots();
+            worker.make_sandbox();
+            worker.publish(None);
+            worker.live(&mut pods).await;
+        }
+        // A pod that has finished stays until somebody deletes it.
+        while !worker.deleted() && pods.changed().await.is_ok() {
+            worker.pod = pods.borrow_and_update().clone();
+        }
+        worker.take_down().await;
+        if worker.deleted() {
+            let pod = worker.object();
+            worker.kubelet.delete(&pod);
+        }
+    }
+
+    /// Returns when the pod has finished or is to be deleted.
+    async fn live(&mut self, pods: &mut watch::Receiver<Pod>) {
+        loop {
+            tokio::select! {
+                changed = pods.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    self.pod = pods.borrow_and_update().clone();
+                    if self.deleted() {
+                        return;
+                    }
+                    self.add_slots();
+                }
+                Some(done) = self.operations.next() => self.done(done),
+                Some((index, exit)) = self.exits.next() => self.ended(index, exit),
+            }
+            self.start_what_is_due();
+            if let Some(phase) = self.final_phase() {
+                self.take_down().await;
+                self.publish(Some(phase));
+                return;
+            }
+            self.publish(None);
+        }
+    }
+
+    fn phase(&self) -> &str {
+        self.pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default()
+    }
+
+    fn deleted(&self) -> bool {
+        self.pod.metadata.deletion_timestamp.is_some()
+    }
+
+    fn uid(&self) -> &str {
+        self.pod.metadata.uid.as_deref().unwrap_or_default()
+    }
+
+    fn object(&self) -> Value {
+        serde_json::to_value(&self.pod).unwrap_or_default()
+    }
+
+    fn restart_policy(&self) -> &str {
+        let policy = self.pod.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref());
+        policy.unwrap_or("Always")
+    }
+
+    /// The pod's address, once it has one.
+    pub(super) fn ip(&self) -> Option<IpAddr> {
+        let host = self.pod.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true));
+        self.sandbox.as_ref().and_then(|sandbox| if host { Some(HOST_IP) } else { sandbox.ip })
+    }
+
+    /// Takes up the containers of the spec that are not known yet: all at first, ephemeral ones later.
+    fn add_slots(&mut self) {
+        let Some(spec) = &self.pod.spec else { return };
+        let init = spec.init_containers.iter().flatten().map(|c| {
+            let role = if c.restart_policy.as_deref() == Some("Always") { Role::Sidecar } else { Role::Init };
+            (role, c.clone(), None)
+        });
+        let regular = spec.containers.iter().map(|c| (Role::Regular, c.clone(), None));
+        let ephemeral = spec.ephemeral_containers.iter().flatten().map(|c| {
+            let target = c.target_container_name.clone().filter(|name| !name.is_empty());
+            (Role::Ephemeral, spec::as_container(c), target)
+        });
+        let new: Vec<Slot> = init
+            .chain(regular)
+            .chain(ephemeral)
+            .filter(|(_, container, _)| self.slots.iter().all(|slot| slot.container.name != container.name))
+            .map(|(role, container, target)| Slot {
+                role,
+                container,
+                target,
+                attempts: 0,
+                failures: 0,
+                state: State::Pending,
+                last: None,
+                started: false,
+            })
+            .collect();
+        self.slots.extend(new);
+    }
+
+    fn make_sandbox(&mut self) {
+        let (kubelet, runtime) = (Arc::clone(&self.kubelet), Arc::clone(&self.runtime));
+        let pod = self.pod.clone();
+        self.operations.push(
+            async move {
+                let sources = Sources { kubelet: &kubelet, pod: &pod };
+                let made = volumes::make(&kubelet.volumes, &pod, &sources).await;
+                let result = match made {
+                    Ok(volumes) => runtime.run_sandbox(&pod).await.map(|sandbox| (volumes, sandbox)),
+                    Err(message) => Err(StartError { reason: "FailedMount", message }),
+                };
+                Done::Sandbox(result)
+            }
+            .boxed(),
+        );
+    }
+
+    fn done(&mut self, done: Done) {
+        match done {
+            Done::Sandbox(Ok((volumes, sandbox))) => {
+                let forward = Forward::Sandbox(Arc::clone(&self.runtime), sandbox.clone());
+                self.kubelet.server.set_forward(self.uid(), forward);
+                self.volumes = volumes;
+                self.sandbox = Some(sandbox);
+            }
+            Done::Sandbox(Err(error)) => {
+                tracing::warn!(error.reason, error.message, uid = self.uid(), "sandbox");
+                let pause = self.pause(self.sandbox_failures);
+                self.sandbox_failures += 1;
+                self.operations.push(sleep(pause).map(|()| Done::SandboxDue).boxed());
+            }
+            Done::SandboxDue => self.make_sandbox(),
+            Done::Started(index, Ok(started)) => self.started(index, started),
+            Done::Started(index, Err(error)) => self.not_started(index, error),
+            Done::Due(index) => self.due(index),
+        }
+    }
+
+    fn started(&mut self, index: usize, started: Started) {
+        let Some(slot) = self.slots.get_mut(index) else { return };
+        slot.attempts += 1;
+        slot.started = true;
+        slot.state = State::Running { id: started.id, image_id: started.image_id, since: Timestamp::now() };
+        self.exits.push(started.exit.map(move |exit| (index, exit)).boxed());
+    }
+
+    fn not_started(&mut self, index: usize, error: StartError) {
+        let policy = self.restart_policy().to_owned();
+        let Some(slot) = self.slots.get_mut(index) else { return };
+        let StartError { reason, message } = error;
+        let mut retry = true;
+        slot.state = State::Waiting { reason, message: message.clone(), last: false };
+        if reason == "RunContainerError" {
+            // The container was made, and its program did not start.
+            slot.attempts += 1;
+            let ended = Ended {
+                id: String::new(),
+                image_id: String::new(),
+                code: 128,
+                reason: "StartError",
+                message: message.clone(),
+                since: None,
+                until: Timestamp::now(),
+            };
+            retry = slot.role != Role::Ephemeral && (policy != "Never" || slot.role == Role::Sidecar);
+            if policy == "Never" && slot.role != Role::Sidecar {
+                slot.state = State::Ended(ended, false);
+            } else {
+                slot.last = Some(ended);
+                slot.state = State::Waiting { reason, message, last: !retry };
+            }
+        }
+        if retry {
+            self.retry_later(index);
+        }
+    }
+
+    /// The pause before the retry after this many earlier failures.
+    fn pause(&self, failures: u32) -> Duration {
+        let factor = 1_u32.checked_shl(failures).unwrap_or(u32::MAX);
+        self.kubelet.back_off.saturating_mul(factor).min(self.kubelet.max_back_off)
+    }
+
+    fn retry_later(&mut self, index: usize) {
+        let Some(failures) = self.slots.get(index).map(|slot| slot.failures) else { return };
+        let pause = self.pause(failures);
+        if let Some(slot) = self.slots.get_mut(index) {
+            slot.failures += 1;
+        }
+        self.operations.push(sleep(pause).map(move |()| Done::Due(index)).boxed());
+    }
+
+    /// A back-off is over: start, or for a failed pull say first that there was a back-off, as a kubelet does.
+    fn due(&mut self, index: usize) {
+        let Some(slot) = self.slots.get_mut(index) else { return };
+        if let State::Waiting { reason: "ErrImagePull", message, .. } = &slot.state {
+            let image = slot.container.image.as_deref().unwrap_or_default();
+            let message = format!("Back-off pulling image {image:?}: ErrImagePull: {message}");
+            slot.state = State::Waiting { reason: "ImagePullBackOff", message, last: false };
+            return self.retry_later(index);
+        }
+        self.start(index);
+    }
+
+    fn ended(&mut self, index: usize, exit: Exit) {
+        let policy = self.restart_policy().to_owned();
+        let pod = format!("{}({})", self.full_name(), self.uid());
+        let Some(slot) = self.slots.get(index) else { return };
+        let restart = match slot.role {
+            Role::Sidecar => true,
+            Role::Ephemeral => false,
+            Role::Init => exit.code != 0 && policy != "Never",
+            Role::Regular => policy == "Always" || policy == "OnFailure" && exit.code != 0,
+        };
+        let pause = self.pause(slot.failures.saturating_sub(1));
+        let Some(slot) = self.slots.get_mut(index) else { return };
+        slot.end(exit, restart);
+        if !restart {
+            return;
+        }
+        slot.failures += 1;
+        // The first restart comes at once.
+        if slot.failures == 1 {
+            return self.operations.push(async move { Done::Due(index) }.boxed());
+        }
+        if let State::Ended(ended, _) = &slot.state {
+            slot.last = Some(ended.clone());
+        }
+        let message = format!(
+            "back-off {} restarting failed container={} pod={pod}",
+            humane(pause),
+            slot.container.name
+        );
+        slot.state = State::Waiting { reason: "CrashLoopBackOff", message, last: false };
+        self.operations.push(sleep(pause).map(move |()| Done::Due(index)).boxed());
+    }
+
+    fn full_name(&self) -> String {
+        let metadata = &self.pod.metadata;
+        let text = |value: &Option<String>| value.clone().unwrap_or_default();
+        format!("{}_{}", text(&metadata.name), text(&metadata.namespace))
+    }
+
+    /// Starts the containers whose turn has come.
+    fn start_what_is_due(&mut self) {
+        if self.sandbox.is_none() {
+            return;
+        }
+        let pending = |slot: &Slot| slot.state == State::Pending;
+        let mut due: Vec<usize> = Vec::new();
+        let mut initialized = true;
+        for (index, slot) in self.slots.iter().enumerate() {
+            match slot.role {
+                Role::Ephemeral if pending(slot) => due.push(index),
+                Role::Init | Role::Sidecar if initialized => {
+                    if pending(slot) {
+                        due.push(index);
+                    }
+                    initialized = slot.initialized();
+                }
+                Role::Regular if initialized && pending(slot) => due.push(index),
+                _ => {}
+            }
+        }
+        for index in due {
+            self.start(index);
+        }
+    }
+
+    fn start(&mut self, index: usize) {
+        let start = match self.container_start(index) {
+            Ok(start) => start,
+            Err(error) => return self.not_started(index, error),
+        };
+        let (Some(slot), Some(sandbox)) = (self.slots.get_mut(index), self.sandbox.clone()) else { return };
+        if let State::Ended(ended, _) = &slot.state {
+            slot.last = Some(ended.clone());
+        }
+        // A kubelet goes on showing why the last try failed while it tries again.
+        if !matches!(slot.state, State::Waiting { .. }) {
+            slot.state = State::Starting;
+        }
+        let (runtime, pod) = (Arc::clone(&self.runtime), self.pod.clone());
+        self.operations.push(
+            async move { Done::Started(index, runtime.start_container(&pod, &sandbox, &start).await) }
+                .boxed(),
+        );
+    }
+
+    fn container_start(&self, index: usize) -> Result<ContainerStart, StartError> {
+        let broken = |message: String| StartError { reason: "CreateContainerConfigError", message };
+        let slot = self.slots.get(index).ok_or_else(|| broken("no such container".to_owned()))?;
+        let target = slot
+            .target
+            .as_ref()
+            .map(|name| {
+                let found = self.slots.iter().find(|slot| slot.container.name == *name);
+                let id = found.and_then(Slot::id);
+                id.ok_or_else(|| broken(format!("unable to find target container {name}")))
+            })
+            .transpose()?;
+        let sources = Sources { kubelet: &self.kubelet, pod: &self.pod };
+        let context = Context {
+            pod: &self.pod,
+            pod_ip: self.ip(),
+            api_server: self.kubelet.api_server,
+            volumes: &self.volumes,
+            config_map: &|name| volumes::Sources::config_map(&sources, name),
+        };
+        container_start(&context, &slot.container, slot.attempts, target)
+    }
+
+    /// The phase that the pod ends in, if it has come to its end.
+    fn final_phase(&self) -> Option<&'static str> {
+        let final_code = |slot: &Slot| match &slot.state {
+            State::Ended(ended, false) => Some(ended.code),
+            _ => None,
+        };
+        let of = |role: Role| self.slots.iter().filter(move |slot| slot.role == role).map(final_code);
+        if of(Role::Init).any(|code| code.is_some_and(|code| code != 0)) {
+            return Some("Failed");
+        }
+        let codes: Vec<i32> = of(Role::Regular).collect::<Option<_>>()?;
+        Some(if codes.iter().all(|code| *code == 0) { "Succeeded" } else { "Failed" })
+    }
+
+    /// Ends what runs of the pod.
+    async fn take_down(&mut self) {
+        // What is being started is found by the runtime when it removes the pod.
+        self.operations.clear();
+        let (uid, runtime) = (self.uid().to_owned(), Arc::clone(&self.runtime));
+        self.kubelet.remove(&uid, runtime.as_ref()).await;
+        {
+            let mut exits = pin!(std::mem::take(&mut self.exits));
+            let last = async {
+                while let Some((index, exit)) = exits.next().await {
+                    if let Some(slot) = self.slots.get_mut(index) {
+                        slot.end(exit, false);
+                    }
+                }
+            };
+            let _ = timeout(LAST_EXITS, last).await;
+        }
+        for slot in &mut self.slots {
+            match &slot.state {
+                State::Running { .. } => slot.end(Exit { code: 137, finished_at: Timestamp::now() }, false),
+                State::Ended(ended, true) => slot.state = State::Ended(ended.clone(), false),
+                _ => {}
+            }
+        }
+    }
+
+    /// Writes the pod's status to the store.
+    fn publish(&self, phase: Option<&'static str>) {
+        let object = self.object();
+        self.kubelet.update(&object, |pod| {
+            let status = status::of(self, pod, phase);
+            object::set(pod, &["status"], status);
+        });
+    }
+
+    pub(super) fn scheme(&self) -> &'static str {
+        self.runtime.scheme()
+    }
+}
+
+impl Slot {
+    fn end(&mut self, exit: Exit, restart: bool) {
+        let State::Running { id, image_id, since } = &self.state else { return };
+        let ended = Ended {
+            id: id.clone(),
+            image_id: image_id.clone(),
+            code: exit.code,
+            reason: if exit.code == 0 { "Completed" } else { "Error" },
+            message: String::new(),
+            since: Some(*since),
+            until: exit.finished_at,
+        };
+        self.state = State::Ended(ended, restart);
+    }
+
+    /// The id of the container that runs or ran last.
+    fn id(&self) -> Option<String> {
+        match &self.state {
+            State::Running { id, .. } => Some(id.clone()),
+            State::Ended(ended, _) => Some(ended.id.clone()).filter(|id| !id.is_empty()),
+            _ => self.last.as_ref().map(|last| last.id.clone()).filter(|id| !id.is_empty()),
+        }
+    }
+
+    /// Whether what comes after this init container or sidecar may start.
+    pub(super) fn initialized(&self) -> bool {
+        match self.role {
+            Role::Init => matches!(&self.state, State::Ended(ended, _) if ended.code == 0),
+            _ => self.started,
+        }
+    }
+}
+
+/// A pause as Go prints durations, to the millisecond.
+fn humane(pause: Duration) -> String {
+    let seconds = pause.as_secs();
+    match (seconds / 60, seconds % 60, pause.subsec_millis()) {
+        (0, 0, millis) => format!("{millis}ms"),
+        (0, seconds, 0) => format!("{seconds}s"),
+        (0, seconds, millis) => format!("{seconds}.{millis:03}s"),
+        (minutes, seconds, _) => format!("{minutes}m{seconds}s"),
+    }
+}
+
+/// What a pod's volumes and variables are read from.
+struct Sources<'a> {
+    kubelet: &'a Kubelet,
+    pod: &'a Pod,
+}
+
+impl volumes::Sources for Sources<'_> {
+    fn config_map(&self, name: &str) -> Option<BTreeMap<String, String>> {
+        let namespace = self.pod.metadata.namespace.as_deref().unwrap_or_default();
+        let map = self.kubelet.server.store.get(&CONFIG_MAPS, namespace, name)?;
+        Some(serde_json::from_value(map.get("data").cloned().unwrap_or_default()).unwrap_or_default())
+    }
+
+    fn token(&self) -> String {
+        let text = |value: &Option<String>| value.clone().unwrap_or_default();
+        let account = self.pod.spec.as_ref().and_then(|spec| spec.service_account_name.clone());
+        self.kubelet.server.identities.issue(PodIdentity {
+            namespace: text(&self.pod.metadata.namespace),
+            service_account: account.unwrap_or_else(|| "default".to_owned()),
+            pod_uid: text(&self.pod.metadata.uid),
+        })
+    }
+}
