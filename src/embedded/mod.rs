@@ -1,4 +1,5 @@
 //! The embedded cluster: an API server that speaks the slice of the Kubernetes API that podsonde uses, over real
 //! HTTP, a small kubelet, and a runtime. The demo and the tests run on it; the agent cannot tell it from a real one.
 
+pub mod namespaces;
 pub mod runtime;
