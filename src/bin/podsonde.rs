@@ -1,4 +1,4 @@
-//! The command line.
+//! The command line: parse, telemetry, run, exit code.
 
 use std::process::ExitCode;
 
@@ -8,6 +8,11 @@ use podsonde::{
 };
 
 fn main() -> ExitCode {
+    // A container of the embedded cluster is this binary, executed anew.
+    #[cfg(all(feature = "embedded", target_os = "linux"))]
+    if let Some(code) = podsonde::embedded::namespaces::dispatch() {
+        return code;
+    }
     match cli::parse(std::env::args_os()) {
         Ok(invocation) => {
             telemetry::init(LogFormat::Text, invocation.log_filter());

@@ -4,6 +4,7 @@
 mod api;
 mod cluster;
 mod kubelet;
+pub mod namespaces;
 pub mod runtime;
 
 pub use cluster::{Builder, Cluster, Faults, Status};

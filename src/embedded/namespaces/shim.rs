@@ -1,0 +1,191 @@
+//! The shim: one process per container, between it and the runtime, as containerd has it.
+//!
+//! It starts the container, reports how it went, waits for its end and cleans up. Its stdin ties it to the runtime:
+//! when that is closed, whether to end the container or because the runtime died, it kills the container and ends.
+//! It stays in the runtime's namespaces and keeps its rights. If the shim itself is killed, the container dies with it.
+
+use std::{
+    fs::{self, File},
+    io,
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::net::UnixStream,
+    },
+    process::{Child, Command, ExitCode, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context as _, anyhow};
+use nix::{
+    errno::Errno,
+    sys::{
+        signal::{SigSet, Signal, kill},
+        signalfd::{SfdFlags, SignalFd},
+        wait::{WaitPidFlag, WaitStatus, waitpid},
+    },
+    unistd::Pid,
+};
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    process::set_child_subreaper,
+};
+
+use super::{
+    launch::start_time,
+    netlink::Netlink,
+    plan::{Event, Failure, Plan, ProcessRef, Report, UserRange, receive, send},
+};
+
+/// How long each step of making a container may take.
+const STEP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Entry: the plan, then the tie to the runtime, is stdin; events go to stdout.
+pub(super) fn run() -> ExitCode {
+    let Ok((mut control, mut events)) = inherited() else { return ExitCode::FAILURE };
+    let Ok(mut plan) = receive::<Plan>(&mut control) else { return ExitCode::FAILURE };
+    let outcome = supervise(&mut plan, &control, &mut events);
+    if let Err(failure) = outcome {
+        let _ = send(&mut events, &Event::Failed(failure));
+    }
+    end_children();
+    plan.placement.remove();
+    ExitCode::SUCCESS
+}
+
+fn inherited() -> io::Result<(File, File)> {
+    let control = io::stdin().as_fd().try_clone_to_owned()?;
+    let events = io::stdout().as_fd().try_clone_to_owned()?;
+    Ok((File::from(control), File::from(events)))
+}
+
+fn supervise(plan: &mut Plan, control: &File, events: &mut File) -> Result<(), Failure> {
+    // The container's first process becomes a child of the shim when the launcher ends, and so do processes that it
+    // leaves behind in the runtime's pid namespace.
+    set_child_subreaper(rustix::process::Pid::from_raw(1)).context("become a subreaper")?;
+    let signals = SigSet::from(Signal::SIGCHLD);
+    signals.thread_block().context("block SIGCHLD")?;
+    let children = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+        .context("make a signalfd")?;
+    let container = start(plan)?;
+    // A runtime that is gone shows at the other end too.
+    let _ = send(events, &Event::Started(container));
+    let code = wait(container, control, &children).context("wait for the container")?;
+    let _ = send(events, &Event::Exited(code));
+    Ok(())
+}
+
+/// Makes the container and executes its program.
+fn start(plan: &mut Plan) -> Result<ProcessRef, Failure> {
+    let (mut channel, theirs) = UnixStream::pair().context("make a socket pair")?;
+    channel.set_read_timeout(Some(STEP_TIMEOUT)).context("set a timeout")?;
+    let mut launcher = Command::new("/proc/self/exe")
+        .args([super::HIDDEN, "launch"])
+        .env_clear()
+        .current_dir("/")
+        .stdin(Stdio::from(OwnedFd::from(theirs)))
+        .stdout(Stdio::null())
+        .spawn()
+        .context("start the launcher")?;
+    send(&mut channel, &plan).context("send the plan to the launcher")?;
+    let pid = loop {
+        match receive(&mut channel).context("the launcher ended unexpectedly")? {
+            Report::MapUsers => {
+                let range = plan.namespaces.user.context("no user range in the plan")?;
+                map_users(&launcher, range).context("map the users of the pod")?;
+                send(&mut channel, &()).context("answer the launcher")?;
+            }
+            Report::Forked(pid) => break pid,
+            Report::Failed(failure) => return Err(failure),
+            Report::Executing => return Err(anyhow!("unexpected report of the launcher").into()),
+        }
+    };
+    launcher.wait().context("wait for the launcher")?;
+
+    // The first process waits for its plan and cannot be reaped by another: its pid stays its own.
+    let container = ProcessRef { pid, start_time: start_time(pid)? };
+    plan.placement.add(pid)?;
+    if let Some(network) = plan.sandbox.as_mut().and_then(|sandbox| sandbox.network.as_mut()) {
+        // On a kernel without veth the address is the pod's own nevertheless.
+        network.host = network.host.filter(|host| connect_pod(pid, *host).is_ok());
+    }
+    send(&mut channel, &plan).context("send the plan to the container")?;
+    match receive(&mut channel).context("the container's first process ended unexpectedly")? {
+        Report::Executing => {}
+        Report::Failed(failure) => return Err(failure),
+        Report::MapUsers | Report::Forked(_) => {
+            return Err(anyhow!("unexpected report of the container").into());
+        }
+    }
+    // A successful execve closes the channel.
+    match receive(&mut channel) {
+        Ok(Report::Failed(failure)) => Err(failure),
+        Ok(_) => Err(anyhow!("unexpected report of the container").into()),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(container),
+        Err(error) => Err(anyhow!(error).context("wait for the program's execution").into()),
+    }
+}
+
+fn map_users(launcher: &Child, range: UserRange) -> io::Result<()> {
+    let map = format!("0 {} {}", range.base, range.size);
+    for file in ["uid_map", "gid_map"] {
+        fs::write(format!("/proc/{}/{file}", launcher.id()), &map)?;
+    }
+    Ok(())
+}
+
+/// Makes `eth0` in the pod and its other end here. Both go with the pod's network namespace.
+fn connect_pod(pid: i32, host: std::net::Ipv4Addr) -> io::Result<()> {
+    let pid = u32::try_from(pid).map_err(io::Error::other)?;
+    // At most 15 bytes; the address is the pod's alone, so the name is, too.
+    let interface = format!("pods{:08x}", host.to_bits());
+    let mut netlink = Netlink::open()?;
+    netlink.veth(&interface, "eth0", pid)?;
+    netlink.address(&interface, host, 31)?;
+    netlink.up(&interface)
+}
+
+/// Waits until the container's first process has ended, by itself or because the runtime let go of `control`. Returns
+/// its exit code. Reaps orphans meanwhile.
+fn wait(container: ProcessRef, control: &File, children: &SignalFd) -> anyhow::Result<i32> {
+    let pid = Pid::from_raw(container.pid);
+    let mut tied = true;
+    loop {
+        loop {
+            match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::Exited(ended, code)) if ended == pid => return Ok(code),
+                Ok(WaitStatus::Signaled(ended, signal, _)) if ended == pid => return Ok(128 + signal as i32),
+                Ok(WaitStatus::StillAlive) => break,
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let mut fds = vec![PollFd::new(children, PollFlags::IN)];
+        // Once closed, it would be ready for ever.
+        if tied {
+            fds.push(PollFd::new(control, PollFlags::IN));
+        }
+        match poll(&mut fds, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        tied = tied && fds.iter().skip(1).all(|fd| fd.revents().is_empty());
+        while children.read_signal()?.is_some() {}
+        if !tied {
+            let _ = kill(pid, Signal::SIGKILL);
+        }
+    }
+}
+
+/// Kills and reaps all children, also those that become children by that.
+fn end_children() {
+    loop {
+        let children = fs::read_to_string("/proc/thread-self/children").unwrap_or_default();
+        for child in children.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()) {
+            let _ = kill(Pid::from_raw(child), Signal::SIGKILL);
+        }
+        match waitpid(None, None) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(_) => return,
+        }
+    }
+}

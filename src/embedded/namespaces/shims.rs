@@ -1,0 +1,232 @@
+//! The runtime's side of the shims of one pod.
+
+use std::{
+    collections::HashMap,
+    io,
+    os::{fd::OwnedFd, unix::process::CommandExt as _},
+    path::Path,
+    pin::pin,
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex, Weak},
+    time::Duration,
+};
+
+use k8s_openapi::jiff::Timestamp;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::unix::pipe,
+    sync::oneshot,
+};
+
+use super::{
+    create_error, lock,
+    plan::{Event, Failure, Plan, ProcessRef, body_length, encode},
+};
+use crate::embedded::runtime::{Exit, StartError};
+
+/// How long a shim may take to kill its container and clean up before it is killed itself.
+const END_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// When a container is ended as its pod is removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// Before the sandbox.
+    BeforeSandbox,
+    /// It is the sandbox.
+    WithSandbox,
+}
+
+/// The shims of one pod.
+#[derive(Default)]
+pub(super) struct PodShims(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    /// No more starts: the pod is being removed.
+    closed: bool,
+    /// By container or sandbox id.
+    shims: HashMap<String, Shim>,
+}
+
+struct Shim {
+    fate: Fate,
+    /// The container's first process while it runs.
+    process: Option<ProcessRef>,
+    /// Dropped to end the container.
+    _keep: oneshot::Sender<()>,
+    /// Closed when the shim has ended.
+    ended: oneshot::Receiver<()>,
+}
+
+impl PodShims {
+    /// Starts a container. Resolves once its program was executed, with a future that resolves when it has ended.
+    /// If dropped, the container still comes to be, and ends with the pod.
+    pub(super) async fn start(
+        self: &Arc<Self>,
+        executable: &Path,
+        id: &str,
+        fate: Fate,
+        plan: &Plan,
+    ) -> Result<(ProcessRef, impl Future<Output = Exit> + Send + use<>), StartError> {
+        let failed = |error: io::Error| create_error(&format!("start the shim: {error}"));
+        let frame = encode(plan).map_err(failed)?;
+        let (started, start) = oneshot::channel();
+        let (exited, exit) = oneshot::channel();
+        {
+            let mut state = lock(&self.0);
+            if state.closed {
+                return Err(create_error("the pod is being removed"));
+            }
+            let (child, control, events) = spawn(executable).map_err(failed)?;
+            let (keep, kept) = oneshot::channel();
+            let (ending, ended) = oneshot::channel();
+            state.shims.insert(id.to_owned(), Shim { fate, process: None, _keep: keep, ended });
+            let watched = Watched { pod: Arc::downgrade(self), id: id.to_owned(), started, exited };
+            tokio::spawn(watch(watched, child, control, events, frame, kept, ending));
+        }
+        let process = start.await.unwrap_or_else(|_| Err(create_error("the shim ended unexpectedly")))?;
+        let exit = async move {
+            // A shim that was killed says nothing, but its container died with it.
+            exit.await.unwrap_or_else(|_| Exit { code: 137, finished_at: Timestamp::now() })
+        };
+        Ok((process, exit))
+    }
+
+    /// The first process of a container that runs.
+    pub(super) fn process(&self, id: &str) -> Option<ProcessRef> {
+        lock(&self.0).shims.get(id).and_then(|shim| shim.process)
+    }
+
+    /// Ends all containers, then the sandbox, and waits for that. They end too if the future is dropped.
+    pub(super) async fn end(&self) {
+        let shims = {
+            let mut state = lock(&self.0);
+            state.closed = true;
+            std::mem::take(&mut state.shims)
+        };
+        let (containers, sandboxes): (Vec<_>, Vec<_>) =
+            shims.into_values().partition(|shim| shim.fate == Fate::BeforeSandbox);
+        for shims in [containers, sandboxes] {
+            // All are told first.
+            let ending: Vec<_> = shims.into_iter().map(|Shim { ended, .. }| ended).collect();
+            for ended in ending {
+                let _ = ended.await;
+            }
+        }
+    }
+}
+
+fn spawn(executable: &Path) -> io::Result<(Child, pipe::Sender, pipe::Receiver)> {
+    let mut child = Command::new(executable)
+        .args([super::HIDDEN, "shim"])
+        .env_clear()
+        .current_dir("/")
+        // Ctrl-C in a terminal is for the runtime, which then ends its containers in order.
+        .process_group(0)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let piped = || io::Error::other("no pipe to the shim");
+    let control = pipe::Sender::from_owned_fd(OwnedFd::from(child.stdin.take().ok_or_else(piped)?))?;
+    let events = pipe::Receiver::from_owned_fd(OwnedFd::from(child.stdout.take().ok_or_else(piped)?))?;
+    Ok((child, control, events))
+}
+
+/// To whom a shim's events go.
+struct Watched {
+    pod: Weak<PodShims>,
+    id: String,
+    started: oneshot::Sender<Result<ProcessRef, StartError>>,
+    exited: oneshot::Sender<Exit>,
+}
+
+/// Follows one shim to its end.
+async fn watch(
+    watched: Watched,
+    mut child: Child,
+    mut control: pipe::Sender,
+    events: pipe::Receiver,
+    frame: Vec<u8>,
+    mut kept: oneshot::Receiver<()>,
+    _ending: oneshot::Sender<()>,
+) {
+    let (pod, id) = (Weak::clone(&watched.pod), watched.id.clone());
+    tokio::select! {
+        // If this fails, the shim is gone, and the events end.
+        _ = control.write_all(&frame) => {}
+        _ = &mut kept => {}
+    }
+    let mut control = Some(control);
+    let mut events = pin!(follow(watched, events));
+    let mut deadline = pin!(futures::future::Either::Left(std::future::pending()));
+    loop {
+        tokio::select! {
+            () = &mut events => break,
+            _ = &mut kept, if control.is_some() => {
+                control = None;
+                deadline.set(futures::future::Either::Right(tokio::time::sleep(END_TIMEOUT)));
+            }
+            () = &mut deadline => {
+                let _ = child.kill();
+                break;
+            }
+        }
+    }
+    drop(control);
+    let _ = tokio::task::spawn_blocking(move || child.wait()).await;
+    if let Some(pod) = pod.upgrade() {
+        lock(&pod.0).shims.remove(&id);
+    }
+}
+
+/// Passes events on until the shim closes its end.
+async fn follow(watched: Watched, mut events: pipe::Receiver) {
+    let Watched { pod, id, started, exited } = watched;
+    let set_process = |process| {
+        if let Some(pod) = pod.upgrade()
+            && let Some(shim) = lock(&pod.0).shims.get_mut(&id)
+        {
+            shim.process = process;
+        }
+    };
+    let process = match next(&mut events).await {
+        Some(Event::Started(process)) => process,
+        Some(Event::Failed(failure)) => {
+            let _ = started.send(Err(failure.into()));
+            // The shim cleans up, then ends.
+            let _ = next(&mut events).await;
+            return;
+        }
+        Some(Event::Exited(_)) | None => return,
+    };
+    set_process(Some(process));
+    let _ = started.send(Ok(process));
+    if let Some(Event::Exited(code)) = next(&mut events).await {
+        set_process(None);
+        let _ = exited.send(Exit { code, finished_at: Timestamp::now() });
+        let _ = next(&mut events).await;
+    }
+}
+
+async fn next(events: &mut pipe::Receiver) -> Option<Event> {
+    let mut header = [0; 4];
+    events.read_exact(&mut header).await.ok()?;
+    let mut body = vec![0; body_length(header).ok()?];
+    events.read_exact(&mut body).await.ok()?;
+    serde_json::from_slice(&body).ok()
+}
+
+impl From<Failure> for StartError {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Create(message) => create_error(&message),
+            Failure::Execute(message) => Self {
+                reason: "RunContainerError",
+                message: format!(
+                    "failed to create containerd task: failed to create shim task: OCI runtime create failed: \
+                     runc create failed: unable to start container process: {message}: unknown"
+                ),
+            },
+        }
+    }
+}
