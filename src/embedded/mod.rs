@@ -1,4 +1,6 @@
 //! The embedded cluster: an API server that speaks the slice of the Kubernetes API that podsonde uses, over real
 //! HTTP, a small kubelet, and a runtime. The demo and the tests run on it; the agent cannot tell it from a real one.
 
+pub mod cri;
+pub mod reference;
 pub mod runtime;
