@@ -149,6 +149,14 @@ pub fn namespaces_by_lsns(pid: u32) -> BTreeMap<String, String> {
         .collect()
 }
 
+/// Whether `lsns` finds a process in the namespace of this link.
+pub fn is_listed_by_lsns(link: &str) -> bool {
+    // Its exit status says that a process ended while it looked, which others here do all the time.
+    let listed = Command::new("lsns").args(["-n", "-o", "NS"]).output().expect("lsns").stdout;
+    let inode = link.trim_matches(|c: char| !c.is_ascii_digit());
+    String::from_utf8(listed).expect("UTF-8").lines().any(|line| line.trim() == inode)
+}
+
 fn links(lines: &str) -> BTreeMap<String, String> {
     let pairs = lines.lines().filter_map(|line| line.split_once(' '));
     pairs.map(|(name, link)| (name.to_owned(), link.to_owned())).collect()
