@@ -4,7 +4,12 @@
 
 mod support;
 
-use std::{collections::BTreeMap, fs, io, path::Path};
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use podsonde::embedded::{
     cri::{CriRuntime, Options},
@@ -99,7 +104,7 @@ async fn a_targeted_container_shares_what_the_kubelet_asks_for() {
         assert!(!node::output("ctr", &["containers", "ls", "-q"]).contains(id.as_str()));
     }
     assert!(!Path::new(&format!("/proc/{nginx_pid}")).exists());
-    assert_eq!(node::pod_cgroups(&uid), Vec::<std::path::PathBuf>::new());
+    assert_eq!(node::pod_cgroups(&uid), Vec::<PathBuf>::new());
     assert!(node::is_listed_by_lsns(&node::namespaces_of(1)["net"]));
     assert!(!node::is_listed_by_lsns(&namespaces["net"]));
     assert!(runtime.connect(&sandbox, 80).await.is_err());
@@ -354,6 +359,28 @@ async fn an_end_is_reported_with_its_exit_code() {
     node::output("kill", &["-KILL", &pid.to_string()]);
     assert_eq!(exit.await.expect("exit").code, 137);
     runtime.remove_pod(pod.metadata.uid.as_deref().expect("uid")).await;
+}
+
+#[tokio::test]
+async fn what_nobody_waited_for_is_removed_with_the_pod() {
+    let Some(node) = Node::get() else { return };
+    let runtime = node.runtime().await;
+    let start = node::container("app", "busybox", SLEEP);
+    // Abandoned at every stage there is: each request ends within a second when nobody is in its way.
+    for stage in 0..12 {
+        let pod = node::pod("abandoned", json!({"containers": [{"name": "app", "image": "busybox"}]}));
+        let uid = pod.metadata.uid.as_deref().expect("uid");
+        let both = async {
+            let sandbox = runtime.run_sandbox(&pod).await.expect("sandbox");
+            runtime.start_container(&pod, &sandbox, &start).await.expect("container");
+        };
+        let _ = tokio::time::timeout(Duration::from_millis(stage * 40), both).await;
+        runtime.remove_pod(uid).await;
+        let containers =
+            node::output("ctr", &["containers", "ls", &format!("labels.\"io.kubernetes.pod.uid\"=={uid}")]);
+        assert_eq!(containers.lines().count(), 1, "only the heading: {containers}");
+        assert_eq!(node::pod_cgroups(uid), Vec::<PathBuf>::new());
+    }
 }
 
 #[tokio::test]

@@ -171,6 +171,9 @@ pub fn status_of(pid: u32, field: &str) -> String {
 
 /// The directories of a pod's cgroup, in every hierarchy.
 pub fn pod_cgroups(pod_uid: &str) -> Vec<PathBuf> {
-    let found = output("find", &["/sys/fs/cgroup", "-type", "d", "-name", &format!("*{pod_uid}*")]);
+    let found = output(
+        "find",
+        &["/sys/fs/cgroup", "-ignore_readdir_race", "-type", "d", "-name", &format!("*{pod_uid}*")],
+    );
     found.lines().map(|line| Path::new(line).to_owned()).collect()
 }

@@ -4,10 +4,10 @@
 //! security contexts, pull policies; and what the runtime answers is turned into the reasons and messages that a
 //! kubelet puts into a pod's status. Linux, root, on the runtime's own node, which must not be behind another pid namespace.
 //!
-//! - [`config`]: a pod, in the CRI's words. Pure.
-//! - [`image`]: from an image reference to an image on the node.
-//! - [`exit`]: when and how a container ended.
-//! - [`network`]: a TCP connection from inside a sandbox.
+//! - `config`: a pod, in the CRI's words. Pure.
+//! - `image`: from an image reference to an image on the node.
+//! - `exit`: when and how a container ended.
+//! - `network`: a TCP connection from inside a sandbox.
 //!
 //! Not done, because nothing here needs it: user-namespaced pods (`hostUsers: false`; containerd has them from 2.0 on),
 //! resource limits, devices, AppArmor and SELinux options, host ports, attach and exec.
@@ -22,13 +22,14 @@ use std::{
     collections::HashMap,
     fs, io,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use futures::future::BoxFuture;
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::Pod;
-use tokio::net::UnixStream;
+use tokio::{net::UnixStream, sync::RwLock};
 use tonic::{
     Status,
     transport::{Channel, Endpoint},
@@ -42,12 +43,15 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(240);
 /// The largest answer that is accepted: what containerd sends at most.
 const MAX_ANSWER: usize = 16 << 20;
 
-/// A container runtime that speaks CRI v1.
+/// A container runtime that speaks CRI v1. Clones share the connection.
+#[derive(Debug, Clone)]
 pub struct CriRuntime {
     runtime: RuntimeServiceClient<Channel>,
     images: ImageServiceClient<Channel>,
     scheme: &'static str,
     options: Options,
+    /// By pod UID. What starts something holds it for reading, what removes the pod for writing.
+    pods: Arc<Mutex<HashMap<String, Arc<RwLock<()>>>>>,
 }
 
 /// What can be chosen about a [`CriRuntime`].
@@ -72,21 +76,22 @@ impl CriRuntime {
         let version = runtime.version(api::VersionRequest {}).await.map_err(failed("Version"))?.into_inner();
         tracing::info!(name = version.runtime_name, version = version.runtime_version, "container runtime");
         let scheme = if version.runtime_name == "cri-o" { "cri-o" } else { "containerd" };
-        Ok(Self { runtime, images, scheme, options })
+        Ok(Self { runtime, images, scheme, options, pods: Arc::default() })
     }
 
     async fn sandbox(&self, pod: &Pod) -> Result<Sandbox, StartError> {
+        const REASON: &str = "CreatePodSandboxError";
         let config = config::sandbox(pod, self.options.log_directory.as_deref())?;
-        if !config.log_directory.is_empty() {
-            fs::create_dir_all(&config.log_directory).map_err(|error| StartError {
-                reason: "CreatePodSandboxError",
-                message: format!("failed to create {}: {error}", config.log_directory),
-            })?;
-        }
+        make_directory(Path::new(&config.log_directory), REASON)?;
+        let mut runtime = self.runtime.clone();
         let request = api::RunPodSandboxRequest { config: Some(config) };
-        let answer = self.runtime.clone().run_pod_sandbox(request).await;
-        let id = answer.map_err(start_error("CreatePodSandboxError"))?.into_inner().pod_sandbox_id;
-        let (status, _) = self.sandbox_status(&id).await.map_err(start_error("CreatePodSandboxError"))?;
+        let id = self
+            .to_its_end(pod, REASON, async move {
+                let answer = runtime.run_pod_sandbox(request).await;
+                Ok(answer.map_err(start_error(REASON))?.into_inner().pod_sandbox_id)
+            })
+            .await?;
+        let (status, _) = self.sandbox_status(&id).await.map_err(start_error(REASON))?;
         let ip = status.network.and_then(|network| network.ip.parse().ok());
         Ok(Sandbox { id, ip })
     }
@@ -97,6 +102,7 @@ impl CriRuntime {
         sandbox: &Sandbox,
         start: &ContainerStart,
     ) -> Result<Started, StartError> {
+        const REASON: &str = "CreateContainerError";
         let mut sandbox_config = config::sandbox(pod, self.options.log_directory.as_deref())?;
         let image = image::ensure(&self.images, start, &sandbox_config).await?;
         let mut start = start.clone();
@@ -104,12 +110,10 @@ impl CriRuntime {
             start.pid = PidMode::Container;
         }
         let container_config = config::container(pod, &start, &image)?;
-        if !sandbox_config.log_directory.is_empty() {
-            let log = Path::new(&sandbox_config.log_directory).join(&container_config.log_path);
-            log.parent().map_or(Ok(()), fs::create_dir_all).map_err(|error| StartError {
-                reason: "CreateContainerError",
-                message: format!("failed to create the directory of {}: {error}", log.display()),
-            })?;
+        if let Some(directory) =
+            Path::new(&sandbox_config.log_directory).join(&container_config.log_path).parent()
+        {
+            make_directory(directory, REASON)?;
         }
         config::permit(&mut sandbox_config, &container_config);
 
@@ -119,24 +123,48 @@ impl CriRuntime {
             config: Some(container_config),
             sandbox_config: Some(sandbox_config),
         };
-        let answer = runtime.create_container(request).await;
-        let id = answer.map_err(start_error("CreateContainerError"))?.into_inner().container_id;
-        let request = api::StartContainerRequest { container_id: id.clone() };
-        runtime.start_container(request).await.map_err(start_error("RunContainerError"))?;
-        let watched = exit::watch(runtime, id.clone()).await.map_err(start_error("RunContainerError"))?;
-        Ok(Started { id, image_id: watched.image_id, exit: watched.exit })
+        self.to_its_end(pod, REASON, async move {
+            let answer = runtime.create_container(request).await;
+            let id = answer.map_err(start_error(REASON))?.into_inner().container_id;
+            let request = api::StartContainerRequest { container_id: id.clone() };
+            runtime.start_container(request).await.map_err(start_error("RunContainerError"))?;
+            let watched = exit::watch(runtime, id.clone()).await.map_err(start_error("RunContainerError"))?;
+            Ok(Started { id, image_id: watched.image_id, exit: watched.exit })
+        })
+        .await
+    }
+
+    /// Does this work for the pod to its end, even if nobody waits for it any more, and lets the pod's removal wait for
+    /// it. A request that is abandoned midway would go on in the runtime for a while, where nobody sees it.
+    async fn to_its_end<T: Send + 'static>(
+        &self,
+        pod: &Pod,
+        reason: &'static str,
+        work: impl Future<Output = Result<T, StartError>> + Send + 'static,
+    ) -> Result<T, StartError> {
+        let started = self.lock_of(pod.metadata.uid.as_deref().unwrap_or_default()).read_owned().await;
+        let work = tokio::spawn(async move {
+            let _started = started;
+            work.await
+        });
+        work.await.unwrap_or_else(|error| Err(StartError { reason, message: error.to_string() }))
+    }
+
+    fn lock_of(&self, pod_uid: &str) -> Arc<RwLock<()>> {
+        let mut pods = self.pods.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(pods.entry(pod_uid.to_owned()).or_default())
     }
 
     async fn remove(&self, pod_uid: &str) -> Result<(), Status> {
+        let _nothing_starts = self.lock_of(pod_uid).write_owned().await;
+        self.pods.lock().unwrap_or_else(PoisonError::into_inner).remove(pod_uid);
         let mut runtime = self.runtime.clone();
         let label_selector = HashMap::from([(config::LABEL_POD_UID.to_owned(), pod_uid.to_owned())]);
         let filter = Some(api::PodSandboxFilter { label_selector });
         let found = runtime.list_pod_sandbox(api::ListPodSandboxRequest { filter }).await?.into_inner();
-        for sandbox in found.items {
-            let pod_sandbox_id = sandbox.id;
-            runtime
-                .stop_pod_sandbox(api::StopPodSandboxRequest { pod_sandbox_id: pod_sandbox_id.clone() })
-                .await?;
+        for api::PodSandbox { id: pod_sandbox_id } in found.items {
+            let stop = api::StopPodSandboxRequest { pod_sandbox_id: pod_sandbox_id.clone() };
+            runtime.stop_pod_sandbox(stop).await?;
             runtime.remove_pod_sandbox(api::RemovePodSandboxRequest { pod_sandbox_id }).await?;
         }
         remove_cgroups(pod_uid);
@@ -229,6 +257,15 @@ async fn channel(socket: &Path) -> io::Result<Channel> {
         .connect_with_connector(connector)
         .await
         .map_err(|error| io::Error::other(format!("{}: {error:?}", socket.display())))
+}
+
+/// Makes a directory for logs, with those above it. An empty path stands for no logs.
+fn make_directory(path: &Path, reason: &'static str) -> Result<(), StartError> {
+    if path.is_relative() {
+        return Ok(());
+    }
+    fs::create_dir_all(path)
+        .map_err(|error| StartError { reason, message: format!("mkdir {}: {error}", path.display()) })
 }
 
 /// A failed request as a container's or sandbox's error, with the runtime's message, as a kubelet has it.
