@@ -12,6 +12,9 @@ const API: &[&str] = &[
     "proto/podsonde/v1/node.proto",
 ];
 
+/// The container runtime's API, only for the embedded cluster.
+const CRI: &[&str] = &["cri/runtime/v1/api.proto"];
+
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
     let descriptors = protox::compile(API, ["proto"])?;
@@ -20,6 +23,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     tonic_prost_build::configure()
         .codec_path("crate::codec::StrictCodec")
         .compile_fds_with_config(descriptors, Config::new())?;
+    if env::var_os("CARGO_FEATURE_EMBEDDED").is_some() {
+        let descriptors = protox::compile(CRI, ["proto"])?;
+        tonic_prost_build::configure()
+            .build_server(false)
+            .compile_fds_with_config(descriptors, Config::new())?;
+    }
     Ok(())
 }
 

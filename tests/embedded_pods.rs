@@ -294,7 +294,10 @@ fn host() {
             pods.push((runtime, pod));
         }
         println!("ready");
-        tokio::task::spawn_blocking(|| std::io::copy(&mut std::io::stdin(), &mut std::io::sink())).await.unwrap().unwrap();
+        tokio::task::spawn_blocking(|| std::io::copy(&mut std::io::stdin(), &mut std::io::sink()))
+            .await
+            .unwrap()
+            .unwrap();
         for (runtime, pod) in &pods {
             runtime.remove_pod(uid(pod)).await;
         }
@@ -313,7 +316,8 @@ impl Host {
     /// `prefix` is what it is executed with.
     fn start(prefix: &[&str]) -> Self {
         let test = std::env::current_exe().unwrap();
-        let words = [prefix, &[test.to_str().unwrap(), "host", "--exact", "--ignored", "--nocapture"]].concat();
+        let words =
+            [prefix, &[test.to_str().unwrap(), "host", "--exact", "--ignored", "--nocapture"]].concat();
         let mut process = Command::new(words[0])
             .args(&words[1..])
             .stdin(Stdio::piped())
@@ -358,7 +362,15 @@ fn check_shapes(host: &Host, view: &View) {
         let all: BTreeSet<&str> =
             [shape.host, shape.sandbox, shape.own, shape.target].into_iter().flatten().copied().collect();
         assert_eq!(all.len(), 8, "{}: every namespace has an expectation", shape.name);
-        let relation = |kind: &str| (a[kind] == mine[kind], a[kind] == sandbox[kind], a[kind] == b[kind], b[kind] == mine[kind], b[kind] == sandbox[kind]);
+        let relation = |kind: &str| {
+            (
+                a[kind] == mine[kind],
+                a[kind] == sandbox[kind],
+                a[kind] == b[kind],
+                b[kind] == mine[kind],
+                b[kind] == sandbox[kind],
+            )
+        };
         for kind in all {
             let expected = if shape.host.contains(&kind) {
                 (true, true, true, true, true)
@@ -433,10 +445,13 @@ fn pods_of_every_shape_share_what_they_must() {
     let lsns: serde_json::Value = serde_json::from_str(&view.run("lsns -J -o NS,TYPE,PID")).unwrap();
     for pod in &host.pods {
         for (kind, link) in view.namespaces(view.pid(&pod.a)) {
-            let inode: u64 = link.trim_start_matches(|c: char| !c.is_ascii_digit()).trim_end_matches(']').parse().unwrap();
-            let listed = lsns["namespaces"].as_array().unwrap().iter().any(|namespace| {
-                namespace["ns"] == inode && namespace["type"] == kind.as_str()
-            });
+            let inode: u64 =
+                link.trim_start_matches(|c: char| !c.is_ascii_digit()).trim_end_matches(']').parse().unwrap();
+            let listed = lsns["namespaces"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .any(|namespace| namespace["ns"] == inode && namespace["type"] == kind.as_str());
             assert!(listed, "{}: {link} not in lsns", pod.shape);
         }
     }

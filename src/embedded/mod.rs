@@ -3,8 +3,10 @@
 
 mod api;
 mod cluster;
+pub mod cri;
 mod kubelet;
 pub mod namespaces;
+pub mod reference;
 pub mod runtime;
 
 pub use cluster::{Builder, Cluster, Faults, Status};

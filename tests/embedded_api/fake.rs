@@ -122,11 +122,7 @@ impl Runtime for Fake {
         async {}.boxed()
     }
 
-    fn connect<'a>(
-        &'a self,
-        _sandbox: &'a Sandbox,
-        port: u16,
-    ) -> BoxFuture<'a, io::Result<Box<dyn Stream>>> {
+    fn connect<'a>(&'a self, _sandbox: &'a Sandbox, port: u16) -> BoxFuture<'a, io::Result<Box<dyn Stream>>> {
         async move { Ok(Box::new(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?) as Box<dyn Stream>) }
             .boxed()
     }

@@ -123,8 +123,17 @@ async fn debug_adds_a_container_with_a_target() {
     for name in ["first", "second"] {
         let output = kubectl
             .output(&[
-                "debug", "web", "--image=busybox:1.36", "--target=web", "-c", name, "--profile=general", "--env=WHO=$(ME)-x",
-                "--", "sleep", "9",
+                "debug",
+                "web",
+                "--image=busybox:1.36",
+                "--target=web",
+                "-c",
+                name,
+                "--profile=general",
+                "--env=WHO=$(ME)-x",
+                "--",
+                "sleep",
+                "9",
             ])
             .await;
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -161,7 +170,8 @@ async fn a_watch_shows_each_change() {
     let kubectl = Kubectl::new(&cluster);
     cluster.create_pod(web("web")).await.unwrap();
     wait(&cluster, "web", |pod| running(pod, "web")).await;
-    let arguments = kubectl.arguments(&["get", "pod", "web", "-w", "-o", "jsonpath={.status.phase}{\"\\n\"}"]);
+    let arguments =
+        kubectl.arguments(&["get", "pod", "web", "-w", "-o", "jsonpath={.status.phase}{\"\\n\"}"]);
     let mut child = Command::new("kubectl").args(arguments).stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let mut next = async || {
@@ -195,7 +205,8 @@ async fn https_with_a_kubeconfig_and_a_token() {
     let (code, answer) = get(&cluster, "/readyz").await;
     assert_eq!((code, answer), (200, json!("ok")));
 
-    let pods = kube::Api::<k8s_openapi::api::core::v1::Pod>::default_namespaced(cluster.https_client().unwrap());
+    let pods =
+        kube::Api::<k8s_openapi::api::core::v1::Pod>::default_namespaced(cluster.https_client().unwrap());
     assert_eq!(within(pods.list(&Default::default())).await.unwrap().items.len(), 0);
 
     // A pod finds the server, trusts it, and is let in.
@@ -214,8 +225,12 @@ async fn https_with_a_kubeconfig_and_a_token() {
     let mut header = tempfile::NamedTempFile::new().unwrap();
     writeln!(header, "Authorization: Bearer {}", read("token")).unwrap();
     let arguments = [
-        "--silent", "--cacert", mount.host_path.join("ca.crt").to_str().unwrap(), "--header",
-        &format!("@{}", header.path().display()), &format!("{server}/api/v1/namespaces/default/pods/web"),
+        "--silent",
+        "--cacert",
+        mount.host_path.join("ca.crt").to_str().unwrap(),
+        "--header",
+        &format!("@{}", header.path().display()),
+        &format!("{server}/api/v1/namespaces/default/pods/web"),
     ];
     let output = run("curl", arguments.map(str::to_owned).to_vec()).await;
     let answer: Value = serde_json::from_slice(&output.stdout).unwrap();

@@ -1,0 +1,292 @@
+//! Pods on a real container runtime (containerd, CRI-O) over the Container Runtime Interface, as a kubelet runs them.
+//!
+//! What a kubelet asks of the runtime is asked here in the same form: labels, cgroup parents, namespace modes,
+//! security contexts, pull policies; and what the runtime answers is turned into the reasons and messages that a
+//! kubelet puts into a pod's status. Linux, root, on the runtime's own node, which must not be behind another pid namespace.
+//!
+//! - `config`: a pod, in the CRI's words. Pure.
+//! - `image`: from an image reference to an image on the node.
+//! - `exit`: when and how a container ended.
+//! - `network`: a TCP connection from inside a sandbox.
+//!
+//! Not done, because nothing here needs it: user-namespaced pods (`hostUsers: false`; containerd has them from 2.0 on),
+//! resource limits, devices, AppArmor and SELinux options, host ports, attach and exec.
+
+mod api;
+mod config;
+mod exit;
+mod image;
+mod network;
+
+use std::{
+    collections::HashMap,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures::future::BoxFuture;
+use hyper_util::rt::TokioIo;
+use k8s_openapi::api::core::v1::Pod;
+use tokio::{net::UnixStream, sync::RwLock};
+use tonic::{
+    Status,
+    transport::{Channel, Endpoint},
+};
+
+use self::api::{image_service_client::ImageServiceClient, runtime_service_client::RuntimeServiceClient};
+use super::runtime::{ContainerStart, PidMode, Runtime, Sandbox, StartError, Started, Stream};
+
+/// How long one request may take. A kubelet allows as much for its longest one, a sandbox.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(240);
+/// The largest answer that is accepted: what containerd sends at most.
+const MAX_ANSWER: usize = 16 << 20;
+
+/// A container runtime that speaks CRI v1. Clones share the connection.
+#[derive(Debug, Clone)]
+pub struct CriRuntime {
+    runtime: RuntimeServiceClient<Channel>,
+    images: ImageServiceClient<Channel>,
+    scheme: &'static str,
+    options: Options,
+    /// By pod UID. What starts something holds it for reading, what removes the pod for writing.
+    pods: Arc<Mutex<HashMap<String, Arc<RwLock<()>>>>>,
+}
+
+/// What can be chosen about a [`CriRuntime`].
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Directory for containers' logs: `<namespace>_<name>_<uid>/<container>/<attempt>.log`. None: no logs.
+    pub log_directory: Option<PathBuf>,
+    /// Give a container with [`PidMode::Target`] a pid namespace of its own without saying so, as runtimes do that
+    /// do not know the mode.
+    pub ignore_target: bool,
+}
+
+impl CriRuntime {
+    /// Connects to the runtime's socket.
+    ///
+    /// # Errors
+    /// If nothing answers there, or if it speaks no CRI v1.
+    pub async fn connect(socket: &Path, options: Options) -> io::Result<Self> {
+        let channel = channel(socket).await?;
+        let mut runtime = RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(MAX_ANSWER);
+        let images = ImageServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER);
+        let version = runtime.version(api::VersionRequest {}).await.map_err(failed("Version"))?.into_inner();
+        tracing::info!(name = version.runtime_name, version = version.runtime_version, "container runtime");
+        let scheme = if version.runtime_name == "cri-o" { "cri-o" } else { "containerd" };
+        Ok(Self { runtime, images, scheme, options, pods: Arc::default() })
+    }
+
+    async fn sandbox(&self, pod: &Pod) -> Result<Sandbox, StartError> {
+        const REASON: &str = "CreatePodSandboxError";
+        let config = config::sandbox(pod, self.options.log_directory.as_deref())?;
+        make_directory(Path::new(&config.log_directory), REASON)?;
+        let mut runtime = self.runtime.clone();
+        let request = api::RunPodSandboxRequest { config: Some(config) };
+        let id = self
+            .to_its_end(pod, REASON, async move {
+                let answer = runtime.run_pod_sandbox(request).await;
+                Ok(answer.map_err(start_error(REASON))?.into_inner().pod_sandbox_id)
+            })
+            .await?;
+        let (status, _) = self.sandbox_status(&id).await.map_err(start_error(REASON))?;
+        let ip = status.network.and_then(|network| network.ip.parse().ok());
+        Ok(Sandbox { id, ip })
+    }
+
+    async fn container(
+        &self,
+        pod: &Pod,
+        sandbox: &Sandbox,
+        start: &ContainerStart,
+    ) -> Result<Started, StartError> {
+        const REASON: &str = "CreateContainerError";
+        let mut sandbox_config = config::sandbox(pod, self.options.log_directory.as_deref())?;
+        let image = image::ensure(&self.images, start, &sandbox_config).await?;
+        let mut start = start.clone();
+        if self.options.ignore_target && matches!(start.pid, PidMode::Target(_)) {
+            start.pid = PidMode::Container;
+        }
+        let container_config = config::container(pod, &start, &image)?;
+        if let Some(directory) =
+            Path::new(&sandbox_config.log_directory).join(&container_config.log_path).parent()
+        {
+            make_directory(directory, REASON)?;
+        }
+        config::permit(&mut sandbox_config, &container_config);
+
+        let mut runtime = self.runtime.clone();
+        let request = api::CreateContainerRequest {
+            pod_sandbox_id: sandbox.id.clone(),
+            config: Some(container_config),
+            sandbox_config: Some(sandbox_config),
+        };
+        self.to_its_end(pod, REASON, async move {
+            let answer = runtime.create_container(request).await;
+            let id = answer.map_err(start_error(REASON))?.into_inner().container_id;
+            let request = api::StartContainerRequest { container_id: id.clone() };
+            runtime.start_container(request).await.map_err(start_error("RunContainerError"))?;
+            let watched = exit::watch(runtime, id.clone()).await.map_err(start_error("RunContainerError"))?;
+            Ok(Started { id, image_id: watched.image_id, exit: watched.exit })
+        })
+        .await
+    }
+
+    /// Does this work for the pod to its end, even if nobody waits for it any more, and lets the pod's removal wait for
+    /// it. A request that is abandoned midway would go on in the runtime for a while, where nobody sees it.
+    async fn to_its_end<T: Send + 'static>(
+        &self,
+        pod: &Pod,
+        reason: &'static str,
+        work: impl Future<Output = Result<T, StartError>> + Send + 'static,
+    ) -> Result<T, StartError> {
+        let started = self.lock_of(pod.metadata.uid.as_deref().unwrap_or_default()).read_owned().await;
+        let work = tokio::spawn(async move {
+            let _started = started;
+            work.await
+        });
+        work.await.unwrap_or_else(|error| Err(StartError { reason, message: error.to_string() }))
+    }
+
+    fn lock_of(&self, pod_uid: &str) -> Arc<RwLock<()>> {
+        let mut pods = self.pods.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(pods.entry(pod_uid.to_owned()).or_default())
+    }
+
+    async fn remove(&self, pod_uid: &str) -> Result<(), Status> {
+        let _nothing_starts = self.lock_of(pod_uid).write_owned().await;
+        self.pods.lock().unwrap_or_else(PoisonError::into_inner).remove(pod_uid);
+        let mut runtime = self.runtime.clone();
+        let label_selector = HashMap::from([(config::LABEL_POD_UID.to_owned(), pod_uid.to_owned())]);
+        let filter = Some(api::PodSandboxFilter { label_selector });
+        let found = runtime.list_pod_sandbox(api::ListPodSandboxRequest { filter }).await?.into_inner();
+        for api::PodSandbox { id: pod_sandbox_id } in found.items {
+            let stop = api::StopPodSandboxRequest { pod_sandbox_id: pod_sandbox_id.clone() };
+            runtime.stop_pod_sandbox(stop).await?;
+            runtime.remove_pod_sandbox(api::RemovePodSandboxRequest { pod_sandbox_id }).await?;
+        }
+        remove_cgroups(pod_uid);
+        Ok(())
+    }
+
+    /// A sandbox's status, and what the runtime tells beyond it.
+    async fn sandbox_status(&self, id: &str) -> Result<(api::PodSandboxStatus, Details), Status> {
+        let request = api::PodSandboxStatusRequest { pod_sandbox_id: id.to_owned(), verbose: true };
+        let answer = self.runtime.clone().pod_sandbox_status(request).await?.into_inner();
+        let status = answer.status.ok_or_else(|| Status::internal("the runtime's answer has no status"))?;
+        Ok((status, Details::of(&answer.info)))
+    }
+}
+
+impl Runtime for CriRuntime {
+    fn scheme(&self) -> &'static str {
+        self.scheme
+    }
+
+    fn run_sandbox<'a>(&'a self, pod: &'a Pod) -> BoxFuture<'a, Result<Sandbox, StartError>> {
+        Box::pin(self.sandbox(pod))
+    }
+
+    fn start_container<'a>(
+        &'a self,
+        pod: &'a Pod,
+        sandbox: &'a Sandbox,
+        container: &'a ContainerStart,
+    ) -> BoxFuture<'a, Result<Started, StartError>> {
+        Box::pin(self.container(pod, sandbox, container))
+    }
+
+    fn remove_pod<'a>(&'a self, pod_uid: &'a str) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            if let Err(status) = self.remove(pod_uid).await {
+                tracing::warn!(pod_uid, %status, "pod not removed from the runtime");
+            }
+        })
+    }
+
+    fn connect<'a>(&'a self, sandbox: &'a Sandbox, port: u16) -> BoxFuture<'a, io::Result<Box<dyn Stream>>> {
+        Box::pin(async move {
+            let (status, details) =
+                self.sandbox_status(&sandbox.id).await.map_err(failed("PodSandboxStatus"))?;
+            if status.state() != api::PodSandboxState::SandboxReady {
+                return Err(io::Error::new(io::ErrorKind::NotConnected, "the sandbox does not run"));
+            }
+            let stream = network::connect(details.network_namespace, port).await?;
+            Ok(Box::new(stream) as Box<dyn Stream>)
+        })
+    }
+}
+
+/// What a runtime puts under `info` of a verbose status: the OCI bundle, in part.
+#[derive(Debug, Default)]
+struct Details {
+    /// Host pid of the first process; none if it ended.
+    pid: Option<i32>,
+    /// Path of the network namespace; none if it is the node's.
+    network_namespace: Option<PathBuf>,
+}
+
+impl Details {
+    fn of(info: &HashMap<String, String>) -> Self {
+        let bundle: serde_json::Value =
+            info.get("info").and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default();
+        let pid = bundle.get("pid").and_then(serde_json::Value::as_i64);
+        let network_namespace = bundle
+            .pointer("/runtimeSpec/linux/namespaces")
+            .and_then(serde_json::Value::as_array)
+            .into_iter()
+            .flatten()
+            .find(|namespace| namespace.get("type").is_some_and(|kind| kind == "network"))
+            .and_then(|namespace| namespace.get("path")?.as_str())
+            .map(PathBuf::from);
+        Self { pid: pid.and_then(|pid| i32::try_from(pid).ok()).filter(|pid| *pid > 0), network_namespace }
+    }
+}
+
+async fn channel(socket: &Path) -> io::Result<Channel> {
+    let path = socket.to_owned();
+    let connector = tower::service_fn(move |_| {
+        let path = path.clone();
+        async move { UnixStream::connect(path).await.map(TokioIo::new) }
+    });
+    // The address is not used; gRPC servers want an authority that could be one.
+    Endpoint::from_static("http://localhost")
+        .timeout(REQUEST_TIMEOUT)
+        .connect_with_connector(connector)
+        .await
+        .map_err(|error| io::Error::other(format!("{}: {error:?}", socket.display())))
+}
+
+/// Makes a directory for logs, with those above it. An empty path stands for no logs.
+fn make_directory(path: &Path, reason: &'static str) -> Result<(), StartError> {
+    if path.is_relative() {
+        return Ok(());
+    }
+    fs::create_dir_all(path)
+        .map_err(|error| StartError { reason, message: format!("mkdir {}: {error}", path.display()) })
+}
+
+/// A failed request as a container's or sandbox's error, with the runtime's message, as a kubelet has it.
+fn start_error(reason: &'static str) -> impl FnOnce(Status) -> StartError {
+    move |status| StartError { reason, message: status.message().to_owned() }
+}
+
+/// A failed request as an I/O error.
+fn failed(request: &'static str) -> impl FnOnce(Status) -> io::Error {
+    move |status| io::Error::other(format!("CRI {request}: {status}"))
+}
+
+/// Removes the pod's own cgroup, the parent of its containers': making and removing it is a kubelet's task.
+/// What is not there or not empty stays.
+fn remove_cgroups(pod_uid: &str) {
+    let root = Path::new("/sys/fs/cgroup");
+    // cgroup v2 has one hierarchy at the root, v1 one in each directory below.
+    let below = fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path());
+    for hierarchy in below.chain([root.to_owned()]) {
+        for parent in config::cgroup_parents(pod_uid) {
+            let _ = fs::remove_dir(hierarchy.join(parent.trim_start_matches('/')));
+        }
+    }
+}
