@@ -101,9 +101,9 @@ impl Sessions {
         progress: &mpsc::Sender<Progress>,
     ) -> Result<Created> {
         let mut clock = Clock::start();
-        let pod = self.pods.find(&request.namespace, &request.pod).await?;
-        let (container, facts) =
-            self.prepare(&pod, request, requested_by).map_err(|e| e.pod(&pod.namespace, &pod.name))?;
+        let prepare = |pod: &Arc<Pod>| self.prepare(pod, request, requested_by);
+        let (pod, (container, facts)) =
+            clock.outside(self.pods.find(&request.namespace, &request.pod, prepare)).await?;
         let target = pod.container(&container.target).and_then(|c| c.id.clone());
         // Subscribed before the container is added, so that no change of it is missed.
         let changes = self.pods.changes();
@@ -210,11 +210,12 @@ impl Sessions {
     /// # Errors
     /// SESSION_NOT_FOUND, and as [`Pods::find`].
     pub async fn get(&self, namespace: &str, pod: &str, uid: &str, session: &str) -> Result<Session> {
-        let pod = self.pods.find(namespace, pod).await?;
-        pod.expect_uid(uid)?;
-        of_pod(&pod)
-            .find(|s| s.facts.id == session || s.container.name == session)
-            .ok_or_else(|| no_session(&pod, session))
+        let is_it = |s: &Session| s.facts.id == session || s.container.name == session;
+        let check = |pod: &Arc<Pod>| {
+            pod.expect_uid(uid)?;
+            of_pod(pod).find(is_it).ok_or_else(|| no_session(pod, session))
+        };
+        self.pods.find(namespace, pod, check).await.map(|(_, session)| session)
     }
 
     /// The container of a session, or any ephemeral container by name.
@@ -228,11 +229,12 @@ impl Sessions {
         uid: &str,
         session: &str,
     ) -> Result<(Arc<Pod>, Container)> {
-        let pod = self.pods.find(namespace, pod).await?;
-        pod.expect_uid(uid)?;
         let is_it = |c: &&Container| c.name == session || c.session.as_ref().is_some_and(|s| s.id == session);
-        let container = pod.ephemeral().find(is_it).cloned();
-        container.map(|c| (Arc::clone(&pod), c)).ok_or_else(|| no_session(&pod, session))
+        let check = |pod: &Arc<Pod>| {
+            pod.expect_uid(uid)?;
+            pod.ephemeral().find(is_it).cloned().ok_or_else(|| no_session(pod, session))
+        };
+        self.pods.find(namespace, pod, check).await
     }
 }
 

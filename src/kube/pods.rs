@@ -16,7 +16,7 @@ use tokio::sync::watch;
 
 use super::error::from_kube;
 use crate::domain::{
-    Error, Reason, Result,
+    Error, ErrorKind, Reason, Result,
     pod::{Container, ContainerId, ContainerKind, ContainerState, Phase, Pod},
     session::SessionFacts,
 };
@@ -83,38 +83,47 @@ impl Pods {
         self.pods.read().unwrap_or_else(PoisonError::into_inner).get(&key).cloned()
     }
 
-    /// The pod of that name. If it is not known here, the API server says why.
+    /// The pod of that name, if it is on this node and `check` is content with it. The watch may be a moment behind the API server, so what
+    /// fails for the pod as it is known is tried once more with the pod as the API server has it.
     ///
     /// # Errors
-    /// POD_NOT_FOUND, POD_ON_OTHER_NODE, POD_NOT_SCHEDULED, NOT_READY, API_UNREACHABLE, API_FORBIDDEN.
-    pub async fn find(&self, namespace: &str, name: &str) -> Result<Arc<Pod>> {
-        if let Some(pod) = self.get(namespace, name) {
-            return Ok(pod);
+    /// POD_NOT_FOUND, POD_ON_OTHER_NODE, POD_NOT_SCHEDULED, NOT_READY, API_UNREACHABLE, API_FORBIDDEN, and those of `check`.
+    pub async fn find<T>(
+        &self,
+        namespace: &str,
+        name: &str,
+        check: impl Fn(&Arc<Pod>) -> Result<T>,
+    ) -> Result<(Arc<Pod>, T)> {
+        let about = |e: Error| e.pod(namespace, name).node(&self.node);
+        let known = self.get(namespace, name).map(|pod| check(&pod).map(|checked| (pod, checked)));
+        match known {
+            Some(Err(error))
+                if !matches!(error.kind(), ErrorKind::FailedPrecondition | ErrorKind::NotFound) =>
+            {
+                Err(about(error))
+            }
+            Some(Ok(found)) => Ok(found),
+            Some(Err(_)) | None => {
+                let pod = self.fetch(namespace, name).await.map_err(about)?;
+                let checked = check(&pod).map_err(about)?;
+                Ok((pod, checked))
+            }
         }
-        self.explain(namespace, name).await.map_err(|e| e.pod(namespace, name).node(&self.node))
     }
 
-    async fn explain(&self, namespace: &str, name: &str) -> Result<Arc<Pod>> {
+    /// The pod as the API server has it, if it is on this node.
+    async fn fetch(&self, namespace: &str, name: &str) -> Result<Arc<Pod>> {
         if !self.is_ready() {
             return Err(Error::new(Reason::NotReady, "the agent has not read the pods of its node yet"));
         }
-        let api = Api::<core::Pod>::namespaced(self.api.clone().into_client(), namespace);
-        let found = tokio::time::timeout(Duration::from_secs(5), api.get_opt(name)).await;
-        let found = found
-            .map_err(|_| Error::new(Reason::ApiUnreachable, "the API server did not answer within 5 s"))?;
-        match found.map_err(|e| from_kube("read the pod", &e))? {
-            None => Err(Error::new(Reason::PodNotFound, "does not exist")),
-            Some(pod) => {
-                let pod = convert(pod);
-                match pod.node.as_str() {
-                    // So new that the watch has not told of it.
-                    node if node == self.node => Ok(Arc::new(pod)),
-                    "" => Err(Error::new(Reason::PodNotScheduled, "is not scheduled to a node yet")),
-                    node => {
-                        let message = format!("runs on node {node}; this is the agent of node {}", self.node);
-                        Err(Error::new(Reason::PodOnOtherNode, message))
-                    }
-                }
+        let pod = self.read(namespace, name).await?;
+        let pod = pod.map(convert).ok_or_else(|| Error::new(Reason::PodNotFound, "does not exist"))?;
+        match pod.node.as_str() {
+            node if node == self.node => Ok(Arc::new(pod)),
+            "" => Err(Error::new(Reason::PodNotScheduled, "is not scheduled to a node yet")),
+            node => {
+                let message = format!("runs on node {node}; this is the agent of node {}", self.node);
+                Err(Error::new(Reason::PodOnOtherNode, message))
             }
         }
     }

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     agent::{access::Method, verify::Verifier},
-    domain::{Error, Reason, Result, name, selector::LabelSelector},
+    domain::{Error, Reason, Result, name, pod::Pod, selector::LabelSelector},
     kube::pods::Pods,
     proto::v1::{self, namespaces_server::Namespaces},
 };
@@ -43,11 +43,11 @@ impl Namespaces for NamespacesService {
             if let Some(container) = &container {
                 name::label("container", container)?;
             }
-            let pod = self.pods.find(&namespace, &name).await?;
-            pod.expect_uid(&uid)?;
-            if let Some(container) = &container {
-                pod.require(container)?;
-            }
+            let check = |pod: &Arc<Pod>| {
+                pod.expect_uid(&uid)?;
+                container.as_deref().map(|name| pod.require(name)).transpose().map(drop)
+            };
+            let (pod, ()) = self.pods.find(&namespace, &name, check).await?;
             let mut reports = self.verifier.verify(vec![pod], container).await?;
             let report = reports.pop().ok_or_else(|| Error::new(Reason::Bug, "no report on the pod"))?;
             Ok(v1::NamespacesVerifyResponse { pod: Some(convert::pod_report(&report, &self.node)) })

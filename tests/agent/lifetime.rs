@@ -1,0 +1,1 @@
+//! Written with the failures of the API server and the kubelet.
