@@ -2,8 +2,8 @@
 #![cfg(all(feature = "embedded", target_os = "linux"))]
 
 mod ephemeral;
-mod faults;
 mod fake;
+mod faults;
 mod kubectl;
 mod kubelet;
 mod portforward;
