@@ -266,6 +266,15 @@ impl Cluster {
         }
     }
 
+    /// Waits until no pod has this name. It has no deadline, either.
+    pub async fn wait_deleted(&self, namespace: &str, name: &str) {
+        let mut latest = self.server.store.subscribe();
+        while self.server.store.get(&PODS, namespace, name).is_some() {
+            // The sender lives in the store.
+            let _ = latest.changed().await;
+        }
+    }
+
     /// Adds a running agent pod on this node that no runtime runs: port-forwards to any of its ports lead to
     /// `address`. Makes the node if there is none of that name. Returns the pod's name. Errors: the API's.
     pub async fn register_agent(&self, node: &str, address: SocketAddr) -> Result<String, Status> {
