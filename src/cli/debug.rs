@@ -168,7 +168,7 @@ async fn create(
     let namespace = &scope.namespace;
     progress.stage(&format!("looking for the agent of pod {namespace}/{pod}"));
     let place = scope.fleet.place_of_pod(namespace, pod).await?;
-    progress.stage(&format!("connecting to the agent of {}", place.subject()));
+    progress.stage(&format!("connecting to the agent at {}", place.name));
     let agent = scope.fleet.connect(&place).await?;
     let limit = args.start_timeout.saturating_add(SLACK);
     let events = async {

@@ -3,6 +3,7 @@
 use std::{
     io,
     pin::Pin,
+    sync::{Arc, OnceLock},
     task::{Context, Poll},
 };
 
@@ -13,10 +14,18 @@ use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 
 /// Opens a stream to a TCP port on the loopback address inside a pod.
 ///
+/// A port that nothing listens on shows only when the stream is read. The kubelet's message for it is left in `refused`, as
+/// the layers above a stream keep little of its errors.
+///
 /// # Errors
-/// Those of the `portforward` subresource. A port that nothing listens on shows only when the stream is read: with the
-/// kubelet's message.
-pub async fn open(client: Client, namespace: &str, pod: &str, port: u16) -> kube::Result<Forwarded> {
+/// Those of the `portforward` subresource.
+pub async fn open(
+    client: Client,
+    namespace: &str,
+    pod: &str,
+    port: u16,
+    refused: Arc<OnceLock<String>>,
+) -> kube::Result<Forwarded> {
     let pods: Api<Pod> = Api::namespaced(client, namespace);
     let mut forwarder = pods.portforward(pod, &[port]).await?;
     // Both are there for each port that was asked for; without, the stream reads as closed.
@@ -25,13 +34,14 @@ pub async fn open(client: Client, namespace: &str, pod: &str, port: u16) -> kube
         Some(refusal) => refusal.boxed(),
         None => futures::future::ready(None).boxed(),
     };
-    Ok(Forwarded { stream, refusal: Some(refusal), forwarder })
+    Ok(Forwarded { stream, refusal: Some(refusal), refused, forwarder })
 }
 
 /// A forwarded port. Closed when dropped.
 pub struct Forwarded {
     stream: DuplexStream,
     refusal: Option<BoxFuture<'static, Option<String>>>,
+    refused: Arc<OnceLock<String>>,
     forwarder: Portforwarder,
 }
 
@@ -55,6 +65,7 @@ impl AsyncRead for Forwarded {
             && let Some(mut refusal) = self.refusal.take()
             && let Poll::Ready(Some(message)) = refusal.poll_unpin(context)
         {
+            let message = self.refused.get_or_init(|| message).clone();
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionRefused, message)));
         }
         read
