@@ -69,7 +69,7 @@ pub(super) struct GlobalArgs {
     /// Log what is done to stderr; twice for what the libraries do too
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub(super) verbose: u8,
-    /// Colour and live output; `auto`: on a terminal, unless NO_COLOR is set
+    /// When to colour; auto: on a terminal, unless NO_COLOR is set
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
     pub(super) color: Colour,
 }

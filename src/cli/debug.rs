@@ -35,11 +35,12 @@ pub(super) async fn run(context: &Context, args: &DebugArgs) -> Result<Exit, Fai
         ..request
     };
 
-    // Registered before anything is created, so that from then on an interruption says what it leaves behind.
     let mut accepted = None;
     let created = tokio::select! {
+        // The signal's handler is there before anything is created: from then on an interruption says what it leaves behind.
+        biased;
+        () = interruption() => None,
         created = create(&scope, &pod, request, args, &progress, &mut accepted) => Some(created),
-        _ = interruption() => None,
     };
     let elapsed = progress.elapsed();
     drop(progress);

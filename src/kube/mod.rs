@@ -1,5 +1,5 @@
-//! What podsonde asks of the Kubernetes API. Depends on the kube client and on [`crate::proto`]-free types only, so that
-//! the agent and the client share it.
+//! What podsonde asks of the Kubernetes API. The agent and the client share it, so it knows of neither, nor of gRPC: of the
+//! crate it may depend on `domain` only.
 
 pub mod agents;
 pub mod portforward;

@@ -45,6 +45,16 @@ pub struct Forwarded {
     forwarder: Portforwarder,
 }
 
+impl Forwarded {
+    /// Why the stream came to its end, if the far side has said so: its reason arrives beside the stream, ahead of its end.
+    fn refusal(&mut self, context: &mut Context<'_>) -> Option<io::Error> {
+        let Poll::Ready(message) = self.refusal.as_mut()?.poll_unpin(context) else { return None };
+        self.refusal = None;
+        let message = message?;
+        Some(io::Error::new(io::ErrorKind::ConnectionRefused, self.refused.get_or_init(|| message).clone()))
+    }
+}
+
 impl Drop for Forwarded {
     fn drop(&mut self) {
         self.forwarder.abort();
@@ -60,13 +70,8 @@ impl AsyncRead for Forwarded {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
         let ended = matches!(read, Poll::Ready(Ok(()))) && buffer.filled().len() == before;
-        // The far side's reason arrives beside the stream, ahead of its end.
-        if ended
-            && let Some(mut refusal) = self.refusal.take()
-            && let Poll::Ready(Some(message)) = refusal.poll_unpin(context)
-        {
-            let message = self.refused.get_or_init(|| message).clone();
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionRefused, message)));
+        if ended && let Some(refusal) = self.refusal(context) {
+            return Poll::Ready(Err(refusal));
         }
         read
     }
@@ -78,7 +83,13 @@ impl AsyncWrite for Forwarded {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        if matches!(written, Poll::Ready(Err(_)))
+            && let Some(refusal) = self.refusal(context)
+        {
+            return Poll::Ready(Err(refusal));
+        }
+        written
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
