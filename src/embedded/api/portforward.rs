@@ -13,7 +13,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpStream, UnixStream},
     sync::mpsc,
     task::JoinSet,
     time::timeout,
@@ -28,7 +28,7 @@ use tokio_tungstenite::{
 };
 
 use super::{
-    Forward, Server, object,
+    Address, Forward, Server, object,
     request::{Options, Target},
     resources::PODS,
     status::Status,
@@ -204,6 +204,7 @@ async fn forward_port(
 async fn connect(forward: &Forward, port: u16) -> io::Result<Box<dyn Stream>> {
     match forward {
         Forward::Sandbox(runtime, sandbox) => runtime.connect(sandbox, port).await,
-        Forward::Address(address) => Ok(Box::new(TcpStream::connect(address).await?)),
+        Forward::Address(Address::Tcp(address)) => Ok(Box::new(TcpStream::connect(address).await?)),
+        Forward::Address(Address::Unix(path)) => Ok(Box::new(UnixStream::connect(path).await?)),
     }
 }
