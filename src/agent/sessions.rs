@@ -160,7 +160,7 @@ impl Sessions {
                 return Err(Error::invalid("target_container", message));
             }
             if !container.is_running() {
-                let message = format!("the target {target} does not run{}", because(&container.state));
+                let message = format!("does not run, so it cannot be a target{}", because(&container.state));
                 return Err(Error::new(Reason::TargetNotRunning, message).container(&target));
             }
         }

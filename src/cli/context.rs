@@ -159,8 +159,10 @@ impl Context {
     fn explain(&self, message: &str, error: &Error) {
         self.terminal.error(&message.replace('\n', " "));
         if let Some(entry) = error.fact("spec_entry") {
+            let verb = if entry == "permanent" { "stays" } else { "may be, and then stays," };
+            let container = error.fact("container").unwrap_or("the debug container");
             let stays = format!(
-                "the entry of container {entry} stays in the pod's spec; the next try needs another name"
+                "the entry of container {container} {verb} in the pod's spec; the next try needs another name"
             );
             self.terminal.labelled("note", Tone::Doubtful, &stays);
         }

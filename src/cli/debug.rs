@@ -201,7 +201,7 @@ async fn create(
         ))
     });
     result.map_err(|error| match accepted.as_ref().filter(|session| !session.container.is_empty()) {
-        Some(session) => error.about("spec_entry", &session.container),
+        Some(session) => error.about("spec_entry", "permanent").about("container", &session.container),
         None => error,
     })
 }

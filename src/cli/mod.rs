@@ -75,6 +75,14 @@ pub fn run(invocation: Invocation) -> ExitCode {
     let program = if plugin { "kubectl podsonde" } else { "podsonde" };
     let terminal = Terminal::new(cli.global.color);
     let context = Context { global: cli.global, terminal, program };
+    #[cfg(all(feature = "embedded", target_os = "linux"))]
+    if let Command::Demo(_) = &cli.command
+        // Before the runtime's threads, as namespaces are a thread's.
+        && let Err(error) = crate::embedded::demo::prepare()
+    {
+        terminal.error(&format!("{error:#}"));
+        return Exit::Error.into();
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -103,5 +111,13 @@ async fn perform(context: &Context, command: &Command, plugin: bool) -> Result<E
             context.terminal.print(&String::from_utf8_lossy(&script))?;
             Ok(Exit::Ok)
         }
+        #[cfg(all(feature = "embedded", target_os = "linux"))]
+        Command::Demo(args) => match crate::embedded::demo::run(args.hold).await {
+            Ok(()) => Ok(Exit::Ok),
+            Err(error) => {
+                context.terminal.error(&format!("{error:#}"));
+                Ok(Exit::Error)
+            }
+        },
     }
 }

@@ -62,8 +62,8 @@ pub struct Error {
     pub code: Code,
     /// One sentence for a person. At most 4 KiB.
     pub message: String,
-    /// What it is about: `node`, `namespace`, `pod`, `container`, `field`, `spec_entry` (the name of a container whose entry
-    /// stays in the pod's spec).
+    /// What it is about: `node`, `namespace`, `pod`, `container`, `field`, `spec_entry` (`permanent` or
+    /// `possible`: the container's entry stays in the pod's spec).
     pub metadata: BTreeMap<String, String>,
 }
 
@@ -237,7 +237,7 @@ mod tests {
     use tonic_types::ErrorDetails;
 
     fn status(reason: &str, domain: &str) -> Status {
-        let facts = [("node".to_owned(), "n1".to_owned()), ("spec_entry".to_owned(), "dbg".to_owned())];
+        let facts = [("node".to_owned(), "n1".to_owned()), ("spec_entry".to_owned(), "permanent".to_owned())];
         let details = ErrorDetails::with_error_info(reason, domain, facts);
         Status::with_error_details(Code::FailedPrecondition, "the image cannot be pulled", details)
     }
@@ -250,7 +250,7 @@ mod tests {
         assert_eq!(error.to_string(), "the image cannot be pulled");
         assert_eq!(
             (error.fact("node"), error.fact("spec_entry"), error.fact("pod")),
-            (Some("n1"), Some("dbg"), None)
+            (Some("n1"), Some("permanent"), None)
         );
     }
 

@@ -161,7 +161,7 @@ impl Pod {
             let names: Vec<_> = self.containers.iter().map(|c| c.name.as_str()).collect();
             Error::new(
                 Reason::ContainerNotFound,
-                format!("has no container {name}; it has {}", names.join(", ")),
+                format!("there is no such container; the pod has {}", names.join(", ")),
             )
             .pod(&self.namespace, &self.name)
             .container(name)

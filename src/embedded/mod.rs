@@ -4,6 +4,7 @@
 mod api;
 mod cluster;
 pub mod cri;
+pub mod demo;
 mod kubelet;
 pub mod namespaces;
 pub mod reference;

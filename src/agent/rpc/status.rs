@@ -39,15 +39,10 @@ pub fn status(error: &Error, node: &str) -> Status {
         SpecEntry::Possible => "possible",
         SpecEntry::Permanent => "permanent",
     };
-    let mut message = match error.kind() {
+    let message = match error.kind() {
         ErrorKind::Internal => "internal error; the agent's log has the details".to_owned(),
         _ => error.to_string(),
     };
-    match error.context.spec_entry {
-        SpecEntry::None => {}
-        SpecEntry::Possible => message.push_str(" (the debug container's entry may be in the pod's spec)"),
-        SpecEntry::Permanent => message.push_str(" (the debug container's entry stays in the pod's spec)"),
-    }
     let fields = [
         ("node", node),
         ("namespace", namespace),
@@ -81,7 +76,6 @@ mod tests {
             .spec_entry(SpecEntry::Permanent);
         let status = status(&error, "node-a");
         assert_eq!(status.code(), Code::FailedPrecondition);
-        assert!(status.message().contains("stays in the pod's spec"));
         let details = status.get_error_details();
         let info = details.error_info().unwrap();
         assert_eq!((info.reason.as_str(), info.domain.as_str()), ("IMAGE_PULL_FAILED", DOMAIN));

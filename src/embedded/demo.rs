@@ -1,0 +1,229 @@
+//! `podsonde demo`: the main job for real on a bare Linux machine, in a few seconds, without Kubernetes and without root.
+//!
+//! Two nodes of this machine's own namespaces, an API server in front of them, an agent on each, and the command line as a user types
+//! it: every step is this same program, executed with the demo's kubeconfig. A step that does not end as it should fails the demo.
+
+use std::{
+    fs,
+    io::Write as _,
+    os::{fd::AsFd as _, unix::fs::PermissionsExt as _},
+    path::{Path, PathBuf},
+    process::Stdio,
+    sync::Arc,
+};
+
+use anyhow::{Context as _, bail, ensure};
+use serde_json::json;
+use tokio::{process::Command, signal::ctrl_c};
+use uuid::Uuid;
+
+use super::{
+    Cluster,
+    namespaces::{NamespaceRuntime, Options, enter_user_namespace},
+};
+use crate::agent::{
+    app::{Agent, Settings},
+    config::{Limits, Listen},
+};
+
+/// The node whose runtime does what it is told.
+const NODE: &str = "node-1";
+/// The node whose runtime ignores `targetContainerName`, as some do.
+const OLD_NODE: &str = "node-2";
+
+/// Gives an ordinary user the namespaces that the demo needs. Call it before any thread is started.
+///
+/// # Errors
+/// If the system does not let ordinary users have user namespaces; the error says what to do.
+pub fn prepare() -> anyhow::Result<()> {
+    enter_user_namespace()?;
+    Ok(())
+}
+
+/// Shows the demo, and with `hold` leaves the cluster up until Ctrl-C.
+///
+/// # Errors
+/// If something cannot be started, or a step does not end as it should.
+pub async fn run(hold: bool) -> anyhow::Result<()> {
+    let stage = Stage::new()?;
+    let ended = tokio::select! {
+        ended = perform(&stage, hold) => ended,
+        _ = ctrl_c() => bail!("interrupted"),
+    };
+    ended
+}
+
+async fn perform(stage: &Stage, hold: bool) -> anyhow::Result<()> {
+    let runtime =
+        |ignore_target| NamespaceRuntime::new(Options { ignore_target, ..Options::default() }).map(Arc::new);
+    // Anyone on this machine can reach a loopback port, so the API server wants a token, and the agents have only sockets.
+    let cluster = Cluster::builder()
+        .node(NODE, runtime(false)?)
+        .node(OLD_NODE, runtime(true)?)
+        .token(&Uuid::new_v4().to_string())
+        .start()
+        .await?;
+    fs::write(stage.kubeconfig(), cluster.kubeconfig()).context("cannot write the demo's kubeconfig")?;
+    let mut agents = Vec::new();
+    for node in [NODE, OLD_NODE] {
+        let socket = stage.socket(node);
+        let settings = Settings {
+            node: node.to_owned(),
+            listen: vec![Listen::Unix(socket.clone())],
+            metrics_listen: None,
+            // What the pods are compared with is where the demo itself runs.
+            host_pid: std::process::id(),
+            limits: Limits::default(),
+        };
+        agents.push(Agent::start(cluster.client()?, settings).await?);
+        cluster.register_agent(node, socket).await?;
+    }
+    for (name, node) in [("web", NODE), ("old", OLD_NODE)] {
+        let web = json!({"name": "nginx", "image": "podsonde.dev/demo/web:1"});
+        let pod = json!({"metadata": {"name": name, "labels": {"app": "web"}}, "spec": {"nodeName": node, "containers": [web]}});
+        cluster.create_pod(pod).await?;
+        let is_running = |pod: &k8s_openapi::api::core::v1::Pod| {
+            pod.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Running")
+        };
+        cluster.wait_pod("default", name, is_running).await?;
+    }
+    let shown = show(stage).await;
+    if hold && shown.is_ok() {
+        say(&stage.how_to_talk())?;
+        let _ = ctrl_c().await;
+    }
+    for agent in agents {
+        agent.stop().await;
+    }
+    cluster.shutdown().await;
+    shown
+}
+
+/// The steps.
+async fn show(stage: &Stage) -> anyhow::Result<()> {
+    say(
+        "This machine plays a cluster of two nodes: pods are real Linux namespaces, the API server is built in.\n\
+        Pod web runs a web server from an image without a shell. Which namespaces does it have?",
+    )?;
+    stage.step(&["verify", "web"], 0).await?;
+    say("Put a debug container beside it, in the process namespace of its container nginx:")?;
+    stage.step(&["debug", "web", "--image=busybox", "--target=nginx", "-c", "probe"], 0).await?;
+    say("The same, asked of the kernel without podsonde:")?;
+    stage.links("web", &["nginx", "probe"]).await?;
+    say("The runtime of node-2 ignores targets and says nothing, as some do. podsonde does:")?;
+    stage.step(&["debug", "old", "--image=busybox", "--target=nginx", "-c", "probe"], 3).await?;
+    say("What cannot work is refused, and says why:")?;
+    stage.step(&["debug", "web", "--image=busybox", "--target=db"], 1).await?;
+    stage.step(&["debug", "web", "--image=no.such.registry/tool:1", "--target=nginx"], 1).await?;
+    say("All sessions, and all verdicts on the pods of an application, whatever their nodes:")?;
+    stage.step(&["sessions", "--all"], 0).await?;
+    stage.step(&["verify", "-l", "app=web"], 3).await?;
+    say("A debug container can never be removed from a pod, but it can be ended:")?;
+    stage.step(&["end", "web", "probe"], 0).await?;
+    Ok(())
+}
+
+fn say(text: &str) -> anyhow::Result<()> {
+    writeln!(std::io::stdout(), "\n# {}", text.replace('\n', "\n# "))?;
+    Ok(())
+}
+
+/// The directory of the demo's sockets and kubeconfig, the user's alone. Removed when dropped.
+struct Stage(PathBuf);
+
+impl Stage {
+    fn new() -> anyhow::Result<Self> {
+        let base = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|dir| dir.is_dir());
+        let name = format!("podsonde-demo-{}", std::process::id());
+        let create = |base: &Path| -> std::io::Result<PathBuf> {
+            let path = base.join(&name);
+            // Must not be there: another user could have made it.
+            fs::create_dir(&path)?;
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o700))?;
+            Ok(path)
+        };
+        let made = base.and_then(|base| create(&base).ok()).map_or_else(|| create(&std::env::temp_dir()), Ok);
+        made.map(Self).context("cannot make a directory for the demo")
+    }
+
+    fn kubeconfig(&self) -> PathBuf {
+        self.0.join("kubeconfig")
+    }
+
+    fn socket(&self, node: &str) -> PathBuf {
+        self.0.join(format!("{node}.sock"))
+    }
+
+    fn podsonde(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new("/proc/self/exe");
+        command
+            .args(arguments)
+            .env("KUBECONFIG", self.kubeconfig())
+            .env_remove("PODSONDE_AGENT")
+            .stdin(Stdio::null());
+        command.kill_on_drop(true);
+        command
+    }
+
+    /// Shows a command and what it prints, as one sees it who types it.
+    async fn step(&self, arguments: &[&str], expected: i32) -> anyhow::Result<()> {
+        writeln!(std::io::stdout(), "$ podsonde {}", arguments.join(" "))?;
+        // Interleaved also where stdout is a file.
+        let stderr = std::io::stdout().as_fd().try_clone_to_owned()?;
+        let status =
+            self.podsonde(arguments).stderr(stderr).status().await.context("cannot execute podsonde")?;
+        ensure!(
+            status.code() == Some(expected),
+            "the step ended with {status}, expected exit code {expected}"
+        );
+        Ok(())
+    }
+
+    /// Shows the namespaces of two containers' first processes, by `readlink`.
+    async fn links(&self, pod: &str, containers: &[&str]) -> anyhow::Result<()> {
+        let output = self.podsonde(&["verify", pod, "-o", "json"]).output().await?;
+        let found: serde_json::Value =
+            serde_json::from_slice(&output.stdout).context("podsonde verify -o json")?;
+        for name in containers {
+            let pid = found
+                .pointer("/pods/0/containers")
+                .and_then(|c| c.as_array())
+                .into_iter()
+                .flatten()
+                .find_map(|c| {
+                    (c.get("name")?.as_str()? == *name).then(|| c.get("hostPid")?.as_u64()).flatten()
+                });
+            let pid = pid.with_context(|| format!("podsonde verify names no process of {name}"))?;
+            let paths = ["net", "ipc", "uts", "pid", "mnt"].map(|kind| format!("/proc/{pid}/ns/{kind}"));
+            let output =
+                Command::new("readlink").args(paths).output().await.context("cannot execute readlink")?;
+            ensure!(output.status.success(), "readlink: {}", String::from_utf8_lossy(&output.stderr));
+            let links = String::from_utf8_lossy(&output.stdout).replace('\n', " ");
+            writeln!(
+                std::io::stdout(),
+                "$ readlink /proc/{pid}/ns/{{net,ipc,uts,pid,mnt}}    # {name}\n{links}"
+            )?;
+        }
+        Ok(())
+    }
+
+    fn how_to_talk(&self) -> String {
+        let (kubeconfig, socket) = (self.kubeconfig(), self.socket(NODE));
+        let (kubeconfig, socket) = (kubeconfig.display(), socket.display());
+        format!(
+            "The cluster stays up until Ctrl-C. In another terminal:\n  \
+             export KUBECONFIG={kubeconfig}\n  \
+             podsonde debug web --image=busybox --target=nginx\n  \
+             kubectl get pods -A\n  \
+             podsonde --agent unix://{socket} node\n  \
+             grpcurl -plaintext -unix {socket} podsonde.v1.Node/Get"
+        )
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        // At worst an empty directory stays behind.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
