@@ -51,7 +51,7 @@ impl Builder {
         self
     }
 
-    /// Where plain HTTP is served. Default: a free port on 127.0.0.1.
+    /// Where plain HTTP is served, which must be a loopback address. Default: a free port on 127.0.0.1.
     #[must_use]
     pub fn http(mut self, address: SocketAddr) -> Self {
         self.http = address;
@@ -88,8 +88,11 @@ impl Builder {
         self
     }
 
-    /// Starts the cluster. Errors: an address that can't be listened on, no room for volumes.
+    /// Starts the cluster. Errors: an address that can't be listened on, plain HTTP not
+    /// on loopback, no room for volumes.
     pub async fn start(self) -> anyhow::Result<Cluster> {
+        // Whoever reaches it is let in, and what it runs may run as root.
+        anyhow::ensure!(self.http.ip().is_loopback(), "{} is no loopback address", self.http);
         let tasks = Tasks::new();
         let guard = tasks.token.clone().drop_guard();
         let volumes = Directory::new().context("make the directory of the volumes")?;
