@@ -2,7 +2,7 @@
 //!
 //! Two things implement it: [`super::namespaces`] makes containers of plain Linux namespaces, without any
 //! package installed; [`super::cri`] drives a real containerd over CRI. The embedded kubelet
-//! ([`super::kubelet`]) is the only caller.
+//! is the only caller.
 
 use std::{collections::BTreeMap, io, net::IpAddr, path::PathBuf};
 

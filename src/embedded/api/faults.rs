@@ -70,13 +70,17 @@ impl FaultState {
         let _ = self.gate.subscribe().wait_for(|gate| !gate.hanging).await;
     }
 
-    /// Every request's way past the faults, before anything else happens to it.
-    pub(crate) async fn pass(&self, target: &Target) -> Result<(), Status> {
+    /// Holds every request up as long as it shall be, before anything else happens to it.
+    pub(crate) async fn hold(&self) {
         self.wait().await;
         let delay = self.gate.borrow().delay;
         if !delay.is_zero() {
             tokio::time::sleep(delay).await;
         }
+    }
+
+    /// Refuses the request if a test wants that.
+    pub(crate) fn pass(&self, target: &Target) -> Result<(), Status> {
         let mut rules = self.rules.lock().unwrap_or_else(PoisonError::into_inner);
         let resource = target.resource_path();
         let matches = |pattern: &str, value: &str| pattern == "*" || pattern == value;
