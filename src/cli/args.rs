@@ -1,4 +1,5 @@
-//! The command line's arguments and their help.
+//! The command line's arguments and their help, which stands in kubectl's order: what it does, examples, options.
+//! The variants of enums have plain comments: with doc comments, clap would give every option several lines.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -7,7 +8,10 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, builder::Styles};
 use super::values::{duration, label, object_name};
 use crate::client::Endpoint;
 
-/// What the exit codes mean, below every command's help that can give them.
+/// kubectl's order: description and examples before the options.
+const TEMPLATE: &str = "{about}{after-help}\n\n{usage-heading} {usage}\n\n{all-args}";
+
+/// What the exit codes mean.
 const EXIT_CODES: &str = "\
 Exit codes:
   0    the verdict is OK (debug: and the container runs)
@@ -65,7 +69,7 @@ pub(super) struct GlobalArgs {
     /// Log what is done to stderr; twice for what the libraries do too
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub(super) verbose: u8,
-    /// Colour and live output; `auto`: on a terminal, unless NO_COLOR is set
+    /// When to colour; auto: on a terminal, unless NO_COLOR is set
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
     pub(super) color: Colour,
 }
@@ -73,11 +77,11 @@ pub(super) struct GlobalArgs {
 /// When to colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Colour {
-    /// On a terminal.
+    // On a terminal.
     Auto,
-    /// Always.
+    // Always.
     Always,
-    /// Never.
+    // Never.
     Never,
 }
 
@@ -103,12 +107,12 @@ pub(super) enum Command {
 /// `podsonde debug`.
 #[derive(Debug, Clone, Args)]
 #[command(
-    long_about = "Start an ephemeral debug container in a running pod, wait until it runs, and verify from the node's \
-/proc which Linux namespaces it really shares with its target.
+    help_template = TEMPLATE,
+    after_help = "Starts an ephemeral container in a running pod, waits until it runs, and verifies from the node's \
+/proc which Linux namespaces it really shares with its target. The flags are those of `kubectl debug`. The \
+container's entry stays in the pod's spec for as long as the pod lives: Kubernetes has no way to remove it.
 
-The flags are those of `kubectl debug`. The container's entry stays in the pod's spec for as long as the pod lives: \
-Kubernetes has no way to remove it.",
-    after_help = "Examples:
+Examples:
   # Debug pod web with busybox, in the process namespace of its container app
   podsonde debug web --image=busybox --target=app -it
 
@@ -138,7 +142,8 @@ pub(super) struct DebugArgs {
     /// Name of the debug container [default: podsonde- and five random characters]
     #[arg(short, long, value_name = "NAME", value_parser = label)]
     pub(super) container: Option<String>,
-    /// Security profile of the debug container
+    /// Security profile: general adds SYS_PTRACE, baseline nothing, netadmin NET_ADMIN and NET_RAW; restricted is
+    /// unprivileged, sysadmin privileged
     #[arg(long, value_name = "PROFILE", default_value = "general", ignore_case = true)]
     pub(super) profile: Profile,
     /// JSON or YAML file with a partial container spec that customises the profile; - for stdin
@@ -181,7 +186,7 @@ pub(super) struct DebugArgs {
     pub(super) wait_for_image: bool,
     /// JSON or YAML file with the whole container (or a list of exactly one), instead of --image and its like; - for stdin
     #[arg(short, long, value_name = "FILE",
-        conflicts_with_all = ["image", "custom", "env", "arguments_only", "command", "image_pull_policy", "target", "container"])]
+        conflicts_with_all = ["image", "custom", "env", "profile", "arguments_only", "command", "image_pull_policy", "target", "container"])]
     pub(super) filename: Option<PathBuf>,
     /// Output format
     #[arg(short, long, value_name = "FORMAT", default_value = "text")]
@@ -194,30 +199,30 @@ pub(super) struct DebugArgs {
 /// kubectl's profiles for ephemeral containers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Profile {
-    /// Adds the capability SYS_PTRACE
+    // Adds the capability SYS_PTRACE
     General,
-    /// Sets nothing
+    // Sets nothing
     // What kubectl's `legacy` does to an ephemeral container.
     #[value(alias = "legacy")]
     Baseline,
-    /// Not root, no capabilities, no privilege escalation, seccomp RuntimeDefault
+    // Not root, no capabilities, no privilege escalation, seccomp RuntimeDefault
     Restricted,
-    /// Adds the capabilities NET_ADMIN and NET_RAW
+    // Adds the capabilities NET_ADMIN and NET_RAW
     Netadmin,
-    /// Privileged
+    // Privileged
     Sysadmin,
 }
 
 /// Kubernetes' image pull policies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum PullPolicy {
-    /// Before every start.
+    // Before every start.
     #[value(name = "Always")]
     Always,
-    /// If the node does not have it.
+    // If the node does not have it.
     #[value(name = "IfNotPresent")]
     IfNotPresent,
-    /// Never.
+    // Never.
     #[value(name = "Never")]
     Never,
 }
@@ -225,23 +230,23 @@ pub(super) enum PullPolicy {
 /// Output formats of `podsonde debug`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum DebugOutput {
-    /// A table for people
+    // A table for people
     Text,
-    /// One JSON object
+    // One JSON object
     Json,
-    /// One YAML document
+    // One YAML document
     Yaml,
 }
 
 /// `podsonde verify`.
 #[derive(Debug, Clone, Args)]
 #[command(
-    long_about = "Verify which Linux namespaces the running containers of pods share, read from the node's /proc and \
-compared with what the pods' specs ask for.
+    help_template = TEMPLATE,
+    after_help = "Reads the ids of the running containers' namespaces from the node's /proc and compares them with \
+what the pods' specs ask for. The columns say whose a namespace is: shared with the container's target or the \
+pod's sandbox, private, or the host's. What is not as expected is marked with `!`, what cannot be told with `?`.
 
-Cells that are not as expected are marked with `!`. The columns say whose namespace it is: `shared` with the target or the \
-pod's sandbox, `private`, or the `host`'s.",
-    after_help = "Examples:
+Examples:
   # One pod, namespace by namespace
   podsonde verify web
 
@@ -256,7 +261,7 @@ pod's sandbox, `private`, or the `host`'s.",
   podsonde verify -A -o name
 
 Exit codes:
-  0 all OK   1 error: some could not be asked about   2 usage   3 DRIFT   4 UNKNOWN   130 interrupted
+  0 all OK   1 error: some could not be asked about   2 usage   3 DRIFT   4 UNKNOWN
   Of several that apply: 3 before 1 before 4."
 )]
 #[command(group = clap::ArgGroup::new("which").args(["pods", "selector", "node", "all_namespaces"]).required(true).multiple(true))]
@@ -284,34 +289,34 @@ pub(super) struct VerifyArgs {
 /// Output formats of `podsonde verify`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum VerifyOutput {
-    /// A table for people: of one pod by namespace, of several by container
+    // A table for people: of one pod by namespace, of several by container
     Table,
-    /// The table with ids, nodes and evidence
+    // The table with ids, nodes and evidence
     Wide,
-    /// One JSON object
+    // One JSON object
     Json,
-    /// One YAML document
+    // One YAML document
     Yaml,
-    /// pod/NAME of those that are not OK, one a line
+    // pod/NAME of those that are not OK, one a line
     Name,
 }
 
 /// Output formats of lists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum ListOutput {
-    /// A table for people
+    // A table for people
     Table,
-    /// The table with more columns
+    // The table with more columns
     Wide,
-    /// One JSON object
+    // One JSON object
     Json,
-    /// One YAML document
+    // One YAML document
     Yaml,
 }
 
 /// `podsonde sessions`.
 #[derive(Debug, Clone, Args)]
-#[command(after_help = "Examples:
+#[command(help_template = TEMPLATE, after_help = "Examples:
   # Sessions that run or are about to, in the current namespace
   podsonde sessions
 
@@ -332,10 +337,11 @@ pub(super) struct SessionsArgs {
 /// `podsonde end`.
 #[derive(Debug, Clone, Args)]
 #[command(
-    long_about = "End a debug session: its container's processes get SIGTERM, and SIGKILL after the grace period.
+    help_template = TEMPLATE,
+    after_help = "The container's processes get SIGTERM, and SIGKILL after the grace period. The container's entry \
+stays in the pod's spec: Kubernetes has no way to remove it.
 
-The container's entry stays in the pod's spec: Kubernetes has no way to remove it.",
-    after_help = "Examples:
+Examples:
   # By the name of its container, or by its id
   podsonde end web podsonde-x7k2p
 
@@ -359,6 +365,12 @@ pub(super) struct EndArgs {
 
 /// `podsonde node`.
 #[derive(Debug, Clone, Args)]
+#[command(help_template = TEMPLATE, after_help = "Examples:
+  # All agents of the cluster
+  podsonde node
+
+  # One of them, with what its node lets it do
+  podsonde node node-1")]
 pub(super) struct NodeArgs {
     /// Nodes [default: all that have an agent, or the one of --agent]
     #[arg(value_name = "NODE", value_parser = object_name)]
@@ -370,6 +382,9 @@ pub(super) struct NodeArgs {
 
 /// `podsonde version`.
 #[derive(Debug, Clone, Args)]
+#[command(help_template = TEMPLATE, after_help = "Examples:
+  podsonde version
+  podsonde version --client -o json")]
 pub(super) struct VersionArgs {
     /// Only the client's
     #[arg(long)]
@@ -381,7 +396,7 @@ pub(super) struct VersionArgs {
 
 /// `podsonde completion`.
 #[derive(Debug, Clone, Args)]
-#[command(after_help = "Examples:
+#[command(help_template = TEMPLATE, after_help = "Examples:
   source <(podsonde completion bash)
   podsonde completion fish > ~/.config/fish/completions/podsonde.fish")]
 pub(super) struct CompletionArgs {

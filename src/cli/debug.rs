@@ -35,11 +35,12 @@ pub(super) async fn run(context: &Context, args: &DebugArgs) -> Result<Exit, Fai
         ..request
     };
 
-    // Registered before anything is created, so that from then on an interruption says what it leaves behind.
     let mut accepted = None;
     let created = tokio::select! {
+        // The signal's handler is there before anything is created: from then on an interruption says what it leaves behind.
+        biased;
+        () = interruption() => None,
         created = create(&scope, &pod, request, args, &progress, &mut accepted) => Some(created),
-        _ = interruption() => None,
     };
     let elapsed = progress.elapsed();
     drop(progress);
@@ -168,7 +169,7 @@ async fn create(
     let namespace = &scope.namespace;
     progress.stage(&format!("looking for the agent of pod {namespace}/{pod}"));
     let place = scope.fleet.place_of_pod(namespace, pod).await?;
-    progress.stage(&format!("connecting to the agent of {}", place.subject()));
+    progress.stage(&format!("connecting to the agent at {}", place.name));
     let agent = scope.fleet.connect(&place).await?;
     let limit = args.start_timeout.saturating_add(SLACK);
     let events = async {

@@ -22,7 +22,7 @@ pub(super) fn hint(error: &Error, program: &str) -> Option<String> {
                 .to_owned()
         }
         reason::CONNECTION_LOST => "see whether the agent was restarted, then try again".to_owned(),
-        reason::REQUEST_TIMEOUT => "wait longer with --request-timeout, or see the agent's log".to_owned(),
+        reason::REQUEST_TIMEOUT => "wait longer with --request-timeout (debug: --start-timeout), or see the agent's log".to_owned(),
         reason::ENDPOINT_INVALID => "write https://HOST:PORT, http://127.0.0.1:PORT or unix:///PATH".to_owned(),
         reason::PORT_FORWARD_FAILED => {
             format!("try it by hand: kubectl -n {agents} port-forward POD 7463; the agent's pod must be Ready")

@@ -163,7 +163,7 @@ fn sentence(namespace: &str, pod: &str, session: &str, ended: &DebugEndResponse)
         EndOutcome::Ended => format!("ended: {signalled}"),
         EndOutcome::AlreadyEnded => "had already ended".to_owned(),
         EndOutcome::Partial => {
-            format!("ended in part: {signalled}; {} still run", processes(ended.survivors))
+            format!("ended in part: {signalled}; {} could not be ended", processes(ended.survivors))
         }
         EndOutcome::Unspecified => format!("may have ended: {signalled}"),
     };
@@ -174,5 +174,47 @@ fn exit(ended: &DebugEndResponse) -> Exit {
     match ended.outcome() {
         EndOutcome::Ended | EndOutcome::AlreadyEnded => Exit::Ok,
         EndOutcome::Partial | EndOutcome::Unspecified => Exit::Error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_has_statuses_and_ages_as_kubectl_has_them() {
+        let time = |seconds| Some(prost_types::Timestamp { seconds, nanos: 0 });
+        let session = |container: &str, state: SessionState, reason: &str, exit_code| Session {
+            namespace: "default".into(),
+            pod: "web".into(),
+            container: container.into(),
+            created_at: time(1_000_000),
+            expires_at: time(1_003_600),
+            state: state.into(),
+            reason: reason.into(),
+            exit_code,
+            ..Session::default()
+        };
+        let sessions = [
+            Session { target_container: "app".into(), ..session("a", SessionState::Running, "", None) },
+            session("b", SessionState::Waiting, "ErrImagePull", None),
+            session("c", SessionState::Waiting, "", None),
+            session("d", SessionState::Terminated, "Completed", Some(0)),
+            session("e", SessionState::Terminated, "Error", Some(137)),
+            Session { expires_at: time(1_000_100), ..session("f", SessionState::Running, "", None) },
+        ];
+        let now = jiff::Timestamp::from_second(1_000_312).unwrap();
+        assert_eq!(
+            table(&sessions, true, false, now).render(false),
+            "\
+NAMESPACE   POD   CONTAINER   TARGET   STATUS         AGE     EXPIRES
+default     web   a           app      Running        5m12s   54m
+default     web   b           <none>   ErrImagePull   5m12s   54m
+default     web   c           <none>   Waiting        5m12s   54m
+default     web   d           <none>   Completed      5m12s   -
+default     web   e           <none>   ExitCode:137   5m12s   -
+default     web   f           <none>   Running        5m12s   due
+"
+        );
     }
 }

@@ -50,7 +50,7 @@ pub(super) fn list(pods: &[PodReport], namespaces: bool, wide: bool, colour: boo
                 let pid = container.container.host_pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
                 row.extend([Cell::from(&pod.node), Cell::from(container.container.kind), Cell::from(pid)]);
                 row.extend([
-                    Cell::from(&container.container.container_id),
+                    Cell::from(short_id(&container.container.container_id)),
                     Cell::from(all_evidence(container)),
                 ]);
             }
@@ -163,6 +163,16 @@ fn sharing(namespace: &NamespaceReport, with_id: bool) -> Cell {
         _ => ("?", Tone::Doubtful),
     };
     Cell::toned(&format!("{}{mark}{id}", namespace.actual), tone)
+}
+
+/// A container's id as the runtimes' own tools shorten it: they find it by these 13 characters.
+fn short_id(id: &str) -> String {
+    if id.is_empty() {
+        return "-".to_owned();
+    }
+    let (scheme, id) = id.split_once("://").unwrap_or(("", id));
+    let id: String = id.chars().take(13).collect();
+    if scheme.is_empty() { id } else { format!("{scheme}://{id}") }
 }
 
 fn compared_with(container: &ContainerReport) -> String {

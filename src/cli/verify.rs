@@ -58,7 +58,9 @@ pub(super) async fn run(context: &Context, args: &VerifyArgs) -> Result<Exit, Fa
                     }
                 }
             }
-            terminal.note(&verdict::summary(report.summary));
+            if !report.pods.is_empty() || failures.is_empty() {
+                terminal.note(&verdict::summary(report.summary));
+            }
         }
     }
     let silent: Vec<&PodReport> =

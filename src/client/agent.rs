@@ -1,6 +1,10 @@
 //! One agent that is connected, and its calls.
 
-use std::{future::Future, time::Duration};
+use std::{
+    future::Future,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use futures::{Stream, StreamExt, stream};
 use tonic::{service::interceptor::InterceptedService, transport::Channel};
@@ -29,11 +33,18 @@ pub struct Agent {
     name: String,
     channel: Channel,
     options: Options,
+    /// Why the far end of a port-forward refused it, once it has.
+    refused: Arc<OnceLock<String>>,
 }
 
 impl Agent {
     pub(super) fn new(name: String, channel: Channel, options: Options) -> Self {
-        Self { name, channel, options }
+        Self { name, channel, options, refused: Arc::default() }
+    }
+
+    /// The same agent, whose connection is a port-forward that leaves its refusal there.
+    pub(super) fn forwarded(self, refused: Arc<OnceLock<String>>) -> Self {
+        Self { refused, ..self }
     }
 
     /// The node it was found on, or the endpoint it was reached at.
@@ -111,7 +122,8 @@ impl Agent {
         request: DebugCreateRequest,
     ) -> Result<impl Stream<Item = Result<Event, Error>> + Send + use<>, Error> {
         let mut client = DebugClient::new(self.channel());
-        let answers = client.create(request).await?.into_inner();
+        let answers =
+            client.create(request).await.map_err(|status| self.explain(status.into()))?.into_inner();
         Ok(stream::unfold(Some(answers), async |answers| {
             let mut answers = answers?;
             match answers.message().await {
@@ -209,11 +221,25 @@ impl Agent {
         limit: Option<Duration>,
         call: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Error> {
-        let Some(limit) = limit else { return call.await };
-        tokio::time::timeout(limit, call).await.unwrap_or_else(|_| {
-            let message = format!("the agent at {} did not answer within {limit:?}", self.name);
-            Err(Error::new(reason::REQUEST_TIMEOUT, message))
-        })
+        let answer = match limit {
+            None => call.await,
+            Some(limit) => tokio::time::timeout(limit, call).await.unwrap_or_else(|_| {
+                let message = format!("the agent at {} did not answer within {limit:?}", self.name);
+                Err(Error::new(reason::REQUEST_TIMEOUT, message))
+            }),
+        };
+        answer.map_err(|error| self.explain(error))
+    }
+
+    /// A refused port-forward looks like a lost connection to gRPC, which has already begun to talk.
+    fn explain(&self, error: Error) -> Error {
+        match self.refused.get() {
+            Some(refused) if error.reason == reason::CONNECTION_LOST => {
+                let message = format!("cannot forward a port to the agent on node {}: {refused}", self.name);
+                Error::new(reason::PORT_FORWARD_FAILED, message).about("node", &self.name)
+            }
+            _ => error,
+        }
     }
 }
 

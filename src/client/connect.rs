@@ -1,6 +1,10 @@
 //! Opens gRPC channels to agents: TLS, loopback, unix socket, or through the API server.
 
-use std::{error::Error as StdError, time::Duration};
+use std::{
+    error::Error as StdError,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use hyper_util::rt::TokioIo;
 use kube::Client;
@@ -90,11 +94,12 @@ async fn open_unix(_: std::path::PathBuf) -> std::io::Result<TokioIo<tokio::io::
 /// # Errors
 /// `PORT_FORWARD_FAILED`, `AGENT_UNREACHABLE` and the `API_…` reasons.
 pub(super) async fn connect_pod(client: Client, pod: &AgentPod, options: &Options) -> Result<Agent, Error> {
-    let (namespace, name) = (pod.namespace.clone(), pod.name.clone());
+    let refused = Arc::new(OnceLock::new());
+    let (namespace, name, told) = (pod.namespace.clone(), pod.name.clone(), refused.clone());
     let connector = service_fn(move |_: Uri| {
-        let (client, namespace, name) = (client.clone(), namespace.clone(), name.clone());
+        let (client, namespace, name, told) = (client.clone(), namespace.clone(), name.clone(), told.clone());
         async move {
-            let stream = portforward::open(client, &namespace, &name, AGENT_PORT).await;
+            let stream = portforward::open(client, &namespace, &name, AGENT_PORT, told).await;
             stream.map(TokioIo::new).map_err(|error| Box::new(error) as Box<dyn StdError + Send + Sync>)
         }
     });
@@ -103,7 +108,7 @@ pub(super) async fn connect_pod(client: Client, pod: &AgentPod, options: &Option
         let to = format!("agent pod {}/{} on node {}", pod.namespace, pod.name, pod.node);
         Error::from_connect(&error, &to).about("node", &pod.node)
     })?;
-    Ok(Agent::new(pod.node.clone(), channel, options.clone()))
+    Ok(Agent::new(pod.node.clone(), channel, options.clone()).forwarded(refused))
 }
 
 fn transport(uri: Uri, options: &Options) -> Transport {

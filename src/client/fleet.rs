@@ -182,16 +182,18 @@ impl Fleet {
         F: Future<Output = Result<T, Error>>,
     {
         let question = &question;
-        let asked = stream::iter(places).map(|(place, with)| async move {
+        let asked = stream::iter(places).enumerate().map(|(index, (place, with))| async move {
             let answer = match self.connect(&place).await {
                 Ok(agent) => question(agent, with).await,
                 Err(error) => Err(error),
             };
-            answer.map_err(|error| Failure { subject: place.subject(), error })
+            (index, answer.map_err(|error| Failure { subject: place.subject(), error }))
         });
+        // Unordered, for one that is slow would else hold up those that wait for their turn.
+        let mut answers: Vec<_> = asked.buffer_unordered(self.options.concurrency.max(1)).collect().await;
+        answers.sort_unstable_by_key(|(index, _)| *index);
         let mut gathered = Gathered { answers: Vec::new(), failures: Vec::new() };
-        let mut answers = asked.buffered(self.options.concurrency.max(1));
-        while let Some(answer) = answers.next().await {
+        for (_, answer) in answers {
             match answer {
                 Ok(answer) => gathered.answers.push(answer),
                 Err(failure) => gathered.failures.push(failure),

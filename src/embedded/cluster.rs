@@ -19,7 +19,7 @@ use uuid::Uuid;
 pub use super::api::status::Status;
 use super::{
     api::{
-        Authority, FaultState, Forward, Identities, Listener, Server, Tasks, object, random_suffix,
+        Address, Authority, FaultState, Forward, Identities, Listener, Server, Tasks, object, random_suffix,
         resources::{CONFIG_MAPS, NAMESPACES, NODES, PODS},
         store::{Next, Store},
         watch::{Event, Watch},
@@ -30,6 +30,8 @@ use super::{
 
 /// The namespace of the agents.
 const AGENT_NAMESPACE: &str = "podsonde";
+/// The port that clients ask an agent's pod for.
+const AGENT_PORT: u16 = 7463;
 /// Changes that watches can go back.
 const HISTORY: usize = 4096;
 
@@ -266,9 +268,18 @@ impl Cluster {
         }
     }
 
+    /// Waits until no pod has this name. It has no deadline, either.
+    pub async fn wait_deleted(&self, namespace: &str, name: &str) {
+        let mut latest = self.server.store.subscribe();
+        while self.server.store.get(&PODS, namespace, name).is_some() {
+            // The sender lives in the store.
+            let _ = latest.changed().await;
+        }
+    }
+
     /// Adds a running agent pod on this node that no runtime runs: port-forwards to any of its ports lead to
     /// `address`. Makes the node if there is none of that name. Returns the pod's name. Errors: the API's.
-    pub async fn register_agent(&self, node: &str, address: SocketAddr) -> Result<String, Status> {
+    pub async fn register_agent(&self, node: &str, address: impl Into<Address>) -> Result<String, Status> {
         if self.server.store.get(&NODES, "", node).is_none() {
             kubelet::register_node(&self.server, node, "none")?;
         }
@@ -281,12 +292,12 @@ impl Cluster {
                 "serviceAccountName": "podsonde-agent", "automountServiceAccountToken": false,
                 "containers": [{
                     "name": "agent", "image": "podsonde-agent:in-process",
-                    "ports": [{ "name": "grpc", "containerPort": address.port() }],
+                    "ports": [{ "name": "grpc", "containerPort": AGENT_PORT }],
                 }],
             },
         });
         let created = self.server.create(&PODS, AGENT_NAMESPACE, pod)?;
-        self.server.set_forward(object::text(&created, "/metadata/uid"), Forward::Address(address));
+        self.server.set_forward(object::text(&created, "/metadata/uid"), Forward::Address(address.into()));
         let now = object::now();
         let condition = |kind: &str| json!({ "type": kind, "status": "True", "lastTransitionTime": now });
         let conditions = ["PodScheduled", "Initialized", "ContainersReady", "Ready"].map(condition);

@@ -9,4 +9,5 @@ pub mod namespaces;
 pub mod reference;
 pub mod runtime;
 
+pub use api::Address;
 pub use cluster::{Builder, Cluster, Faults, Status};

@@ -14,14 +14,14 @@ use podsonde::embedded::runtime::{ContainerStart, Exit, Runtime, Sandbox, StartE
 use tokio::{net::TcpStream, sync::oneshot};
 
 /// What becomes of one start of a container.
-pub enum Outcome {
+pub(crate) enum Outcome {
     Fail(&'static str),
     Exit(i32),
     Hang,
 }
 
 #[derive(Default)]
-pub struct Fake {
+pub(crate) struct Fake {
     inner: Mutex<Inner>,
 }
 
@@ -37,28 +37,28 @@ struct Inner {
 
 impl Fake {
     /// What the next starts of a container come to. One without a plan runs until it is told to exit.
-    pub fn plan(&self, container: &str, outcomes: impl IntoIterator<Item = Outcome>) {
+    pub(crate) fn plan(&self, container: &str, outcomes: impl IntoIterator<Item = Outcome>) {
         self.inner.lock().unwrap().planned.entry(container.into()).or_default().extend(outcomes);
     }
 
     /// Ends a container that runs.
-    pub fn exit(&self, container: &str, code: i32) {
+    pub(crate) fn exit(&self, container: &str, code: i32) {
         let sender = self.inner.lock().unwrap().running.remove(container).expect("it does not run");
         sender.send(code).unwrap();
     }
 
     /// The starts of a container so far.
-    pub fn starts(&self, container: &str) -> Vec<ContainerStart> {
+    pub(crate) fn starts(&self, container: &str) -> Vec<ContainerStart> {
         self.inner.lock().unwrap().starts.iter().filter(|start| start.name == container).cloned().collect()
     }
 
     /// The order in which containers were started.
-    pub fn order(&self) -> Vec<String> {
+    pub(crate) fn order(&self) -> Vec<String> {
         self.inner.lock().unwrap().starts.iter().map(|start| start.name.clone()).collect()
     }
 
     /// UIDs of the pods that were removed.
-    pub fn removed(&self) -> Vec<String> {
+    pub(crate) fn removed(&self) -> Vec<String> {
         self.inner.lock().unwrap().removed.clone()
     }
 

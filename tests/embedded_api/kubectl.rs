@@ -3,11 +3,13 @@
 use std::{
     io::{BufRead, BufReader, Write},
     process::{Command, Output, Stdio},
+    thread,
 };
 
 use podsonde::embedded::{Cluster, runtime::PidMode};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::sync::mpsc;
 
 use super::{Fake, PATIENCE, cluster, get, phase, run, running, state, status, wait, web, within};
 
@@ -103,7 +105,6 @@ async fn a_pod_from_creation_to_deletion() {
     assert!(kubectl.ok(&["get", "nodes", "-o", "name"]).await.contains("node/node-a"));
     let namespaces = kubectl.ok(&["get", "ns", "-o", "name"]).await;
     assert_eq!(namespaces, "namespace/default\nnamespace/kube-system\nnamespace/podsonde\n");
-    assert_eq!(kubectl.ok(&["create", "namespace", "shop"]).await, "namespace/shop created\n");
 
     let deleted = kubectl.ok(&["delete", "pod", "web", &timeout]).await;
     assert_eq!(deleted.lines().next(), Some("pod \"web\" deleted"));
@@ -166,26 +167,26 @@ async fn debug_adds_a_container_with_a_target() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watch_shows_each_change() {
-    let (cluster, runtime) = cluster().await;
+    let (cluster, _runtime) = cluster().await;
     let kubectl = Kubectl::new(&cluster);
     cluster.create_pod(web("web")).await.unwrap();
     wait(&cluster, "web", |pod| running(pod, "web")).await;
     let arguments =
-        kubectl.arguments(&["get", "pod", "web", "-w", "-o", "jsonpath={.status.phase}{\"\\n\"}"]);
+        kubectl.arguments(&["get", "pod", "web", "-w", "-o", "jsonpath={.metadata.labels.tier}{\"\\n\"}"]);
     let mut child = Command::new("kubectl").args(arguments).stdout(Stdio::piped()).spawn().unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let mut next = async || {
-        let (line, rest) = within(tokio::task::spawn_blocking(move || (lines.next(), lines))).await.unwrap();
-        lines = rest;
-        line.unwrap().unwrap()
-    };
-    assert_eq!(next().await, "Running");
-    runtime.plan("web", [super::fake::Outcome::Fail("ErrImagePull")]);
-    runtime.exit("web", 1);
-    // The exit itself.
-    assert_eq!(next().await, "Running");
+    let (sender, mut lines) = mpsc::channel(16);
+    let stdout = BufReader::new(child.stdout.take().unwrap());
+    let reader = thread::spawn(move || {
+        stdout.lines().map_while(Result::ok).try_for_each(|line| sender.blocking_send(line))
+    });
+    assert_eq!(within(lines.recv()).await.unwrap(), "");
+    for tier in ["front", "back"] {
+        kubectl.ok(&["label", "--overwrite", "pod", "web", &format!("tier={tier}")]).await;
+        assert_eq!(within(lines.recv()).await.unwrap(), tier);
+    }
     child.kill().unwrap();
     child.wait().unwrap();
+    reader.join().unwrap().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -224,10 +225,11 @@ async fn https_with_a_kubeconfig_and_a_token() {
     assert_eq!(read("namespace"), "default");
     let mut header = tempfile::NamedTempFile::new().unwrap();
     writeln!(header, "Authorization: Bearer {}", read("token")).unwrap();
+    let authority = mount.host_path.join("ca.crt");
     let arguments = [
         "--silent",
         "--cacert",
-        mount.host_path.join("ca.crt").to_str().unwrap(),
+        authority.to_str().unwrap(),
         "--header",
         &format!("@{}", header.path().display()),
         &format!("{server}/api/v1/namespaces/default/pods/web"),

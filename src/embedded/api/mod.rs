@@ -24,6 +24,7 @@ pub(crate) mod watch;
 use std::{
     collections::HashMap,
     net::SocketAddr,
+    path::PathBuf,
     sync::{Arc, PoisonError, RwLock},
 };
 
@@ -46,7 +47,28 @@ pub(crate) enum Forward {
     /// Into the pod's network namespace.
     Sandbox(Arc<dyn Runtime>, Sandbox),
     /// To one address, whatever the port.
-    Address(SocketAddr),
+    Address(Address),
+}
+
+/// Where something that is no pod listens.
+#[derive(Debug, Clone)]
+pub enum Address {
+    /// On this address.
+    Tcp(SocketAddr),
+    /// On this unix socket.
+    Unix(PathBuf),
+}
+
+impl From<SocketAddr> for Address {
+    fn from(address: SocketAddr) -> Self {
+        Self::Tcp(address)
+    }
+}
+
+impl From<PathBuf> for Address {
+    fn from(path: PathBuf) -> Self {
+        Self::Unix(path)
+    }
 }
 
 /// Tasks that end together: when the token is cancelled, which dropping the cluster does.

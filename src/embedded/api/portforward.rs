@@ -1,7 +1,7 @@
 //! `pods/portforward` over WebSocket, subprotocol `v4.channel.k8s.io`: two channels for each port, data and
 //! error, each beginning with a frame that holds the port.
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Duration};
 
 use axum::{
     body::{Body, Bytes},
@@ -13,9 +13,10 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpStream, UnixStream},
     sync::mpsc,
     task::JoinSet,
+    time::timeout,
 };
 use tokio_tungstenite::{
     WebSocketStream,
@@ -27,7 +28,7 @@ use tokio_tungstenite::{
 };
 
 use super::{
-    Forward, Server, object,
+    Address, Forward, Server, object,
     request::{Options, Target},
     resources::PODS,
     status::Status,
@@ -41,6 +42,8 @@ const MAX_PORTS: usize = 128;
 const QUEUE: usize = 16;
 /// Bytes of one frame to the client.
 const CHUNK: usize = 32 * 1024;
+/// How long the client may take to close its side, too.
+const LINGER: Duration = Duration::from_secs(5);
 /// The largest frame from the client.
 const MAX_FRAME: usize = 4 * 1024 * 1024;
 
@@ -127,7 +130,6 @@ where
                 return;
             }
         }
-        let _ = to_client.close().await;
     };
     let read = async {
         while let Some(Ok(message)) = from_client.next().await {
@@ -149,6 +151,12 @@ where
         () = write => {}
         () = read => {}
     }
+    // In good order: bytes of the client that nobody read would turn the close into a reset, and cost it the answer.
+    let goodbye = async {
+        let _ = to_client.close().await;
+        while let Some(Ok(_)) = from_client.next().await {}
+    };
+    let _ = timeout(LINGER, goodbye).await;
 }
 
 async fn forward_port(
@@ -196,6 +204,7 @@ async fn forward_port(
 async fn connect(forward: &Forward, port: u16) -> io::Result<Box<dyn Stream>> {
     match forward {
         Forward::Sandbox(runtime, sandbox) => runtime.connect(sandbox, port).await,
-        Forward::Address(address) => Ok(Box::new(TcpStream::connect(address).await?)),
+        Forward::Address(Address::Tcp(address)) => Ok(Box::new(TcpStream::connect(address).await?)),
+        Forward::Address(Address::Unix(path)) => Ok(Box::new(UnixStream::connect(path).await?)),
     }
 }

@@ -5,7 +5,7 @@ use k8s_openapi::api::{
     core::v1::{ConfigMap, Event, Namespace, Node, Pod},
 };
 use serde::{Serialize, de::DeserializeOwned};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 /// One stored kind.
 #[derive(Debug)]
@@ -159,6 +159,12 @@ impl Resource {
         }
     }
 
+    /// `api/v1`, `apis/coordination.k8s.io/v1`: where its paths begin.
+    fn root(&self) -> String {
+        let prefix = if self.group.is_empty() { "api" } else { "apis" };
+        format!("{prefix}/{}", self.api_version())
+    }
+
     pub(crate) fn is(&self, other: &Resource) -> bool {
         self.group == other.group && self.plural == other.plural
     }
@@ -191,8 +197,37 @@ pub(crate) fn document(path: &str) -> Option<Value> {
             document
         }
         ["apis", group, version] => resource_list(group, version)?,
+        ["openapi", "v3"] => {
+            let paths: Map<String, Value> = ALL
+                .iter()
+                .map(|r| (r.root(), json!({ "serverRelativeURL": format!("/openapi/v3/{}", r.root()) })))
+                .collect();
+            json!({ "paths": paths })
+        }
+        ["openapi", "v3", root @ ..] => openapi(&root.join("/"))?,
         _ => return None,
     })
+}
+
+/// Just enough of a schema for kubectl to find out that the server validates fields itself.
+fn openapi(root: &str) -> Option<Value> {
+    let resources: Vec<&Resource> = ALL.into_iter().filter(|r| r.root() == root).collect();
+    if resources.is_empty() {
+        return None;
+    }
+    let mut paths = Map::new();
+    for r in resources {
+        let namespace = if r.namespaced { "namespaces/{namespace}/" } else { "" };
+        let patch = json!({
+            "operationId": format!("patch{}", r.kind),
+            "parameters": [{ "name": "fieldValidation", "in": "query", "schema": { "type": "string" } }],
+            "responses": {},
+            "x-kubernetes-group-version-kind": { "group": r.group, "version": r.version, "kind": r.kind },
+        });
+        paths.insert(format!("/{root}/{namespace}{}/{{name}}", r.plural), json!({ "patch": patch }));
+    }
+    let title = json!({ "title": "podsonde embedded cluster", "version": "v1.36.0" });
+    Some(json!({ "openapi": "3.0.0", "info": title, "paths": paths }))
 }
 
 fn groups() -> Vec<&'static str> {

@@ -256,7 +256,8 @@ impl NamespaceRuntime {
         let image = images::find(&container.image, &container.pull_policy, container.stdin || container.tty)?;
         security::check_non_root(pod, container)?;
         let uid = pod_uid(pod).ok_or_else(|| create_error("the pod has no valid UID"))?;
-        let running = self.pod(uid);
+        let running = lock(&self.pods).get(uid).map(Arc::clone);
+        let running = running.ok_or_else(|| create_error("the pod has no sandbox"))?;
         let sandbox = lock(&running.sandboxes).get(&sandbox.id).cloned();
         let sandbox = sandbox.ok_or_else(|| create_error("the pod's sandbox does not run"))?;
         tokio::time::sleep(self.options.start_delay).await;

@@ -44,11 +44,12 @@ pub(super) fn run() -> ExitCode {
     let Ok((mut control, mut events)) = inherited() else { return ExitCode::FAILURE };
     let Ok(mut plan) = receive::<Plan>(&mut control) else { return ExitCode::FAILURE };
     let outcome = supervise(&mut plan, &control, &mut events);
+    end_children();
+    plan.placement.remove();
+    // Last, so that nothing is left of a container that did not start when it is known.
     if let Err(failure) = outcome {
         let _ = send(&mut events, &Event::Failed(failure));
     }
-    end_children();
-    plan.placement.remove();
     ExitCode::SUCCESS
 }
 
