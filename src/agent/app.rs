@@ -310,6 +310,7 @@ impl probes::Status for Status {
             } += 1;
         }
         let verdicts = self.verifier.counts();
-        self.metrics.render(Snapshot { pods: self.pods.all().len(), sessions, verdicts })
+        let (pods, watch_errors) = (self.pods.all().len(), self.pods.watch_errors());
+        self.metrics.render(Snapshot { pods, sessions, watch_errors, verdicts })
     }
 }

@@ -1,7 +1,10 @@
 //! What the agent counts, in Prometheus' text format. Names and units by its conventions.
 //! <https://prometheus.io/docs/practices/naming/>
 
-use std::{sync::atomic::AtomicU64, time::Duration};
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
@@ -21,6 +24,7 @@ pub struct Metrics {
     errors: Family<ReasonLabels, Counter>,
     api_errors: Family<ReasonLabels, Counter>,
     verdicts: Family<OutcomeLabels, Counter>,
+    watch_errors: Counter,
     sessions: Family<StateLabels, Gauge>,
     pods: Gauge,
     resident: Gauge,
@@ -56,6 +60,8 @@ pub struct Snapshot {
     pub pods: usize,
     /// Sessions that wait, run, have ended.
     pub sessions: [usize; 3],
+    /// Failures of the watch so far.
+    pub watch_errors: u64,
     /// Verdicts so far, by outcome.
     pub verdicts: [(Outcome, u64); 3],
 }
@@ -71,6 +77,7 @@ impl Metrics {
             errors: Family::default(),
             api_errors: Family::default(),
             verdicts: Family::default(),
+            watch_errors: Counter::default(),
             sessions: Family::default(),
             pods: Gauge::default(),
             resident: Gauge::default(),
@@ -112,6 +119,7 @@ impl Metrics {
             "Requests to the API server that failed, by reason",
             self.api_errors.clone(),
         );
+        r.register("watch_errors", "Failures of the watch of the node's pods", self.watch_errors.clone());
         r.register("verdicts", "Verdicts on containers, by outcome", self.verdicts.clone());
         r.register(
             "sessions",
@@ -153,11 +161,9 @@ impl Metrics {
                 Outcome::Unknown => "unknown",
                 Outcome::Drift => "drift",
             };
-            self.verdicts
-                .get_or_create(&OutcomeLabels { outcome })
-                .inner()
-                .store(count, std::sync::atomic::Ordering::Relaxed);
+            self.verdicts.get_or_create(&OutcomeLabels { outcome }).inner().store(count, Ordering::Relaxed);
         }
+        self.watch_errors.inner().store(snapshot.watch_errors, Ordering::Relaxed);
         self.observe_self();
         let mut text = String::new();
         // Writing to a string does not fail.

@@ -2,7 +2,10 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, PoisonError, RwLock},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -35,6 +38,7 @@ pub struct Pods {
     pods: RwLock<BTreeMap<Key, Arc<Pod>>>,
     /// Counts changes; 0 until the first list is complete.
     version: watch::Sender<u64>,
+    watch_errors: AtomicU64,
 }
 
 impl Pods {
@@ -45,6 +49,7 @@ impl Pods {
             api: Api::all(client),
             pods: RwLock::default(),
             version: watch::Sender::new(0),
+            watch_errors: AtomicU64::new(0),
         }
     }
 
@@ -57,7 +62,10 @@ impl Pods {
             match events.try_next().await {
                 Ok(Some(event)) => self.apply(event, &mut listed),
                 Ok(None) => return,
-                Err(error) => tracing::warn!(%error, "cannot watch the pods of this node, retrying"),
+                Err(error) => {
+                    self.watch_errors.fetch_add(1, Ordering::Relaxed);
+                    tracing::warn!(%error, "cannot watch the pods of this node, retrying");
+                }
             }
         }
     }
@@ -65,6 +73,11 @@ impl Pods {
     /// Whether the first list is complete.
     pub fn is_ready(&self) -> bool {
         *self.version.borrow() > 0
+    }
+
+    /// How often the watch has failed.
+    pub fn watch_errors(&self) -> u64 {
+        self.watch_errors.load(Ordering::Relaxed)
     }
 
     /// Resolves at each change from now on.
