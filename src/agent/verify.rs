@@ -206,12 +206,6 @@ impl<'a> Pass<'a> {
             let message = "no process on the node is in a cgroup of its container id".to_owned();
             return Ok(unknown(Reason::ProcessNotFound, message, None));
         };
-        // The runtime's own init is in the container's cgroup before it changes its root.
-        if self.containers.host().root.is_some() && own.process.root().ok() == self.containers.host().root {
-            let message =
-                "its first process still has the host's root: the runtime is only starting it".to_owned();
-            return Ok(unknown(Reason::ProcessStarting, message, Some(Arc::clone(&own.process))));
-        }
         let Some(reference) = self.reference(pod, container)? else {
             let message = format!("its target {} does not run", container.target);
             return Ok(unknown(Reason::TargetNotRunning, message, Some(Arc::clone(&own.process))));

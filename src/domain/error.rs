@@ -109,8 +109,6 @@ reasons! {
     SessionNotStarted = "SESSION_NOT_STARTED" => FailedPrecondition,
     /// No process of the container was found, or it could not be proven to be the container's.
     ProcessNotFound = "PROCESS_NOT_FOUND" => FailedPrecondition,
-    /// The container's first process is still the runtime's.
-    ProcessStarting = "PROCESS_STARTING" => Unavailable,
     /// The pod was deleted meanwhile.
     PodDeleted = "POD_DELETED" => Aborted,
     /// The container was restarted meanwhile.

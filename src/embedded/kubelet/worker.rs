@@ -1,6 +1,6 @@
 //! One pod: brings its containers up in order, keeps them up as its restart policy says, and takes them down.
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, pin::pin, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use k8s_openapi::{api::core::v1::Pod, jiff::Timestamp};
@@ -82,6 +82,9 @@ impl Worker {
                 worker.pod = pods.borrow_and_update().clone();
             }
         } else {
+            if worker.deleted() {
+                worker.stop().await;
+            }
             worker.take_down().await;
         }
         if worker.deleted() {
@@ -382,23 +385,29 @@ impl Worker {
         Some(if codes.iter().all(|code| *code == 0) { "Succeeded" } else { "Failed" })
     }
 
+    /// Lets the containers end by themselves, for as long as whoever deleted the pod gives them.
+    async fn stop(&mut self) {
+        self.operations.clear();
+        let seconds = self.pod.metadata.deletion_grace_period_seconds.unwrap_or_default();
+        let grace = Duration::from_secs(u64::try_from(seconds).unwrap_or_default());
+        let running = self.slots.iter().filter_map(|slot| match &slot.state {
+            State::Running { id, .. } => Some(self.runtime.stop_container(id, grace)),
+            _ => None,
+        });
+        let stopped = futures::future::join_all(running).await;
+        if stopped.contains(&true) {
+            // Their exit codes are forgotten with the containers.
+            self.last_exits().await;
+        }
+    }
+
     /// Ends what runs of the pod.
     async fn take_down(&mut self) {
         // What is being started is found by the runtime when it removes the pod.
         self.operations.clear();
         let (uid, runtime) = (self.uid().to_owned(), Arc::clone(&self.runtime));
         self.kubelet.remove(&uid, runtime.as_ref()).await;
-        {
-            let mut exits = pin!(std::mem::take(&mut self.exits));
-            let last = async {
-                while let Some((index, exit)) = exits.next().await {
-                    if let Some(slot) = self.slots.get_mut(index) {
-                        slot.end(exit, false);
-                    }
-                }
-            };
-            let _ = timeout(LAST_EXITS, last).await;
-        }
+        self.last_exits().await;
         for slot in &mut self.slots {
             match &slot.state {
                 State::Running { .. } => slot.end(Exit { code: 137, finished_at: Timestamp::now() }, false),
@@ -406,6 +415,18 @@ impl Worker {
                 _ => {}
             }
         }
+    }
+
+    /// Takes note of the containers that end now.
+    async fn last_exits(&mut self) {
+        let last = async {
+            while let Some((index, exit)) = self.exits.next().await {
+                if let Some(slot) = self.slots.get_mut(index) {
+                    slot.end(exit, false);
+                }
+            }
+        };
+        let _ = timeout(LAST_EXITS, last).await;
     }
 
     /// Writes the pod's status to the store.
