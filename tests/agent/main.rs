@@ -3,8 +3,11 @@
 //! Needs root, no packages but util-linux for `lsns`. What is expected comes from the kernel by way of `readlink` and `lsns`.
 #![cfg(all(target_os = "linux", feature = "embedded"))]
 
+mod api;
+mod daemon;
 mod failures;
 mod fixture;
 mod input;
 mod lifetime;
 mod shapes;
+mod waiting;
