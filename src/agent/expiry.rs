@@ -45,7 +45,7 @@ pub struct Ended {
 /// Ends the container's processes: SIGTERM, SIGKILL to what is left after `grace`. Nothing to end is not an error.
 ///
 /// # Errors
-/// SESSION_NOT_STARTED if there is nothing yet that could be ended; VM_ISOLATED; SYSTEM_CALL.
+/// VM_ISOLATED; SYSTEM_CALL.
 pub async fn end(
     containers: &Arc<Containers>,
     pod: &Pod,
@@ -61,22 +61,26 @@ pub async fn end(
     if matches!(container.state, ContainerState::Terminated { .. }) {
         return Ok(Ended::default());
     }
-    let Some(id) = &container.id else {
-        let message = "has not started, so it has no process to end; it is ended when its time is over";
-        return Err(about(Error::new(Reason::SessionNotStarted, message)));
-    };
+    let Some(id) = &container.id else { return Ok(Ended::default()) };
     let mut ended = Ended::default();
     if !grace.is_zero() {
         let first = signal(containers, &id.id, Signal::TERM).await.map_err(about)?;
         ended.signalled = count(&first.processes);
         gone(first.processes, grace).await;
     }
+    let mut none_before = false;
     for _ in 0..ROUNDS {
         let left = signal(containers, &id.id, Signal::KILL).await.map_err(about)?;
         if left.processes.is_empty() {
             ended.survivors = left.refused;
-            break;
+            // A process whose parent ended while `/proc` was read may have been missed with it.
+            if none_before {
+                break;
+            }
+            none_before = true;
+            continue;
         }
+        none_before = false;
         let killed = count(&left.processes);
         ended.killed = ended.killed.saturating_add(killed);
         ended.signalled = ended.signalled.max(ended.killed);

@@ -28,7 +28,7 @@ pub struct Metrics {
     sessions: Family<StateLabels, Gauge>,
     pods: Gauge,
     resident: Gauge,
-    cpu: Gauge<f64, AtomicU64>,
+    cpu: Counter<f64, AtomicU64>,
     fds: Gauge,
 }
 
@@ -81,7 +81,7 @@ impl Metrics {
             sessions: Family::default(),
             pods: Gauge::default(),
             resident: Gauge::default(),
-            cpu: Gauge::default(),
+            cpu: Counter::default(),
             fds: Gauge::default(),
         };
         metrics.register(node);
@@ -178,7 +178,8 @@ impl Metrics {
             self.resident.set(i64::try_from(bytes).unwrap_or(i64::MAX));
             let ticks = u32::try_from(stat.utime.saturating_add(stat.stime)).unwrap_or(u32::MAX);
             let per_second = u32::try_from(procfs::ticks_per_second()).unwrap_or(100);
-            self.cpu.set(f64::from(ticks) / f64::from(per_second));
+            let seconds = f64::from(ticks) / f64::from(per_second);
+            self.cpu.inner().store(seconds.to_bits(), std::sync::atomic::Ordering::Relaxed);
         }
         self.fds.set(own.fd_count().ok().and_then(|n| i64::try_from(n).ok()).unwrap_or_default());
     }

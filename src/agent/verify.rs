@@ -26,6 +26,9 @@ use crate::{
     },
 };
 
+/// A watch that is behind is so for a few pods. If more are in doubt it is not the watch, and the API server is not to suffer for it.
+const MAX_DOUBTFUL: usize = 8;
+
 /// What was found about one pod.
 #[derive(Debug)]
 pub struct PodReport {
@@ -73,7 +76,7 @@ pub struct Verifier {
     pods: Arc<Pods>,
     containers: Arc<Containers>,
     /// Passes over `/proc` at a time.
-    passes: Semaphore,
+    passes: Arc<Semaphore>,
     counts: [AtomicU64; 3],
 }
 
@@ -88,7 +91,7 @@ struct Live<'a> {
 impl Verifier {
     /// Verifies pods that `pods` knows.
     pub fn new(pods: Arc<Pods>, containers: Arc<Containers>) -> Self {
-        Self { pods, containers, passes: Semaphore::new(2), counts: Default::default() }
+        Self { pods, containers, passes: Arc::new(Semaphore::new(2)), counts: Default::default() }
     }
 
     /// How many verdicts there were, by outcome.
@@ -100,7 +103,9 @@ impl Verifier {
 
     /// Verifies the running containers of `wanted`, or of these only the one that is named.
     ///
-    /// All containers of the node are looked at, since a namespace may leak from any of them.
+    /// All containers of the node are looked at, since a namespace may leak from any of them. The watch may be a moment behind, so a pod
+    /// with a container of which nothing can be told is looked at once more as the API server has it; so is the only one, if no
+    /// container of it runs.
     ///
     /// # Errors
     /// SYSTEM_CALL if `/proc` cannot be read. What cannot be told about a container is its verdict.
@@ -109,12 +114,15 @@ impl Verifier {
         wanted: Vec<Arc<Pod>>,
         container: Option<String>,
     ) -> Result<Vec<PodReport>> {
-        let permit =
-            self.passes.acquire().await.map_err(|_| Error::new(Reason::Bug, "the semaphore was closed"))?;
-        let this = Arc::clone(self);
-        let work = tokio::task::spawn_blocking(move || this.pass(&wanted, container.as_deref()));
-        let reports = work.await.map_err(|e| Error::new(Reason::Bug, e.to_string()))??;
-        drop(permit);
+        let mut reports = self.run(wanted, container.clone()).await?;
+        let newer = self.newer(&reports).await;
+        if !newer.is_empty() {
+            for again in self.run(newer, container).await? {
+                if let Some(report) = reports.iter_mut().find(|r| r.pod.uid == again.pod.uid) {
+                    *report = again;
+                }
+            }
+        }
         for report in reports.iter().flat_map(|p| &p.containers) {
             let [ok, unknown, drift] = &self.counts;
             let count = match report.verdict.outcome {
@@ -125,6 +133,38 @@ impl Verifier {
             count.fetch_add(1, Ordering::Relaxed);
         }
         Ok(reports)
+    }
+
+    async fn run(
+        self: &Arc<Self>,
+        wanted: Vec<Arc<Pod>>,
+        container: Option<String>,
+    ) -> Result<Vec<PodReport>> {
+        let permit = Arc::clone(&self.passes).acquire_owned().await;
+        let permit = permit.map_err(|_| Error::new(Reason::Bug, "the semaphore was closed"))?;
+        let this = Arc::clone(self);
+        // The pass goes on if nobody waits for it any more, and so keeps its permit.
+        let work = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            this.pass(&wanted, container.as_deref())
+        });
+        work.await.map_err(|e| Error::new(Reason::Bug, e.to_string()))?
+    }
+
+    /// The pods that were not as the watch has them, of those with a container of which nothing can be told.
+    async fn newer(&self, reports: &[PodReport]) -> Vec<Arc<Pod>> {
+        let untold = |c: &ContainerReport| {
+            c.verdict.outcome == Outcome::Unknown && c.verdict.reason != Some(Reason::VmIsolated)
+        };
+        let nothing = |report: &PodReport| reports.len() == 1 && report.containers.is_empty();
+        let doubtful =
+            reports.iter().filter(|report| nothing(report) || report.containers.iter().any(untold));
+        let fresh = doubtful.take(MAX_DOUBTFUL).map(|report| async {
+            let current = self.pods.current(&report.pod).await;
+            // Nothing better is known of a pod that is gone, or while the API server cannot be reached.
+            current.ok().flatten().filter(|now| **now != *report.pod)
+        });
+        futures::future::join_all(fresh).await.into_iter().flatten().collect()
     }
 
     fn pass(&self, wanted: &[Arc<Pod>], only: Option<&str>) -> Result<Vec<PodReport>> {

@@ -243,6 +243,12 @@ impl Cluster {
         typed(&*self.server.create(&PODS, &namespace, pod)?)
     }
 
+    /// Deletes a pod, as a request would that gives it so many seconds to end; 0 removes it from the API at once.
+    /// Errors: the API's.
+    pub async fn delete_pod(&self, namespace: &str, name: &str, grace: i64) -> Result<(), Status> {
+        self.server.delete_pod(namespace, name, grace)
+    }
+
     /// Waits until a pod is as wanted and returns it. Errors: 404 once the pod is deleted. It has no deadline: put
     /// one around it.
     pub async fn wait_pod(
@@ -382,6 +388,11 @@ impl Faults {
     /// this status instead; `*` stands for any. A watch that is answered 410 gets it as an `ERROR` event.
     pub fn fail_next(&self, times: usize, verb: &str, resource: &str, status: Status) {
         self.state.fail(verb, resource, times, status);
+    }
+
+    /// Resolves when the next request with this verb for this resource has arrived, also if it then hangs or fails.
+    pub fn arrival(&self, verb: &'static str, resource: &str) -> impl Future<Output = ()> + use<> {
+        self.state.arrival(verb, resource)
     }
 
     /// Breaks the connections of all watches that are open.

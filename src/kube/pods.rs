@@ -17,7 +17,10 @@ use kube::{
 };
 use tokio::sync::watch;
 
-use super::error::from_kube;
+use super::{
+    error::{from_kube, is_busy},
+    retry::retried,
+};
 use crate::domain::{
     Error, ErrorKind, Reason, Result,
     pod::{Container, ContainerId, ContainerKind, ContainerState, Phase, Pod},
@@ -141,17 +144,18 @@ impl Pods {
         }
     }
 
-    /// Whether the API server answers when asked for the pod.
+    /// The same pod as the API server has it now, whatever the watch knows; none if it is gone or another one has its name.
     ///
     /// # Errors
-    /// API_UNREACHABLE and the like, if it does not.
-    pub async fn is_reachable(&self, namespace: &str, name: &str) -> Result<()> {
-        self.read(namespace, name).await.map(drop)
+    /// API_UNREACHABLE, API_FORBIDDEN.
+    pub async fn current(&self, pod: &Pod) -> Result<Option<Arc<Pod>>> {
+        let found = self.read(&pod.namespace, &pod.name).await?.map(convert);
+        Ok(found.filter(|found| found.uid == pod.uid).map(Arc::new))
     }
 
     async fn read(&self, namespace: &str, name: &str) -> Result<Option<core::Pod>> {
         let api = Api::<core::Pod>::namespaced(self.api.clone().into_client(), namespace);
-        match tokio::time::timeout(READ_TIMEOUT, api.get_opt(name)).await {
+        match tokio::time::timeout(READ_TIMEOUT, retried(is_busy, || api.get_opt(name))).await {
             Ok(found) => found.map_err(|e| from_kube("read the pod", &e)),
             Err(_) => {
                 let message = format!("the API server did not answer within {} s", READ_TIMEOUT.as_secs());

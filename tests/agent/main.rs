@@ -10,8 +10,11 @@
     reason = "a test fails by panicking"
 )]
 
+mod api;
+mod daemon;
 mod failures;
 mod fixture;
 mod input;
 mod lifetime;
 mod shapes;
+mod waiting;

@@ -1,6 +1,6 @@
 //! The service `Debug`.
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
 use tokio::sync::mpsc;
 use tonic::{Request, Response, Status};
@@ -51,10 +51,9 @@ impl Debug for DebugService {
         self.gate
             .stream(Method::DebugCreate, request, object, move |call, answers| async move {
                 let request = convert::debug_request(call.message, ttl)?;
-                let deadline = call.deadline.min(Instant::now() + request.start_timeout);
                 let by = call.caller.to_string();
                 let (progress, steps) = mpsc::channel(16);
-                let create = sessions.create(&request, &by, deadline, &progress);
+                let create = sessions.create(&request, &by, call.deadline, &progress);
                 let created = forward(create, steps, &answers, &node).await?;
                 send(&answers, Event::Done(convert::created(&created, &node))).await;
                 Ok(())
@@ -93,7 +92,7 @@ impl Debug for DebugService {
             let (namespace, pod, uid) = convert::pod_ref(call.message.pod.as_ref())?;
             let wanted = convert::session_name(&call.message.session)?;
             let grace = convert::grace_period(call.message.grace_period.as_ref())?;
-            let (pod, container) = self.sessions.container(&namespace, &pod, &uid, wanted).await?;
+            let (pod, container) = self.sessions.started(&namespace, &pod, &uid, wanted).await?;
             let had_ended = matches!(container.state, ContainerState::Terminated { .. });
             let Ended { signalled, killed, survivors } =
                 expiry::end(&self.containers, &pod, &container, grace).await?;
