@@ -122,6 +122,13 @@ impl Fixture {
         }
     }
 
+    /// The flag of `podsonde debug` that makes a container run as user 1000.
+    pub(crate) fn user_1000(&self) -> String {
+        let custom = self.node.dir.join(format!("custom-{}.json", uuid::Uuid::new_v4()));
+        fs::write(&custom, r#"{"securityContext": {"runAsUser": 1000}}"#).expect("write");
+        format!("--custom={}", custom.display())
+    }
+
     /// Runs `podsonde` with these arguments.
     pub(crate) async fn podsonde(&self, args: &[&str]) -> Ended {
         self.spawn(args).ended().await

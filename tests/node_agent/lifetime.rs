@@ -58,8 +58,11 @@ async fn delete_agent(fixture: &Fixture) {
 async fn sessions_outlive_the_agent() {
     let Some(fixture) = Fixture::start().await else { return };
     fixture.pod("web", nginx()).await;
-    let (lasting, _) = debug(&fixture, "lasting", &["--ttl=1h"]).await;
-    let (short, short_pid) = debug(&fixture, "short", &["--ttl=10s"]).await;
+    let user = fixture.user_1000();
+    let (lasting, pid) = debug(&fixture, "lasting", &["--ttl=1h", "--profile=restricted", &user]).await;
+    // Another user's than the agent's, so that it takes a capability to end it.
+    assert!(node::status_of(pid, "Uid").starts_with("1000\t"));
+    let (short, short_pid) = debug(&fixture, "short", &["--ttl=10s", "--profile=restricted", &user]).await;
     assert!(processes(&short).len() >= 2 && processes(&short).contains(&short_pid));
 
     // Its process is killed; the kubelet starts another one.

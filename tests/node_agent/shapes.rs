@@ -108,9 +108,7 @@ fn shapes() -> Vec<Shape> {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_pod_shape_gets_the_right_verdict() {
     let Some(fixture) = Fixture::start().await else { return };
-    let custom = fixture.node.dir.join("user-1000.json");
-    fs::write(&custom, r#"{"securityContext": {"runAsUser": 1000}}"#).expect("write");
-    let custom = format!("--custom={}", custom.display());
+    let custom = fixture.user_1000();
     let host = node::namespaces_of(1);
 
     let shapes = shapes();
