@@ -32,7 +32,9 @@ pub(crate) async fn fill(f: &Fixture, pods: usize, total: usize) {
     // Shim and first process of both sandbox and container.
     let others = processes() + 4 * pods;
     let children = total.saturating_sub(others) / pods;
-    let script = format!("i=0; while [ $i -lt {children} ]; do sleep infinity & i=$((i+1)); done; wait");
+    let script = format!(
+        "i=0; while [ $i -lt {children} ]; do sleep infinity & i=$((i+1)); done; exec sleep infinity"
+    );
     for name in (0..pods).map(pod) {
         let container =
             json!({"name": "main", "image": "podsonde.dev/demo/host:1", "command": ["sh", "-c", script]});

@@ -86,8 +86,11 @@ async fn passes(f: &Fixture, count: usize) -> Vec<String> {
 
 /// A pass that did not prove all would be fast for nothing.
 fn check(reports: &[PodReport], pods: usize) {
-    let proven = reports.iter().flat_map(|p| &p.containers).filter(|c| c.verdict.outcome == Outcome::Ok);
-    assert_eq!(proven.count(), pods);
+    let verified: Vec<_> = reports.iter().flat_map(|p| &p.containers).collect();
+    assert_eq!(verified.len(), pods);
+    for container in verified {
+        assert_eq!(container.verdict.outcome, Outcome::Ok, "{container:#?}");
+    }
 }
 
 /// The pods as an agent would know them, all `count`.
