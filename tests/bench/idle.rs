@@ -8,22 +8,27 @@ use std::{
     time::Duration,
 };
 
-use podsonde::proto::v1::{NamespacesVerifyNodeRequest, namespaces_client::NamespacesClient};
+use podsonde::{
+    embedded::Cluster,
+    proto::v1::{NamespacesVerifyNodeRequest, namespaces_client::NamespacesClient},
+};
 use tonic::transport::{Channel, Endpoint};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 use crate::{
     figures::table,
-    fixture::{Fixture, NODE},
+    fixture::{NODE, runtime},
     node,
 };
 
 pub(crate) async fn run() {
     let seconds = std::env::var("PODSONDE_IDLE_SECONDS").ok().and_then(|s| s.parse().ok()).unwrap_or(60);
-    let f = Fixture::start().await;
-    node::fill(&f, 110, 1000).await;
+    // Over TLS, as from within a real cluster.
+    let cluster = Cluster::builder().node(NODE, runtime(|_| {})).https(([127, 0, 0, 1], 0).into());
+    let cluster = cluster.start().await.unwrap();
+    node::fill(&cluster, 110, 1000).await;
     let directory = tempfile::tempdir().unwrap();
-    let agent = start(&f, directory.path());
+    let agent = start(&cluster, directory.path());
     let socket = directory.path().join("agent.sock");
     ready(&socket).await;
 
@@ -32,7 +37,7 @@ pub(crate) async fn run() {
     verify(&socket, 100).await;
     rows.push(look("after 100 verifications of the node", agent.0.id(), seconds).await);
     drop(agent);
-    f.end().await;
+    cluster.shutdown().await;
     table(
         &format!("An idle agent, 110 pods, over {seconds} s"),
         &["", "RSS MiB", "anonymous", "PSS MiB", "CPU ms", "wake-ups", "threads", "descriptors"],
@@ -50,9 +55,9 @@ impl Drop for Agent {
     }
 }
 
-fn start(f: &Fixture, directory: &Path) -> Agent {
+fn start(cluster: &Cluster, directory: &Path) -> Agent {
     let kubeconfig = directory.join("kubeconfig");
-    fs::write(&kubeconfig, f.cluster.kubeconfig()).unwrap();
+    fs::write(&kubeconfig, cluster.kubeconfig()).unwrap();
     let binary =
         std::env::var("PODSONDE_AGENT").unwrap_or_else(|_| env!("CARGO_BIN_EXE_podsonde-agent").into());
     let child = Command::new(binary)

@@ -2,9 +2,11 @@
 
 use std::{fs, time::Duration};
 
+use k8s_openapi::api::core::v1::Pod;
+use podsonde::embedded::Cluster;
 use serde_json::json;
 
-use crate::fixture::{Fixture, NODE};
+use crate::fixture::NODE;
 
 /// Where it was measured: figures mean nothing without.
 pub(crate) fn machine() -> String {
@@ -28,7 +30,7 @@ pub(crate) fn processes() -> usize {
 }
 
 /// Adds `pods` pods of one container, whose processes bring the machine to about `total`. Waits until all of them are there.
-pub(crate) async fn fill(f: &Fixture, pods: usize, total: usize) {
+pub(crate) async fn fill(cluster: &Cluster, pods: usize, total: usize) {
     // Shim and first process of both sandbox and container.
     let others = processes() + 4 * pods;
     let children = total.saturating_sub(others) / pods;
@@ -38,10 +40,12 @@ pub(crate) async fn fill(f: &Fixture, pods: usize, total: usize) {
     for name in (0..pods).map(pod) {
         let container =
             json!({"name": "main", "image": "podsonde.dev/demo/host:1", "command": ["sh", "-c", script]});
-        f.submit(&name, json!({"nodeName": NODE, "containers": [container]})).await;
+        let spec = json!({"nodeName": NODE, "containers": [container]});
+        cluster.create_pod(json!({"metadata": {"name": name}, "spec": spec})).await.unwrap();
     }
     for name in (0..pods).map(pod) {
-        f.wait(&name, |pod| pod.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Running")).await;
+        let runs = |pod: &Pod| pod.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Running");
+        cluster.wait_pod("default", &name, runs).await.unwrap();
     }
     // The shells still fork: until the number stands still.
     let mut before = 0;

@@ -14,7 +14,7 @@ pub(crate) async fn run() {
     let mut rows = Vec::new();
     for (pods, total) in [(10, 100), (110, 1000)] {
         let f = Fixture::start().await;
-        node::fill(&f, pods, total).await;
+        node::fill(&f.cluster, pods, total).await;
         rows.push(sessions(&f, pods).await);
         f.end().await;
     }
