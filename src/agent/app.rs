@@ -5,6 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use anyhow::Context;
 use jiff::Timestamp;
 use kube::Client;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     signal::unix::{SignalKind, signal},
     task::JoinSet,
@@ -72,6 +73,7 @@ pub struct Agent {
 /// # Errors
 /// If it cannot start, or if one of its servers fails.
 pub async fn run(config: Config) -> anyhow::Result<()> {
+    raise_descriptor_limit();
     let client = client(&config).await?;
     let settings = Settings {
         node: config.node_name,
@@ -106,6 +108,15 @@ pub fn client_of(mut settings: kube::Config) -> anyhow::Result<Client> {
     // Callers wait for each request, so what is worth another try is decided by request, and not by up to 15 silent ones.
     settings.default_retry = false;
     Client::try_from(settings).context("cannot make a client of the API server")
+}
+
+/// Each container and sandbox of the node takes two descriptors, and runtimes start processes with 1024.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, ..limit };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, limit = limit.current, "cannot raise the limit of open descriptors");
+    }
 }
 
 async fn client(config: &Config) -> anyhow::Result<Client> {

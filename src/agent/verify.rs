@@ -1,7 +1,7 @@
 //! Verification: for containers of the node's pods, which namespaces they really have.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -169,61 +169,81 @@ impl Verifier {
 
     fn pass(&self, wanted: &[Arc<Pod>], only: Option<&str>) -> Result<Vec<PodReport>> {
         // `wanted` may hold a pod that is newer than the watch, so it counts besides what the watch knows.
+        let newer: HashSet<_> = wanted.iter().map(|pod| pod.uid.as_str()).collect();
         let mut node = self.pods.all();
-        node.retain(|pod| wanted.iter().all(|w| w.uid != pod.uid));
+        node.retain(|pod| !newer.contains(pod.uid.as_str()));
         node.extend(wanted.iter().cloned());
-        let live = self.live(&node)?;
+        let mut scan = None;
+        let live = self.live(&node, &mut scan)?;
         let mut census = Census::default();
-        for l in &live {
+        for l in live.values().flatten() {
             census.add(l.pod, l.container, &l.namespaces);
         }
-        let mut pass = Pass {
-            containers: &self.containers,
-            live: &live,
-            census: &census,
-            scan: None,
-            seen: HashMap::new(),
-        };
+        let mut pass =
+            Pass { containers: &self.containers, live: &live, census: &census, scan, seen: HashMap::new() };
         wanted.iter().map(|pod| pass.pod(pod, only)).collect()
     }
 
-    /// The containers that run and whose process can be proven.
-    fn live<'a>(&self, pods: &'a [Arc<Pod>]) -> Result<Vec<Live<'a>>> {
+    /// The containers that run and whose process can be proven, by the UID of their pod.
+    fn live<'a>(
+        &self,
+        pods: &'a [Arc<Pod>],
+        scan: &mut Option<Scan>,
+    ) -> Result<HashMap<&'a str, Vec<Live<'a>>>> {
+        // The processes of a virtual machine are not the node's: looking for them would be a scan each time.
+        let pods = || pods.iter().filter(|pod| pod.vm_runtime().is_none());
         let running = || {
-            pods.iter().flat_map(|pod| {
+            pods().flat_map(|pod| {
                 let running = pod.containers.iter().filter(|c| c.is_running());
                 running.filter_map(move |c| Some((pod.as_ref(), c, c.id.as_ref()?.id.as_str())))
             })
         };
-        let processes = self.containers.resolve(running().map(|(_, _, id)| id))?;
-        let live = running().filter_map(|(pod, container, id)| {
-            let process = Arc::clone(processes.get(id)?);
-            let namespaces = process.namespaces().ok()?;
-            Some(Live { pod, container, process, namespaces })
-        });
-        Ok(live.collect())
+        let processes = self.containers.resolve(running().map(|(_, _, id)| id), scan)?;
+        let mut live: HashMap<_, Vec<_>> = HashMap::new();
+        for (pod, container, id) in running() {
+            if let Some(process) = processes.get(id)
+                && let Ok(namespaces) = process.namespaces()
+            {
+                let process = Arc::clone(process);
+                live.entry(pod.uid.as_str()).or_default().push(Live { pod, container, process, namespaces });
+            }
+        }
+        Ok(live)
     }
 }
 
 /// One pass over the node.
 struct Pass<'a> {
     containers: &'a Containers,
-    live: &'a [Live<'a>],
+    /// By the UID of the pod.
+    live: &'a HashMap<&'a str, Vec<Live<'a>>>,
     census: &'a Census<'a>,
-    /// Made at most once, and only if a sandbox is not known yet.
+    /// Made at most once, and only if a container or a sandbox is not known yet.
     scan: Option<Scan>,
     /// Evidence by uts, net and ipc namespace: the containers of a pod share it.
     seen: HashMap<NamespaceSet, Evidence>,
 }
 
+/// The sandbox of the pod that is being verified.
+enum Sandbox {
+    NotLookedFor,
+    LookedFor(Option<(Arc<ContainerProcess>, NamespaceSet)>),
+}
+
 impl<'a> Pass<'a> {
     fn pod(&mut self, pod: &Arc<Pod>, only: Option<&str>) -> Result<PodReport> {
         let chosen = pod.containers.iter().filter(|c| only.map_or(c.is_running(), |name| c.name == name));
-        let containers = chosen.map(|c| self.container(pod, c)).collect::<Result<_>>()?;
+        let mut sandbox = Sandbox::NotLookedFor;
+        let containers = chosen.map(|c| self.container(pod, c, &mut sandbox)).collect::<Result<_>>()?;
         Ok(PodReport { pod: Arc::clone(pod), containers })
     }
 
-    fn container(&mut self, pod: &Pod, container: &Container) -> Result<ContainerReport> {
+    fn container(
+        &mut self,
+        pod: &Pod,
+        container: &Container,
+        sandbox: &mut Sandbox,
+    ) -> Result<ContainerReport> {
         let unknown = |reason, message: String, process| ContainerReport {
             name: container.name.clone(),
             process,
@@ -246,13 +266,9 @@ impl<'a> Pass<'a> {
             let message = "no process on the node is in a cgroup of its container id".to_owned();
             return Ok(unknown(Reason::ProcessNotFound, message, None));
         };
-        let Some(reference) = self.reference(pod, container)? else {
+        let Some((reference, reference_namespaces)) = self.reference(pod, container, sandbox)? else {
             let message = format!("its target {} does not run", container.target);
             return Ok(unknown(Reason::TargetNotRunning, message, Some(Arc::clone(&own.process))));
-        };
-        let reference_namespaces = match &reference.process {
-            Some(process) => process.namespaces().unwrap_or_default(),
-            None => NamespaceSet::default(),
         };
         let comparison = Comparison {
             pod,
@@ -277,29 +293,55 @@ impl<'a> Pass<'a> {
         })
     }
 
-    /// What `container` is compared with; none if it has a target that does not run.
-    fn reference(&mut self, pod: &Pod, container: &Container) -> Result<Option<Reference>> {
-        let of = |kind, live: &Live<'_>| Reference {
-            kind,
-            name: live.container.name.clone(),
-            process: Some(Arc::clone(&live.process)),
+    /// What `container` is compared with, and the namespaces of that; none if it has a target that does not run.
+    fn reference(
+        &mut self,
+        pod: &Pod,
+        container: &Container,
+        sandbox: &mut Sandbox,
+    ) -> Result<Option<(Reference, NamespaceSet)>> {
+        let of = |kind, live: &Live<'_>| {
+            let (name, process) = (live.container.name.clone(), Some(Arc::clone(&live.process)));
+            (Reference { kind, name, process }, live.namespaces.clone())
         };
         if container.kind == ContainerKind::Ephemeral && !container.target.is_empty() {
             return Ok(self.find(pod, &container.target).map(|target| of(ReferenceKind::Target, target)));
         }
-        let of_pod: Vec<_> =
-            self.live.iter().filter(|l| l.pod.uid == pod.uid).map(|l| Arc::clone(&l.process)).collect();
-        if let Some(sandbox) = self.containers.sandbox(&pod.uid, &of_pod, &mut self.scan)? {
-            let reference =
-                Reference { kind: ReferenceKind::Sandbox, name: String::new(), process: Some(sandbox) };
-            return Ok(Some(reference));
+        if let Some((process, namespaces)) = self.sandbox(pod, sandbox)? {
+            let (kind, process) = (ReferenceKind::Sandbox, Some(Arc::clone(process)));
+            return Ok(Some((Reference { kind, name: String::new(), process }, namespaces.clone())));
         }
-        let peer = self.live.iter().find(|l| l.pod.uid == pod.uid && l.container.name != container.name);
-        Ok(Some(peer.map_or(Reference::NONE, |peer| of(ReferenceKind::Peer, peer))))
+        let peer = self.of_pod(pod).find(|l| l.container.name != container.name);
+        let none = (Reference::NONE, NamespaceSet::default());
+        Ok(Some(peer.map_or(none, |peer| of(ReferenceKind::Peer, peer))))
+    }
+
+    /// The sandbox of the pod, looked for once.
+    fn sandbox<'s>(
+        &mut self,
+        pod: &Pod,
+        sandbox: &'s mut Sandbox,
+    ) -> Result<Option<&'s (Arc<ContainerProcess>, NamespaceSet)>> {
+        if let Sandbox::NotLookedFor = sandbox {
+            let of_pod: Vec<_> = self.of_pod(pod).map(|l| &l.process).collect();
+            let found = self.containers.sandbox(&pod.uid, &of_pod, &mut self.scan)?;
+            *sandbox = Sandbox::LookedFor(found.map(|process| {
+                let namespaces = process.namespaces().unwrap_or_default();
+                (process, namespaces)
+            }));
+        }
+        Ok(match sandbox {
+            Sandbox::LookedFor(found) => found.as_ref(),
+            Sandbox::NotLookedFor => None,
+        })
+    }
+
+    fn of_pod(&self, pod: &Pod) -> impl Iterator<Item = &'a Live<'a>> + use<'a> {
+        self.live.get(pod.uid.as_str()).into_iter().flatten()
     }
 
     fn find(&self, pod: &Pod, container: &str) -> Option<&'a Live<'a>> {
-        self.live.iter().find(|l| l.pod.uid == pod.uid && l.container.name == container)
+        self.of_pod(pod).find(|l| l.container.name == container)
     }
 
     /// Goes inside once for all containers of the same namespaces, and not at all where they are the host's.
