@@ -1,11 +1,11 @@
 //! A full node.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 
 use crate::{
-    fixture::{Fixture, phase, sleeping},
+    fixture::{Fixture, http, phase, pod_ip, probe, sleeping},
     support::node,
 };
 
@@ -24,14 +24,23 @@ async fn a_full_node_is_verified_at_once() {
     }
     println!("{PODS} pods started in {:.1?}", began.elapsed());
 
+    let ip = pod_ip(&fixture.agent().await).expect("an address");
+    let mut before = 0.0;
     for run in ["first", "second"] {
         let ended = fixture.podsonde(&["verify", "-A", "-o", "json"]).await.expect(0);
         let report = ended.json();
         let lsns = Instant::now();
         let listed = node::output("sh", &["-c", "lsns -n -o NS | wc -l"]);
         let lsns = lsns.elapsed();
+        let (port, _) = probe("readinessProbe");
+        let (_, metrics) = http(ip, port, "/metrics").await.expect("metrics");
+        let sum = "podsonde_request_duration_seconds_sum{method=\"Namespaces/VerifyNode\",code=\"OK\"} ";
+        let sum = metrics.lines().find_map(|line| line.strip_prefix(sum)).expect("the sum");
+        let sum: f64 = sum.parse().expect("seconds");
+        let own = Duration::from_secs_f64(sum - before);
+        before = sum;
         println!(
-            "{run} verification of {PODS} pods: {:.0?}, port-forward and all; lsns ({} namespaces): {lsns:.0?}",
+            "{run} verification of {PODS} pods: {:.0?}, port-forward and all, {own:.0?} in the agent; lsns ({} namespaces): {lsns:.0?}",
             ended.took,
             listed.trim()
         );
