@@ -172,7 +172,7 @@ fn verify_s_exit_code_is_its_verdict() {
         (vec!["verify", "drift", "-c", "app"], 0),
         (vec!["verify", "doubt"], 4),
         (vec!["verify", "done"], 4),
-        (vec!["verify", "-l", "app=nothing"], 0),
+        (vec!["verify", "-l", "app=nothing"], 4),
         (vec!["verify", "web", "nope"], 1),
         (vec!["verify", "drift", "nope"], 3),
         (vec!["verify", "doubt", "nope"], 1),

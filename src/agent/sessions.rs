@@ -27,7 +27,6 @@ use crate::{
         pod::{Container, ContainerKind, ContainerState, Phase, Pod},
         session::SessionFacts,
         startup::{self, Startup},
-        verdict::Outcome,
     },
     kube::{container, ephemeral, pods::Pods},
 };
@@ -187,7 +186,7 @@ impl Sessions {
             let message = "the pod has, or had, a container of that name, and names of debug containers are never free again";
             return Err(Error::new(Reason::NameTaken, message).container(&name));
         }
-        if self.all().iter().filter(|s| !s.has_ended()).count() >= self.limits.max_sessions {
+        if self.all().iter().filter(|s| s.may_run()).count() >= self.limits.max_sessions {
             let message = format!(
                 "the node has {} sessions, as many as it may have; end one",
                 self.limits.max_sessions
@@ -250,8 +249,7 @@ impl Sessions {
             pod.expect_uid(uid)?;
             let container = pod.ephemeral().find(is_it).cloned().ok_or_else(|| no_session(pod, session))?;
             if container.id.is_none() && !matches!(container.state, ContainerState::Terminated { .. }) {
-                let message =
-                    "has not started, so it has no process to end; it is ended when its time is over";
+                let message = "has not started, so it has no process to end; should it start after its time, it is ended then";
                 return Err(Error::new(Reason::SessionNotStarted, message).container(&container.name));
             }
             Ok(container)
@@ -260,11 +258,36 @@ impl Sessions {
     }
 }
 
+impl Sessions {
+    /// Whether the status of a container that should run comes to say that it does not, within two seconds.
+    pub async fn ends_soon(&self, pod: &Pod, container: &str) -> bool {
+        let mut changes = self.pods.changes();
+        let ended = async {
+            loop {
+                let now = self.pods.get(&pod.namespace, &pod.name).filter(|p| p.uid == pod.uid);
+                if !now.is_some_and(|p| p.container(container).is_some_and(Container::is_running)) {
+                    return true;
+                }
+                if changes.changed().await.is_err() {
+                    return false;
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(2), ended).await.unwrap_or(false)
+    }
+}
+
 impl Session {
-    /// Whether its container has run and ended, or its pod has.
+    /// Whether its container has run and ended, or its pod has, or its time was over before it ran.
     pub fn has_ended(&self) -> bool {
         matches!(self.container.state, ContainerState::Terminated { .. })
             || matches!(self.pod.phase, Phase::Succeeded | Phase::Failed)
+            || !self.container.is_running() && self.facts.expires_at <= Timestamp::now()
+    }
+
+    /// Whether it runs, or is on the way to it. One that failed to start holds nothing, and its entry stays for as long as its pod.
+    fn may_run(&self) -> bool {
+        !self.has_ended() && !matches!(startup::judge(&self.container.state, false), Startup::Failed(_))
     }
 }
 
@@ -334,19 +357,21 @@ impl Wait<'_> {
         clock: &mut Clock,
     ) -> Result<Created> {
         let mut last = (String::new(), String::new());
-        let (mut seen, mut in_vain) = (false, false);
+        let (mut seen, mut give_up) = (false, None);
         loop {
             changes.mark_unchanged();
             let now = self.now(&mut seen, clock).await?;
             let mut until = self.start_by;
             match self.look(now, clock).await? {
                 Look::Done(created) => return Ok(created),
-                Look::InVain(created) if in_vain => return Ok(created),
-                // It may have exited, or its target been restarted, between the status and the look at it: the next change of
-                // the pod tells. Should none come soon, what is known is the answer.
-                Look::InVain(_) => {
-                    in_vain = true;
-                    until = until.min(Instant::now() + Duration::from_secs(1));
+                // It may have exited, or its target been restarted, between the status and the look at it: a change of the pod tells.
+                // Should none come soon, what is known is the answer.
+                Look::InVain(created) => {
+                    let give_up = *give_up.get_or_insert_with(|| Instant::now() + Duration::from_secs(1));
+                    if Instant::now() >= give_up {
+                        return Ok(created);
+                    }
+                    until = until.min(give_up);
                 }
                 Look::Pending(reason, message) => {
                     let step = (reason, message);
@@ -414,7 +439,8 @@ impl Wait<'_> {
             Startup::Exited => Look::Done(clock.created(now, None)),
             Startup::Running => {
                 let report = self.verify(&now).await?;
-                let in_vain = report.verdict.outcome == Outcome::Unknown && report.process.is_none();
+                let in_vain =
+                    report.process.is_none() || report.verdict.reason == Some(Reason::TargetNotRunning);
                 let created = clock.created(now, Some(report));
                 if in_vain { Look::InVain(created) } else { Look::Done(created) }
             }

@@ -13,6 +13,7 @@ use tokio::sync::Semaphore;
 use crate::{
     domain::{
         Error, Reason, Result,
+        cgroup::Place,
         evidence::{Evidence, MutualPids},
         namespace::{NamespaceKind, NamespaceSet},
         pod::{Container, ContainerKind, Pod},
@@ -195,13 +196,16 @@ impl Verifier {
         let running = || {
             pods().flat_map(|pod| {
                 let running = pod.containers.iter().filter(|c| c.is_running());
-                running.filter_map(move |c| Some((pod.as_ref(), c, c.id.as_ref()?.id.as_str())))
+                running.filter_map(move |c| {
+                    let place = Place { pod: &pod.cgroup_uid, id: &c.id.as_ref()?.id };
+                    Some((pod.as_ref(), c, place))
+                })
             })
         };
-        let processes = self.containers.resolve(running().map(|(_, _, id)| id), scan)?;
+        let processes = self.containers.resolve(running().map(|(_, _, place)| place), scan)?;
         let mut live: HashMap<_, Vec<_>> = HashMap::new();
-        for (pod, container, id) in running() {
-            if let Some(process) = processes.get(id)
+        for (pod, container, place) in running() {
+            if let Some(process) = processes.get(place.id)
                 && let Ok(namespaces) = process.namespaces()
             {
                 let process = Arc::clone(process);
@@ -267,7 +271,8 @@ impl<'a> Pass<'a> {
             return Ok(unknown(Reason::ProcessNotFound, message, None));
         };
         let Some((reference, reference_namespaces)) = self.reference(pod, container, sandbox)? else {
-            let message = format!("its target {} does not run", container.target);
+            let message =
+                format!("its target {} does not run, or no process of it was found", container.target);
             return Ok(unknown(Reason::TargetNotRunning, message, Some(Arc::clone(&own.process))));
         };
         let comparison = Comparison {
@@ -311,7 +316,10 @@ impl<'a> Pass<'a> {
             let (kind, process) = (ReferenceKind::Sandbox, Some(Arc::clone(process)));
             return Ok(Some((Reference { kind, name: String::new(), process }, namespaces.clone())));
         }
-        let peer = self.of_pod(pod).find(|l| l.container.name != container.name);
+        // Not a debug container: it may rightly be in the pid namespace of the one that is verified.
+        let peer = self
+            .of_pod(pod)
+            .find(|l| l.container.name != container.name && l.container.kind != ContainerKind::Ephemeral);
         let none = (Reference::NONE, NamespaceSet::default());
         Ok(Some(peer.map_or(none, |peer| of(ReferenceKind::Peer, peer))))
     }
@@ -324,7 +332,7 @@ impl<'a> Pass<'a> {
     ) -> Result<Option<&'s (Arc<ContainerProcess>, NamespaceSet)>> {
         if let Sandbox::NotLookedFor = sandbox {
             let of_pod: Vec<_> = self.of_pod(pod).map(|l| &l.process).collect();
-            let found = self.containers.sandbox(&pod.uid, &of_pod, &mut self.scan)?;
+            let found = self.containers.sandbox(pod, &of_pod, &mut self.scan)?;
             *sandbox = Sandbox::LookedFor(found.map(|process| {
                 let namespaces = process.namespaces().unwrap_or_default();
                 (process, namespaces)

@@ -182,8 +182,8 @@ fn compared_with(container: &ContainerReport) -> String {
 fn because(namespace: &NamespaceReport) -> String {
     let foreign = match namespace.foreign_containers {
         0 => return if namespace.because.is_empty() { "-".to_owned() } else { namespace.because.clone() },
-        1 => "1 container of another pod is in it too".to_owned(),
-        count => format!("{count} containers of other pods are in it too"),
+        1 => "1 container that should not be is in it too".to_owned(),
+        count => format!("{count} containers that should not be are in it too"),
     };
     if namespace.because.is_empty() { foreign } else { format!("{}; {foreign}", namespace.because) }
 }

@@ -27,6 +27,8 @@ use crate::domain::{
     session::SessionFacts,
 };
 
+/// The annotation of a static pod's mirror.
+const MIRROR: &str = "kubernetes.io/config.mirror";
 /// How long the API server has for one pod.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -103,7 +105,7 @@ impl Pods {
     /// fails for the pod as it is known is tried once more with the pod as the API server has it.
     ///
     /// # Errors
-    /// POD_NOT_FOUND, POD_ON_OTHER_NODE, POD_NOT_SCHEDULED, NOT_READY, API_UNREACHABLE, API_FORBIDDEN, and those of `check`.
+    /// POD_NOT_FOUND, POD_ON_OTHER_NODE, POD_NOT_SCHEDULED, NOT_READY, API_UNREACHABLE, AGENT_FORBIDDEN, and those of `check`.
     pub async fn find<T>(
         &self,
         namespace: &str,
@@ -147,7 +149,7 @@ impl Pods {
     /// The same pod as the API server has it now, whatever the watch knows; none if it is gone or another one has its name.
     ///
     /// # Errors
-    /// API_UNREACHABLE, API_FORBIDDEN.
+    /// API_UNREACHABLE, AGENT_FORBIDDEN.
     pub async fn current(&self, pod: &Pod) -> Result<Option<Arc<Pod>>> {
         let found = self.read(&pod.namespace, &pod.name).await?.map(convert);
         Ok(found.filter(|found| found.uid == pod.uid).map(Arc::new))
@@ -227,10 +229,13 @@ pub fn convert(pod: core::Pod) -> Pod {
         });
     let containers = containers.collect();
     let annotations = pod.metadata.annotations.unwrap_or_default();
+    let uid = pod.metadata.uid.unwrap_or_default();
     Pod {
         namespace: pod.metadata.namespace.unwrap_or_default(),
         name: pod.metadata.name.unwrap_or_default(),
-        uid: pod.metadata.uid.unwrap_or_default(),
+        // The mirror of a static pod has a UID of its own; the kubelet goes by the hash, which is the annotation's value.
+        cgroup_uid: annotations.get(MIRROR).cloned().unwrap_or_else(|| uid.clone()),
+        uid,
         labels: pod.metadata.labels.unwrap_or_default(),
         node: spec.node_name.unwrap_or_default(),
         phase: match status.phase.as_deref() {
@@ -241,7 +246,7 @@ pub fn convert(pod: core::Pod) -> Pod {
             _ => Phase::Pending,
         },
         terminating: pod.metadata.deletion_timestamp.is_some(),
-        mirror: annotations.contains_key("kubernetes.io/config.mirror"),
+        mirror: annotations.contains_key(MIRROR),
         host_network: spec.host_network.unwrap_or_default(),
         host_pid: spec.host_pid.unwrap_or_default(),
         host_ipc: spec.host_ipc.unwrap_or_default(),

@@ -7,8 +7,9 @@ use std::{
 
 use super::{SysError, process::ContainerProcess, procfs::Proc};
 use crate::domain::{
-    cgroup,
+    cgroup::{self, Membership, Place},
     namespace::{NamespaceId, NamespaceKind, NamespaceSet},
+    pod::Pod,
     process::{self, Candidate},
 };
 
@@ -35,7 +36,8 @@ pub struct Host {
 /// All processes in cgroups of containers, at one moment.
 #[derive(Debug, Default)]
 pub struct Scan {
-    members: HashMap<String, Members>,
+    /// By container id. More than one where another pod's container has a cgroup of that name.
+    members: HashMap<String, Vec<Members>>,
 }
 
 /// The processes of one container, and the pod that their cgroup names.
@@ -47,15 +49,34 @@ struct Members {
 
 impl Scan {
     /// The pids in the cgroup of a container.
-    pub fn pids(&self, container_id: &str) -> &[u32] {
-        self.members.get(container_id).map_or(&[], |m| &m.pids)
+    pub fn pids(&self, place: Place<'_>) -> impl Iterator<Item = u32> {
+        let of_id = self.members.get(place.id).into_iter().flatten();
+        let of_pod = of_id.filter(move |m| m.pod_uid.as_deref().is_none_or(|uid| uid == place.pod));
+        of_pod.flat_map(|m| m.pids.iter().copied())
+    }
+
+    /// Counts a process in. The common case, a container seen before, allocates nothing.
+    fn add(&mut self, membership: &Membership<'_>, pid: u32) {
+        let pod_uid = || membership.pod_uid.map(|uid| uid.replace('_', "-"));
+        if !self.members.contains_key(membership.id) {
+            self.members.insert(membership.id.to_owned(), Vec::new());
+        }
+        let Some(all) = self.members.get_mut(membership.id) else { return };
+        let same = |m: &&mut Members| match &m.pod_uid {
+            Some(uid) => membership.is_of_pod(uid),
+            None => membership.pod_uid.is_none(),
+        };
+        match all.iter_mut().find(same) {
+            Some(members) => members.pids.push(pid),
+            None => all.push(Members { pod_uid: pod_uid(), pids: vec![pid] }),
+        }
     }
 
     /// The ids of containers whose cgroup is below that of the pod.
     fn of_pod<'a>(&'a self, uid: &'a str) -> impl Iterator<Item = &'a str> {
         self.members
             .iter()
-            .filter(move |(_, m)| m.pod_uid.as_deref().is_some_and(|found| found == uid))
+            .filter(move |(_, all)| all.iter().any(|m| m.pod_uid.as_deref() == Some(uid)))
             .map(|(id, _)| id.as_str())
     }
 }
@@ -108,55 +129,50 @@ impl Containers {
                 Err(_) => continue,
             };
             for membership in cgroup::memberships(text) {
-                // The common case, a container seen before, allocates nothing.
-                if let Some(members) = scan.members.get_mut(membership.id) {
-                    members.pids.push(pid);
-                    continue;
-                }
-                let pod_uid = membership.pod_uid.map(|uid| uid.replace('_', "-"));
-                scan.members.insert(membership.id.to_owned(), Members { pod_uid, pids: vec![pid] });
+                scan.add(&membership, pid);
             }
         }
         Ok(scan)
     }
 
-    /// The first processes of the containers with these ids, as far as they can be proven, by id. Makes `scan` if there is none and
+    /// The first processes of these containers, as far as they can be proven, by id. Makes `scan` if there is none and
     /// one of them is not known yet.
     ///
     /// # Errors
     /// As [`Containers::scan`].
     pub fn resolve<'a>(
         &self,
-        ids: impl Iterator<Item = &'a str>,
+        places: impl Iterator<Item = Place<'a>>,
         scan: &mut Option<Scan>,
     ) -> Result<HashMap<&'a str, Arc<ContainerProcess>>, SysError> {
         self.forget_ended();
         let mut found = HashMap::new();
-        for id in ids {
-            let process = match self.known(id) {
+        for place in places {
+            let process = match self.known(place.id) {
                 Some(process) => process,
-                None => match self.pin_first(self.made(scan)?, id) {
-                    Some(process) => self.remember(id.to_owned(), process),
+                None => match self.pin_first(self.made(scan)?, place) {
+                    Some(process) => self.remember(place.id.to_owned(), process),
                     None => continue,
                 },
             };
-            found.insert(id, process);
+            found.insert(place.id, process);
         }
         Ok(found)
     }
 
     /// The pod's sandbox (pause) process, if it has one: no container status names its id. It is what runs below the pod's cgroup under
-    /// an id that is none of `containers` and that started before all of these, so that a container that is only just starting, and
+    /// an id that none of its containers has and that started before all of these, so that a container that is only just starting, and
     /// has no status yet, is never taken for it. Makes `scan` if there is none and it is not known yet.
     ///
     /// # Errors
     /// As [`Containers::scan`].
     pub fn sandbox(
         &self,
-        pod_uid: &str,
+        pod: &Pod,
         containers: &[&Arc<ContainerProcess>],
         scan: &mut Option<Scan>,
     ) -> Result<Option<Arc<ContainerProcess>>, SysError> {
+        let pod_uid = pod.cgroup_uid.as_str();
         let key = format!("sandbox of {pod_uid}");
         if let Some(known) = self.known(&key) {
             return Ok(Some(known));
@@ -169,12 +185,12 @@ impl Containers {
         }
         let scan = self.made(scan)?;
         let mut others =
-            scan.of_pod(pod_uid).filter(|id| containers.iter().all(|c| c.container_id != *id)).peekable();
+            scan.of_pod(pod_uid).filter(|id| pod.containers.iter().all(|c| !c.has_id(id))).peekable();
         if others.peek().is_none() {
             self.remember_shared(none, Arc::clone(oldest));
         }
         let sandbox = others
-            .filter_map(|id| self.pin_first(scan, id))
+            .filter_map(|id| self.pin_first(scan, Place { pod: pod_uid, id }))
             .min_by_key(|p| p.facts.start_ticks)
             .filter(|p| p.facts.start_ticks <= oldest.facts.start_ticks);
         Ok(sandbox.map(|process| self.remember(key, process)))
@@ -189,12 +205,12 @@ impl Containers {
     }
 
     /// The first process of a container in `scan`, pinned.
-    fn pin_first(&self, scan: &Scan, id: &str) -> Option<ContainerProcess> {
+    fn pin_first(&self, scan: &Scan, place: Place<'_>) -> Option<ContainerProcess> {
         let mut buffer = Vec::with_capacity(4096);
         let mut started = Vec::new();
-        for pid in scan.pids(id) {
-            let stat = self.proc.read(*pid, "stat", &mut buffer).ok();
-            started.extend(stat.and_then(process::start_ticks).map(|ticks| (ticks, *pid)));
+        for pid in scan.pids(place) {
+            let stat = self.proc.read(pid, "stat", &mut buffer).ok();
+            started.extend(stat.and_then(process::start_ticks).map(|ticks| (ticks, pid)));
         }
         started.sort_unstable();
         // The kernel takes long to write `status`, so only those that started first are asked for it.
@@ -208,7 +224,7 @@ impl Containers {
                 same_tick.iter().filter_map(candidate).collect::<Vec<_>>()
             })
             .find(|candidates| !candidates.is_empty())?;
-        ContainerProcess::pin(&self.proc, process::first_of(&candidates)?.clone(), id).ok()
+        ContainerProcess::pin(&self.proc, process::first_of(&candidates)?.clone(), place).ok()
     }
 
     fn known(&self, key: &str) -> Option<Arc<ContainerProcess>> {

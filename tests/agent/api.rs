@@ -62,12 +62,12 @@ async fn what_the_api_server_refuses() {
             forbidden(
                 "pods \"web\" is forbidden: User \"system:serviceaccount:podsonde:podsonde-agent\" cannot patch resource \"pods/ephemeralcontainers\" in API group \"\" in the namespace \"default\"",
             ),
-            refused(Code::PermissionDenied, "API_FORBIDDEN", "the agent's service account may not"),
+            refused(Code::PermissionDenied, "AGENT_FORBIDDEN", "the agent's service account may not"),
         ),
         (
             1,
             ApiStatus::new(401, "Unauthorized", "Unauthorized"),
-            refused(Code::PermissionDenied, "API_FORBIDDEN", "Unauthorized"),
+            refused(Code::PermissionDenied, "AGENT_FORBIDDEN", "Unauthorized"),
         ),
         (
             3,
@@ -118,7 +118,7 @@ async fn what_the_api_server_refuses() {
 async fn looking_up_a_pod_fails_as_clearly() {
     let f = with_pod().await;
     let table = [
-        (1, forbidden("pods \"x\" is forbidden: User \"u\" cannot get resource \"pods\""), "API_FORBIDDEN"),
+        (1, forbidden("pods \"x\" is forbidden: User \"u\" cannot get resource \"pods\""), "AGENT_FORBIDDEN"),
         (3, ApiStatus::too_many_requests(1), "API_UNREACHABLE"),
         (1, ApiStatus::new(500, "InternalError", "no"), "API_UNREACHABLE"),
     ];

@@ -16,7 +16,7 @@ use crate::{
         expiry::{self, Ended},
         sessions::{Progress, Sessions},
     },
-    domain::{Error, Result, name, pod::ContainerState},
+    domain::{Error, Reason, Result, name, pod::ContainerState},
     proto::v1::{self, debug_create_response::Event, debug_server::Debug},
     sys::containers::Containers,
 };
@@ -94,8 +94,17 @@ impl Debug for DebugService {
             let grace = convert::grace_period(call.message.grace_period.as_ref())?;
             let (pod, container) = self.sessions.started(&namespace, &pod, &uid, wanted).await?;
             let had_ended = matches!(container.state, ContainerState::Terminated { .. });
-            let Ended { signalled, killed, survivors } =
-                expiry::end(&self.containers, &pod, &container, grace).await?;
+            let ended = match expiry::end(&self.containers, &pod, &container, grace).await {
+                // Its processes have just ended, and its status does not say so yet.
+                Err(e)
+                    if e.reason == Reason::ProcessNotFound
+                        && self.sessions.ends_soon(&pod, &container.name).await =>
+                {
+                    Ended::default()
+                }
+                ended => ended?,
+            };
+            let Ended { signalled, killed, survivors } = ended;
             let outcome = match (survivors, had_ended || signalled == 0) {
                 (0, false) => v1::EndOutcome::Ended,
                 (0, true) => v1::EndOutcome::AlreadyEnded,
