@@ -94,12 +94,13 @@ fn id_of_component(component: &str) -> Option<&str> {
 /// The pod UID in `pod<uid>`, `kubepods-pod<uid_>.slice` or `kubepods-besteffort-pod<uid_>.slice`, the latter also below a
 /// prefix of its own (`kubelet-kubepods-…`).
 fn pod_of_component(component: &str) -> Option<&str> {
-    if let Some(uid) = component.strip_prefix("pod") {
-        return (!uid.is_empty()).then_some(uid);
-    }
-    let slice = component.strip_suffix(".slice")?;
-    let (_, uid) = slice.split_once("kubepods")?.1.rsplit_once("-pod")?;
-    (!uid.is_empty()).then_some(uid)
+    let uid = match component.strip_prefix("pod") {
+        Some(uid) => uid,
+        None => component.strip_suffix(".slice")?.split_once("kubepods")?.1.rsplit_once("-pod")?.1,
+    };
+    // A UUID, or the hash of a static pod's file: `podman` and `podsonde-1` name no pod.
+    let plausible = |b: u8| b.is_ascii_hexdigit() || matches!(b, b'-' | b'_');
+    (matches!(uid.len(), 32 | 36) && uid.bytes().all(plausible)).then_some(uid)
 }
 
 #[cfg(test)]
@@ -160,6 +161,12 @@ mod tests {
         for text in none {
             assert_eq!(first(&text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn what_only_begins_like_a_pod_is_none() {
+        let text = format!("0::/podsonde-9a24de00/kubepods/besteffort/pod{UID}/{ID}");
+        assert!(memberships(&text).any(|m| m.is(Place { pod: UID, id: ID })));
     }
 
     #[test]

@@ -207,6 +207,8 @@ async fn a_watch_that_is_behind_makes_nothing_wrong() {
 }
 
 fn kill(pid: u32) {
+    // 0 would be the test's own process group.
+    assert_ne!(pid, 0);
     let killed = std::process::Command::new("kill").args(["-KILL", &pid.to_string()]).status().unwrap();
     assert!(killed.success());
 }

@@ -187,7 +187,7 @@ async fn what_is_refused_before_anything_is_changed() {
     let table = [
         (
             request("web", "nginx"),
-            refused(Code::NotFound, "CONTAINER_NOT_FOUND", "no container nginx; it has web"),
+            refused(Code::NotFound, "CONTAINER_NOT_FOUND", "there is no such container; the pod has web"),
         ),
         (request("crashes", "web"), precondition("TARGET_NOT_RUNNING", "the target web does not run")),
         (request("waits", "web"), precondition("TARGET_NOT_RUNNING", "it is waiting (")),

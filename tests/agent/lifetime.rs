@@ -158,7 +158,8 @@ async fn ending_a_session_ends_its_processes_and_no_others() {
         let end = f.end_session(&session.id, seconds(grace)).await.unwrap();
         assert_eq!((end.outcome(), end.survivors), (EndOutcome::Ended, 0), "{end:?}");
         assert_eq!(end.killed > 0, killed, "{end:?}");
-        assert!(end.signalled >= u32::try_from(processes).unwrap(), "{end:?}");
+        // Not all of them: once the first has ended, the runtime ends the others.
+        assert!(end.signalled >= 1, "{end:?}");
         assert_gone(&session.container_id);
         let ended = f.ended(&session.id).await;
         assert!(matches!(ended.exit_code, Some(137 | 143)), "{ended:?}");

@@ -158,6 +158,7 @@ async fn what_changes_between_the_checks_and_the_patch() {
     // The target restarts.
     let target = f.verify("web").await.containers[0].container.clone().unwrap();
     let stream = underway(request("web", "web")).await;
+    assert_ne!(target.host_pid, 0, "that would be the test's own process group");
     let killed = std::process::Command::new("kill").args(["-KILL", &target.host_pid.to_string()]).status();
     assert!(killed.unwrap().success());
     f.wait("web", |pod| {
