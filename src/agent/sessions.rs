@@ -108,8 +108,12 @@ impl Sessions {
         let last_look = LAST_LOOK.min(deadline.saturating_duration_since(now) / 4);
         let start_by = (now + request.start_timeout).min(deadline.checked_sub(last_look).unwrap_or(now));
         let prepare = |pod: &Arc<Pod>| self.prepare(pod, request, requested_by);
-        let (pod, (container, facts)) =
-            clock.outside(self.pods.find(&request.namespace, &request.pod, prepare)).await?;
+        let find = self.pods.find(&request.namespace, &request.pod, prepare);
+        let found = clock.outside(timeout_at(start_by.into(), find)).await.unwrap_or_else(|_| {
+            let message = "the API server did not answer in time when asked for the pod";
+            Err(Error::new(Reason::Deadline, message).pod(&request.namespace, &request.pod))
+        });
+        let (pod, (container, facts)) = found?;
         let target = pod.container(&container.target).and_then(|c| c.id.clone());
         // Subscribed before the container is added, so that no change of it is missed.
         let changes = self.pods.changes();

@@ -133,6 +133,7 @@ async fn looking_up_a_pod_fails_as_clearly() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_api_server_that_is_gone() {
     let f = with_pod().await;
+    f.created(request("web", "web")).await;
     f.cluster.faults().refuse_connections().await;
     let gone = || refused(Code::Unavailable, "API_UNREACHABLE", "cannot be reached");
     f.fails(request("web", "web"), gone()).await;
@@ -140,7 +141,7 @@ async fn an_api_server_that_is_gone() {
     // What needs no API server works on.
     let pod = within("verify without an API server", f.verify("web")).await;
     assert_eq!(pod.outcome(), Outcome::Ok, "{pod:#?}");
-    assert_eq!(f.sessions().await, []);
+    assert_eq!(f.sessions().await.len(), 1);
     f.cluster.faults().up().await.unwrap();
     within("and it is back", f.created(request("web", "web"))).await;
     f.end().await;
@@ -149,6 +150,8 @@ async fn an_api_server_that_is_gone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_api_server_that_hangs_or_is_slow() {
     let f = with_pod().await;
+    // The watch knows the pod once it has told of a debug container of it.
+    f.created(request("web", "web")).await;
     f.cluster.faults().hang();
     // The deadline of the call, heard of before it has passed; that of the request; and the agent's own patience.
     let mut short = Request::new(request("web", "web"));
@@ -161,6 +164,14 @@ async fn an_api_server_that_hangs_or_is_slow() {
     let impatient = v1::DebugCreateRequest { start_timeout, ..request("web", "web") };
     f.fails(impatient, lost("START_DEADLINE", Code::DeadlineExceeded)).await;
     f.fails(request("web", "web"), lost("API_UNREACHABLE", Code::Unavailable)).await;
+    // A pod that the watch does not know: nothing has been changed.
+    let mut unknown = Request::new(request("absent", ""));
+    unknown.set_timeout(Duration::from_secs(1));
+    let stream = f.debug().create(unknown).await.unwrap().into_inner();
+    let status = within("asks for a pod until the call's deadline", rest(stream)).await.1.unwrap_err();
+    let lost = |reason, code| Failure { entry: "", code, reason, says: "did not answer" };
+    lost("DEADLINE", Code::DeadlineExceeded).check(&status, "absent");
+    f.fails(request("absent", ""), lost("API_UNREACHABLE", Code::Unavailable)).await;
     f.cluster.faults().up().await.unwrap();
 
     f.cluster.faults().delay(Duration::from_millis(300));

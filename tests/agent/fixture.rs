@@ -336,8 +336,13 @@ pub(crate) fn readlinks(pid: u32) -> BTreeMap<String, String> {
 
 /// What util-linux' `lsns` says of the process' namespaces.
 pub(crate) fn lsns(pid: u32) -> BTreeMap<String, String> {
-    let output = Command::new("lsns").args(["-J", "-o", "NS,TYPE", "-p", &pid.to_string()]).output().unwrap();
-    let list: Value = serde_json::from_slice(&output.stdout).unwrap();
+    // It gives up when any process of the machine ends while it looks.
+    let list: Value = (0..50)
+        .find_map(|_| {
+            let args = ["-J", "-o", "NS,TYPE", "-p", &pid.to_string()];
+            serde_json::from_slice(&Command::new("lsns").args(args).output().unwrap().stdout).ok()
+        })
+        .expect("lsns says something");
     let entry = |n: &Value| {
         let kind = n["type"].as_str().unwrap().to_owned();
         let link = format!("{kind}:[{}]", n["ns"]);

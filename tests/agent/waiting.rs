@@ -124,6 +124,8 @@ async fn what_changes_between_the_checks_and_the_patch() {
         within("the patch arrives", patch).await;
         stream
     };
+    // The watch knows a pod once it has told of a debug container of it.
+    f.created(request("web", "")).await;
     // Another pod has the name.
     let stream = underway(request("web", "")).await;
     f.cluster.delete_pod("default", "web", 0).await.unwrap();
@@ -135,13 +137,13 @@ async fn what_changes_between_the_checks_and_the_patch() {
     f.wait("web", |pod| pod.status.as_ref().unwrap().phase.as_deref() == Some("Running")).await;
 
     // No pod has the name.
-    let other = f.pod("other", json!({"containers": [{"name": "web", "image": WEB}]})).await;
+    f.pod("other", json!({"containers": [{"name": "web", "image": WEB}]})).await;
+    f.created(request("other", "")).await;
     let stream = underway(request("other", "")).await;
     f.cluster.delete_pod("default", "other", 0).await.unwrap();
     faults.up().await.unwrap();
     let absent = Failure { code: Code::NotFound, reason: "POD_NOT_FOUND", entry: "", says: "not found" };
     absent.check(&within("POD_NOT_FOUND", rest(stream)).await.1.unwrap_err(), "other");
-    drop(other);
 
     // Another request takes the name.
     let named = || v1::DebugCreateRequest { name: "same".into(), ..request("web", "") };
@@ -156,6 +158,7 @@ async fn what_changes_between_the_checks_and_the_patch() {
         .check(&loser, "web");
 
     // The target restarts.
+    f.created(request("web", "web")).await;
     let target = f.verify("web").await.containers[0].container.clone().unwrap();
     let stream = underway(request("web", "web")).await;
     assert_ne!(target.host_pid, 0, "that would be the test's own process group");

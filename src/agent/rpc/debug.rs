@@ -167,25 +167,31 @@ async fn forward<T>(
 ) -> Result<T> {
     tokio::pin!(create);
     let mut listening = true;
-    loop {
+    let done = loop {
         tokio::select! {
             // What was already told comes before the end.
             biased;
-            Some(step) = steps.recv() => {
-                let event = match step {
-                    Progress::Accepted(session) => {
-                        Event::Accepted(v1::DebugAccepted { session: Some(convert::session(&session, node)) })
-                    }
-                    Progress::Waiting { reason, message } => Event::Progress(v1::DebugProgress { reason, message }),
-                };
-                send(answers, event).await;
-            }
-            done = &mut create => return done,
+            Some(step) = steps.recv() => send(answers, event(step, node)).await,
+            done = &mut create => break done,
             () = answers.closed(), if listening => {
                 listening = false;
                 steps.close();
             }
         }
+    };
+    // What it told of in the same breath in which it ended.
+    while let Ok(step) = steps.try_recv() {
+        send(answers, event(step, node)).await;
+    }
+    done
+}
+
+fn event(step: Progress, node: &str) -> Event {
+    match step {
+        Progress::Accepted(session) => {
+            Event::Accepted(v1::DebugAccepted { session: Some(convert::session(&session, node)) })
+        }
+        Progress::Waiting { reason, message } => Event::Progress(v1::DebugProgress { reason, message }),
     }
 }
 
