@@ -10,9 +10,12 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     task::JoinSet,
 };
-use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
+use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{service::Routes, transport::Server};
+use tonic::{
+    service::Routes,
+    transport::{Server, server::TcpIncoming},
+};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use super::{
@@ -268,13 +271,14 @@ async fn serve(socket: Socket, routes: Routes, drain: CancellationToken) -> anyh
         .http2_keepalive_interval(keepalive)
         .http2_keepalive_timeout(keepalive)
         .max_concurrent_streams(128)
-        .http2_max_header_list_size(16 * 1024)
-        .tcp_nodelay(true);
+        .http2_max_header_list_size(16 * 1024);
     let router = server.add_routes(routes);
     let end = drain.cancelled_owned();
     match socket {
         Socket::Tcp(listener) => {
-            router.serve_with_incoming_shutdown(TcpListenerStream::new(listener), end).await?;
+            // The server's own setting counts only for sockets that it binds itself.
+            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+            router.serve_with_incoming_shutdown(incoming, end).await?;
         }
         Socket::Unix(listener) => {
             router.serve_with_incoming_shutdown(UnixListenerStream::new(listener), end).await?;
