@@ -1,4 +1,5 @@
 //! The house rules that a compiler does not check: which layer may use which, and where `unsafe` may stand.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
     collections::BTreeSet,

@@ -1,7 +1,13 @@
 //! What a verifier holds open, seen in `/proc/self/fd`: two descriptors for each container and sandbox that runs, none for those that
 //! have ended.
 #![cfg(all(target_os = "linux", feature = "embedded"))]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout
+)]
 
 #[allow(dead_code)]
 #[path = "agent/fixture.rs"]

@@ -208,7 +208,7 @@ async fn sigkill_leaves_nothing_in_the_way() {
     daemon.ready().await;
     let list = v1::DebugListRequest::default();
     let sessions = DebugClient::new(daemon.channel.clone()).list(list).await.unwrap().into_inner().sessions;
-    assert_eq!(sessions, [session.clone()]);
+    assert_eq!(sessions, std::slice::from_ref(&session));
     assert_eq!(sessions[0].state(), SessionState::Running);
     let end =
         v1::DebugEndRequest { pod: crate::fixture::pod_ref("web"), session: session.id, grace_period: None };

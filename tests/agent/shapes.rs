@@ -157,7 +157,7 @@ async fn evidence_is_what_is_seen_inside() {
         use v1::evidence::Kind;
         match namespace.evidence.as_ref().and_then(|e| e.kind.as_ref()) {
             Some(Kind::Uts(uts)) => {
-                assert_eq!(uts.hostname, inside(&["-u", "uname", "-n"]).trim().as_bytes())
+                assert_eq!(uts.hostname, inside(&["-u", "uname", "-n"]).trim().as_bytes());
             }
             Some(Kind::Net(net)) => {
                 let links: Value = serde_json::from_str(&inside(&["-n", "ip", "-j", "addr"])).unwrap();
