@@ -189,7 +189,10 @@ async fn what_is_refused_before_anything_is_changed() {
             request("web", "nginx"),
             refused(Code::NotFound, "CONTAINER_NOT_FOUND", "there is no such container; the pod has web"),
         ),
-        (request("crashes", "web"), precondition("TARGET_NOT_RUNNING", "the target web does not run")),
+        (
+            request("crashes", "web"),
+            precondition("TARGET_NOT_RUNNING", "does not run, so it cannot be a target"),
+        ),
         (request("waits", "web"), precondition("TARGET_NOT_RUNNING", "it is waiting (")),
         (request("initialized", "init"), precondition("TARGET_NOT_RUNNING", "has exited with 0 (Completed)")),
         (
