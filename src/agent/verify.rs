@@ -8,6 +8,7 @@ use std::{
     },
 };
 
+use rustix::io::Errno;
 use tokio::sync::Semaphore;
 
 use crate::{
@@ -20,6 +21,7 @@ use crate::{
     },
     kube::pods::Pods,
     sys::{
+        broker::Entry,
         containers::{Containers, Scan},
         evidence,
         process::ContainerProcess,
@@ -72,6 +74,7 @@ impl Reference {
 pub struct Verifier {
     pods: Arc<Pods>,
     containers: Arc<Containers>,
+    entry: Arc<Entry>,
     /// Passes over `/proc` at a time.
     passes: Semaphore,
     counts: [AtomicU64; 3],
@@ -86,9 +89,9 @@ struct Live<'a> {
 }
 
 impl Verifier {
-    /// Verifies pods that `pods` knows.
-    pub fn new(pods: Arc<Pods>, containers: Arc<Containers>) -> Self {
-        Self { pods, containers, passes: Semaphore::new(2), counts: Default::default() }
+    /// Verifies pods that `pods` knows, and takes evidence by way of `entry`.
+    pub fn new(pods: Arc<Pods>, containers: Arc<Containers>, entry: Arc<Entry>) -> Self {
+        Self { pods, containers, entry, passes: Semaphore::new(2), counts: Default::default() }
     }
 
     /// How many verdicts there were, by outcome.
@@ -139,9 +142,11 @@ impl Verifier {
         }
         let mut pass = Pass {
             containers: &self.containers,
+            entry: &self.entry,
             live: &live,
             census: &census,
             scan: None,
+            entry_hangs: false,
             seen: HashMap::new(),
         };
         wanted.iter().map(|pod| pass.pod(pod, only)).collect()
@@ -168,10 +173,13 @@ impl Verifier {
 /// One pass over the node.
 struct Pass<'a> {
     containers: &'a Containers,
+    entry: &'a Entry,
     live: &'a [Live<'a>],
     census: &'a Census<'a>,
     /// Made at most once, and only if a sandbox is not known yet.
     scan: Option<Scan>,
+    /// That nothing more is asked of whoever enters namespaces, since it has not answered in time.
+    entry_hangs: bool,
     /// Evidence by uts, net and ipc namespace: the containers of a pod share it.
     seen: HashMap<NamespaceSet, Evidence>,
 }
@@ -278,8 +286,12 @@ impl<'a> Pass<'a> {
         }
         let key = NamespaceSet::from_fn(|k| own.namespaces.get(k).filter(|_| matches!(k, Uts | Net | Ipc)));
         let gathered = self.seen.entry(key).or_insert_with(|| {
-            evidence::gather(&own.process).unwrap_or_else(|error| {
+            if self.entry_hangs {
+                return Evidence::default();
+            }
+            evidence::gather(self.entry, &own.process).unwrap_or_else(|error| {
                 tracing::debug!(pid = own.process.facts.pid, %error, "no evidence");
+                self.entry_hangs = error.errno == Errno::TIMEDOUT;
                 Evidence::default()
             })
         });
