@@ -150,3 +150,86 @@ impl Filter {
         filter.try_into().ok()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use rustix::{
+        io::Errno,
+        net::{AddressFamily, SocketType, socket},
+        process::{PidfdFlags, getpid, pidfd_open},
+        thread::{ThreadNameSpaceType, UnshareFlags, move_into_thread_name_spaces},
+    };
+
+    use super::*;
+
+    /// Runs `check` on a thread under the filter, which stays the thread's own.
+    fn under(filter: Filter, check: impl FnOnce() + Send) {
+        let checked = thread::scope(|scope| {
+            let run = || {
+                assert!(filter.install());
+                check();
+            };
+            scope.spawn(run).join()
+        });
+        assert!(checked.is_ok(), "{filter:?}");
+    }
+
+    /// What the filter itself says of it; what the kernel would say is not asked here.
+    fn refused<T>(result: Result<T, Errno>) -> bool {
+        result.err() == Some(Errno::NOSYS)
+    }
+
+    fn setns(kinds: ThreadNameSpaceType) -> Result<(), Errno> {
+        let pidfd = pidfd_open(getpid(), PidfdFlags::empty()).unwrap();
+        move_into_thread_name_spaces(std::os::fd::AsFd::as_fd(&pidfd), kinds)
+    }
+
+    #[test]
+    fn the_agent_reaches_no_namespace_and_no_other_process() {
+        under(Filter::Agent, || {
+            for kinds in [evidence::KINDS, ThreadNameSpaceType::NETWORK, ThreadNameSpaceType::MOUNT] {
+                assert!(refused(setns(kinds)), "{kinds:?}");
+            }
+            #[allow(deprecated)]
+            let unshared = rustix::thread::unshare(UnshareFlags::FILES);
+            assert!(refused(unshared));
+            assert!(refused(rustix::process::pidfd_getfd(
+                pidfd_open(getpid(), PidfdFlags::empty()).unwrap(),
+                0,
+                rustix::process::PidfdGetfdFlags::empty()
+            )));
+            let read = nix::sys::uio::process_vm_readv(nix::unistd::getpid(), &mut [], &[]);
+            assert_eq!(read, Err(nix::errno::Errno::ENOSYS));
+            // And does all else: threads, programs, sockets.
+            assert!(thread::spawn(|| ()).join().is_ok());
+            assert!(std::process::Command::new("true").status().unwrap().success());
+            assert!(socket(AddressFamily::INET, SocketType::STREAM, None).is_ok());
+        });
+    }
+
+    #[test]
+    fn the_broker_enters_for_evidence_and_nothing_else() {
+        let pidfd = pidfd_open(getpid(), PidfdFlags::empty()).unwrap();
+        under(Filter::Broker, move || {
+            let setns = |kinds| move_into_thread_name_spaces(std::os::fd::AsFd::as_fd(&pidfd), kinds);
+            assert!(!refused(setns(evidence::KINDS)));
+            for kinds in [ThreadNameSpaceType::NETWORK, ThreadNameSpaceType::MOUNT, ThreadNameSpaceType::USER]
+            {
+                assert!(refused(setns(kinds)), "{kinds:?}");
+            }
+            assert!(refused(setns(ThreadNameSpaceType::from_bits_retain(0))));
+            for family in [AddressFamily::INET, AddressFamily::PACKET, AddressFamily::INET6] {
+                assert!(refused(socket(family, SocketType::DGRAM, None)), "{family:?}");
+            }
+            assert!(!refused(socket(AddressFamily::UNIX, SocketType::DGRAM, None)));
+            assert!(!refused(socket(AddressFamily::NETLINK, SocketType::RAW, None)));
+            assert!(refused(rustix::process::kill_process(getpid(), rustix::process::Signal::CONT)));
+            assert!(refused(pidfd_open(getpid(), PidfdFlags::empty())));
+            assert!(std::process::Command::new("true").status().is_err());
+            assert!(evidence::look().net.is_some());
+            assert!(thread::spawn(|| ()).join().is_ok());
+        });
+    }
+}
