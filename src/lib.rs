@@ -1,4 +1,32 @@
 //! podsonde: debug containers for Kubernetes pods, with proof of the namespaces they share.
+//!
+//! # The map
+//!
+//! Two programs: `podsonde-agent`, one per node, and `podsonde`, for people.
+//!
+//! ```text
+//! bin/podsonde-agent ─ agent ─┬─ sys ────┐        bin/podsonde ─ cli ─ client ─ kube, proto, domain
+//!                             ├─ kube ───┤                        └─ embedded (podsonde demo) ─ agent
+//!                             └─ proto   └─ domain
+//! ```
+//!
+//! - [`domain`]: pure logic: pods, cgroups, verdicts, sessions, errors. Start with [`domain::verdict`].
+//! - [`sys`]: Linux: procfs, pidfds, namespaces. The only home of `unsafe`.
+//! - [`kube`]: the Kubernetes API: the watch of a node's pods, ephemeral containers, the way to an agent.
+//! - [`proto`]: the gRPC API, generated from `proto/`.
+//! - [`agent`]: the daemon. [`agent::app`] wires it, [`agent::rpc::gate`] is what every call goes through,
+//!   [`agent::sessions`] and [`agent::verify`] are what it does.
+//! - [`client`]: what the command line is made of; for other programs, too.
+//! - [`cli`]: the command line.
+//! - [`embedded`]: an API server, a kubelet and pods of plain namespaces, for the demo and the tests.
+//!
+//! # What always holds
+//!
+//! - Never "shared" on the strength of the spec; never a verdict about a process that was not proven to be the container's
+//!   ([`sys::process`]).
+//! - A thread that entered a foreign namespace ends with its visit ([`sys::enter`]).
+//! - The agent keeps nothing that a restart would lose: sessions are read from the pods' specs ([`agent::sessions`]).
+//! - Imports run one way, and `unsafe` stands in `sys` alone (`tests/architecture.rs`).
 
 #[cfg(target_os = "linux")]
 pub mod agent;

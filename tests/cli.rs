@@ -141,11 +141,11 @@ fn verify_shows_many_pods_by_container() {
     assert_eq!(
         ended.stdout,
         "\
-NAMESPACE   POD     CONTAINER   VERDICT   IPC      NET      UTS      PID        MNT       CGROUP    USER   TIME
-default     doubt   app         UNKNOWN   -        -        -        -          -         -         -      -
-default     drift   app         OK        shared   shared   shared   shared     private   private   host   host
-default     drift   dbg         DRIFT     shared   shared   shared   private!   private   private   host   host
-default     web     app         OK        shared   shared   shared   shared     private   private   host   host
+NAMESPACE   POD     CONTAINER   VERDICT   IPC      NET      UTS      PID        MNT       USER
+default     doubt   app         UNKNOWN   -        -        -        -          -         -
+default     drift   app         OK        shared   shared   shared   shared     private   host
+default     drift   dbg         DRIFT     shared   shared   shared   private!   private   host
+default     web     app         OK        shared   shared   shared   shared     private   host
 "
     );
     assert_eq!(
@@ -172,7 +172,7 @@ fn verify_s_exit_code_is_its_verdict() {
         (vec!["verify", "drift", "-c", "app"], 0),
         (vec!["verify", "doubt"], 4),
         (vec!["verify", "done"], 4),
-        (vec!["verify", "-l", "app=nothing"], 0),
+        (vec!["verify", "-l", "app=nothing"], 4),
         (vec!["verify", "web", "nope"], 1),
         (vec!["verify", "drift", "nope"], 3),
         (vec!["verify", "doubt", "nope"], 1),

@@ -11,6 +11,8 @@ use std::{
     time::Duration,
 };
 
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use kube::api::{Api, Patch, PatchParams};
 use podsonde::embedded::{
     cri::{CriRuntime, Options},
     runtime::{ContainerStart, Mount, PidMode, Runtime, Sandbox, Stream},
@@ -239,7 +241,7 @@ async fn a_connection_into_a_host_network_pod_stays_on_the_node() {
     runtime.remove_pod(pod.metadata.uid.as_deref().expect("uid")).await;
 }
 
-async fn started(runtime: &CriRuntime, name: &str) -> (k8s_openapi::api::core::v1::Pod, Sandbox) {
+async fn started(runtime: &CriRuntime, name: &str) -> (Pod, Sandbox) {
     let pod = node::pod(name, json!({"containers": [{"name": "app", "image": "busybox"}]}));
     let sandbox = runtime.run_sandbox(&pod).await.expect("sandbox");
     (pod, sandbox)
@@ -440,4 +442,42 @@ async fn a_security_context_reaches_the_process() {
     let root = format!("/proc/{pid}/root");
     assert!(Path::new(&root).join("httpd").exists() && !Path::new(&root).join("bin").exists());
     runtime.remove_pod(pod.metadata.uid.as_deref().expect("uid")).await;
+}
+
+/// The id of a container that runs, without its scheme.
+fn running(statuses: Option<&Vec<ContainerStatus>>, name: &str) -> Option<String> {
+    let status = statuses?.iter().find(|status| status.name == name)?;
+    status.state.as_ref()?.running.as_ref()?;
+    Some(status.container_id.as_ref()?.strip_prefix("containerd://")?.to_owned())
+}
+
+#[tokio::test]
+async fn the_cluster_s_kubelet_runs_its_pods_here() {
+    let Some(node) = Node::get() else { return };
+    let cluster = node.cluster(Options::default()).await;
+    let pod = json!({
+        "metadata": {"name": "web"},
+        "spec": {"containers": [{"name": "nginx", "image": "nginx", "imagePullPolicy": "IfNotPresent"}]},
+    });
+    cluster.create_pod(pod).await.expect("create");
+    let nginx = |pod: &Pod| running(pod.status.as_ref()?.container_statuses.as_ref(), "nginx");
+    let web = cluster.wait_pod("default", "web", |pod| nginx(pod).is_some()).await.expect("runs");
+    let nginx = nginx(&web).expect("an id");
+
+    let pods: Api<Pod> = Api::default_namespaced(cluster.client().expect("client"));
+    let debugger = json!({"spec": {"ephemeralContainers": [{
+        "name": "debugger", "image": "busybox", "imagePullPolicy": "IfNotPresent", "command": SLEEP, "targetContainerName": "nginx",
+    }]}});
+    pods.patch_ephemeral_containers("web", &PatchParams::default(), &Patch::Strategic(debugger))
+        .await
+        .expect("patch");
+    let debugger =
+        |pod: &Pod| running(pod.status.as_ref()?.ephemeral_container_statuses.as_ref(), "debugger");
+    let web = cluster.wait_pod("default", "web", |pod| debugger(pod).is_some()).await.expect("runs");
+    let debugger = debugger(&web).expect("an id");
+    let [nginx_pid, debugger_pid] = [&nginx, &debugger].map(|id| node::pid(id).expect("runs"));
+    assert!(shared(nginx_pid, debugger_pid)["pid"]);
+
+    cluster.shutdown().await;
+    assert_eq!([node::pid(&nginx), node::pid(&debugger)], [None, None]);
 }

@@ -5,6 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use anyhow::Context;
 use jiff::Timestamp;
 use kube::Client;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     signal::unix::{SignalKind, signal},
     task::JoinSet,
@@ -62,6 +63,8 @@ pub struct Settings {
 #[derive(Debug)]
 pub struct Agent {
     drain: CancellationToken,
+    /// Ends the probes, which go on answering while the agent drains.
+    closed: CancellationToken,
     tasks: JoinSet<anyhow::Result<()>>,
     limits: Limits,
     addresses: Vec<SocketAddr>,
@@ -73,6 +76,7 @@ pub struct Agent {
 /// # Errors
 /// If it cannot start, if one of its servers fails, or if the broker ends and the agent is to end with it.
 pub async fn run(config: Config, entry: Entry) -> anyhow::Result<()> {
+    raise_descriptor_limit();
     let entry = Arc::new(entry);
     let client = client(&config).await?;
     let settings = Settings {
@@ -105,6 +109,25 @@ pub async fn run(config: Config, entry: Entry) -> anyhow::Result<()> {
     ended
 }
 
+/// A client of the API server as the agent needs it.
+///
+/// # Errors
+/// If it cannot be made of `settings`.
+pub fn client_of(mut settings: kube::Config) -> anyhow::Result<Client> {
+    // Callers wait for each request, so what is worth another try is decided by request, and not by up to 15 silent ones.
+    settings.default_retry = false;
+    Client::try_from(settings).context("cannot make a client of the API server")
+}
+
+/// Each container and sandbox of the node takes two descriptors, and runtimes start processes with 1024.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, ..limit };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, limit = limit.current, "cannot raise the limit of open descriptors");
+    }
+}
+
 async fn client(config: &Config) -> anyhow::Result<Client> {
     let settings = match &config.kubeconfig {
         Some(file) => {
@@ -117,7 +140,7 @@ async fn client(config: &Config) -> anyhow::Result<Client> {
             .await
             .context("no way to the API server: no service account, no kubeconfig")?,
     };
-    Client::try_from(settings).context("cannot make a client of the API server")
+    client_of(settings)
 }
 
 impl Agent {
@@ -133,7 +156,7 @@ impl Agent {
         report(&features);
         let containers = Arc::new(Containers::open(host_pid).context("cannot look at the host's processes")?);
 
-        let drain = CancellationToken::new();
+        let (drain, closed) = (CancellationToken::new(), CancellationToken::new());
         let pods = Arc::new(Pods::new(client.clone(), &node));
         let verifier =
             Arc::new(Verifier::new(Arc::clone(&pods), Arc::clone(&containers), Arc::clone(&entry)));
@@ -166,6 +189,8 @@ impl Agent {
             node: node.clone(),
         };
         let (health, health_service) = tonic_health::server::health_reporter();
+        // Before the first caller: the reporter begins with a server that serves.
+        set_health(&health, ServingStatus::NotServing).await;
         let reflection = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(v1::DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
@@ -181,7 +206,10 @@ impl Agent {
         for place in &listen {
             let socket = Socket::bind(place).await?;
             addresses.extend(socket.tcp_address());
-            tracing::info!(?place, "serving gRPC");
+            match socket.tcp_address() {
+                Some(address) => tracing::info!(%address, "serving gRPC"),
+                None => tracing::info!(?place, "serving gRPC"),
+            }
             tasks.spawn(serve(socket, routes.clone(), drain.clone()));
         }
         let status = Arc::new(Status {
@@ -195,8 +223,10 @@ impl Agent {
         let mut metrics_address = None;
         if let Some(address) = metrics_listen {
             let listener = probes::bind(address).await?;
-            metrics_address = listener.local_addr().ok();
-            let end = drain.clone().cancelled_owned();
+            let address = listener.local_addr().context("cannot tell the port of probes and metrics")?;
+            tracing::info!(%address, "serving probes and metrics");
+            metrics_address = Some(address);
+            let end = closed.clone().cancelled_owned();
             tasks.spawn(async move { Ok(probes::serve(listener, status, end).await?) });
         }
         tasks.spawn(until(drain.clone(), {
@@ -207,7 +237,7 @@ impl Agent {
         tasks.spawn(tell_broker_loss(entry, drain.clone()));
         tasks.spawn(tell_health(health, pods, drain.clone()));
         tracing::info!(node, version = env!("CARGO_PKG_VERSION"), "podsonde-agent started");
-        Ok(Self { drain, tasks, limits, addresses, metrics_address })
+        Ok(Self { drain, closed, tasks, limits, addresses, metrics_address })
     }
 
     /// The TCP addresses that gRPC is served on.
@@ -223,10 +253,15 @@ impl Agent {
     /// Takes no new requests, lets running ones end, at most so long as the limits say.
     pub async fn stop(mut self) {
         self.drain.cancel();
-        let all = async { while self.tasks.join_next().await.is_some() {} };
+        let probes = usize::from(self.metrics_address.is_some());
+        let all = async { while self.tasks.len() > probes && self.tasks.join_next().await.is_some() {} };
         if tokio::time::timeout(self.limits.drain_timeout, all).await.is_err() {
             tracing::warn!("some requests did not end in time");
         }
+        self.closed.cancel();
+        // A scrape that is being answered; what is left then ends with `self`.
+        let last = async { while self.tasks.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(Duration::from_secs(1), last).await;
     }
 }
 
@@ -294,29 +329,33 @@ async fn tell_broker_loss(entry: Arc<Entry>, drain: CancellationToken) -> anyhow
     Ok(())
 }
 
-/// Serving once the pods are read, not serving once it drains.
+/// Serving once the pods are read, not serving once it drains. Then ends the streams of those who watch it, which would keep the
+/// servers from ending.
 async fn tell_health(
-    health: HealthReporter,
+    mut health: HealthReporter,
     pods: Arc<Pods>,
     drain: CancellationToken,
 ) -> anyhow::Result<()> {
-    let services = ["", "podsonde.v1.Debug", "podsonde.v1.Namespaces", "podsonde.v1.Node"];
     let mut changes = pods.changes();
-    let steps = [ServingStatus::NotServing, ServingStatus::Serving, ServingStatus::NotServing];
-    for (step, status) in steps.into_iter().enumerate() {
-        match step {
-            1 => tokio::select! {
-                _ = changes.wait_for(|version| *version > 0) => {}
-                () = drain.cancelled() => {}
-            },
-            2 => drain.cancelled().await,
-            _ => {}
-        }
-        for service in services {
-            health.set_service_status(service, status).await;
-        }
+    let ready = async { changes.wait_for(|version| *version > 0).await.is_ok() };
+    if drain.run_until_cancelled(ready).await == Some(true) {
+        set_health(&health, ServingStatus::Serving).await;
+        drain.cancelled().await;
+    }
+    set_health(&health, ServingStatus::NotServing).await;
+    for service in HEALTH {
+        health.clear_service_status(service).await;
     }
     Ok(())
+}
+
+/// The services that health is told of; the empty name is all of them.
+const HEALTH: [&str; 4] = ["", "podsonde.v1.Debug", "podsonde.v1.Namespaces", "podsonde.v1.Node"];
+
+async fn set_health(health: &HealthReporter, status: ServingStatus) {
+    for service in HEALTH {
+        health.set_service_status(service, status).await;
+    }
 }
 
 /// What the probes answer from.
@@ -349,11 +388,8 @@ impl probes::Status for Status {
             } += 1;
         }
         let verdicts = self.verifier.counts();
-        self.metrics.render(Snapshot {
-            pods: self.pods.all().len(),
-            sessions,
-            verdicts,
-            can_enter: self.entry.is_available(),
-        })
+        let (pods, watch_errors) = (self.pods.all().len(), self.pods.watch_errors());
+        let can_enter = self.entry.is_available();
+        self.metrics.render(Snapshot { pods, sessions, watch_errors, verdicts, can_enter })
     }
 }

@@ -4,7 +4,7 @@
 //! specs again and again, so an agent that was restarted ends what another one started.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -16,6 +16,7 @@ use super::sessions::{Session, Sessions};
 use crate::{
     domain::{
         Error, Reason, Result,
+        cgroup::Place,
         pod::{Container, ContainerState, Pod},
     },
     kube::pods::Pods,
@@ -28,8 +29,10 @@ const EXPIRY_GRACE: Duration = Duration::from_secs(5);
 const RETRY: Duration = Duration::from_secs(30);
 /// The wall clock may be set while a timer runs, so a timer runs at most this long. Without sessions there is none.
 const CLOCK_CHECK: Duration = Duration::from_secs(60);
-/// A container that forks faster than it is killed is given up on after so many rounds.
+/// A container that forks faster than it is killed is given up on after so many rounds,
 const ROUNDS: u32 = 20;
+/// and one whose processes do not die (they wait for a disk, say) after so many in which none did.
+const IDLE_ROUNDS: u32 = 3;
 
 /// How a session ended.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -42,11 +45,23 @@ pub struct Ended {
     pub survivors: u32,
 }
 
-/// Ends the container's processes: SIGTERM, SIGKILL to what is left after `grace`. Nothing to end is not an error.
+/// Ends the container's processes: SIGTERM, SIGKILL to what is left after `grace`. Goes on to the end also if nobody waits for it any
+/// more. A container that has ended is not an error.
 ///
 /// # Errors
-/// SESSION_NOT_STARTED if there is nothing yet that could be ended; VM_ISOLATED; SYSTEM_CALL.
+/// VM_ISOLATED; PROCESS_NOT_FOUND if it runs by its status and no process of it is found; SYSTEM_CALL.
 pub async fn end(
+    containers: &Arc<Containers>,
+    pod: &Arc<Pod>,
+    container: &Container,
+    grace: Duration,
+) -> Result<Ended> {
+    let (containers, pod, container) = (Arc::clone(containers), Arc::clone(pod), container.clone());
+    let work = tokio::spawn(async move { end_all(&containers, &pod, &container, grace).await });
+    work.await.map_err(|e| Error::new(Reason::Bug, e.to_string()))?
+}
+
+async fn end_all(
     containers: &Arc<Containers>,
     pod: &Pod,
     container: &Container,
@@ -61,44 +76,58 @@ pub async fn end(
     if matches!(container.state, ContainerState::Terminated { .. }) {
         return Ok(Ended::default());
     }
-    let Some(id) = &container.id else {
-        let message = "has not started, so it has no process to end; it is ended when its time is over";
-        return Err(about(Error::new(Reason::SessionNotStarted, message)));
-    };
-    let mut ended = Ended::default();
+    let Some(id) = &container.id else { return Ok(Ended::default()) };
+    let place = (pod.cgroup_uid.as_str(), id.id.as_str());
+    let (mut signalled, mut killed) = (HashSet::new(), HashSet::new());
+    let mut survivors = 0;
     if !grace.is_zero() {
-        let first = signal(containers, &id.id, Signal::TERM).await.map_err(about)?;
-        ended.signalled = count(&first.processes);
+        let first = signal(containers, place, Signal::TERM).await.map_err(about)?;
+        signalled.extend(first.processes.iter().map(|(pid, _)| *pid));
+        survivors = first.refused;
         gone(first.processes, grace).await;
     }
+    let (mut none_before, mut idle) = (false, 0);
     for _ in 0..ROUNDS {
-        let left = signal(containers, &id.id, Signal::KILL).await.map_err(about)?;
+        let left = signal(containers, place, Signal::KILL).await.map_err(about)?;
+        survivors = count(left.processes.len()).saturating_add(left.refused);
         if left.processes.is_empty() {
-            ended.survivors = left.refused;
+            // A process whose parent ended while `/proc` was read may have been missed with it.
+            if none_before {
+                break;
+            }
+            none_before = true;
+            continue;
+        }
+        none_before = false;
+        let before = killed.len();
+        killed.extend(left.processes.iter().map(|(pid, _)| *pid));
+        idle = if killed.len() == before { idle + 1 } else { 0 };
+        if idle == IDLE_ROUNDS {
             break;
         }
-        let killed = count(&left.processes);
-        ended.killed = ended.killed.saturating_add(killed);
-        ended.signalled = ended.signalled.max(ended.killed);
-        ended.survivors = killed.saturating_add(left.refused);
         gone(left.processes, Duration::from_secs(2)).await;
     }
-    Ok(ended)
+    signalled.extend(&killed);
+    if signalled.is_empty() && survivors == 0 && container.is_running() {
+        let message = "runs by its status, but no process on the node is in a cgroup of its container id";
+        return Err(about(Error::new(Reason::ProcessNotFound, message)));
+    }
+    Ok(Ended { signalled: count(signalled.len()), killed: count(killed.len()), survivors })
 }
 
-fn count(processes: &[Pidfd]) -> u32 {
-    u32::try_from(processes.len()).unwrap_or(u32::MAX)
+fn count(processes: usize) -> u32 {
+    u32::try_from(processes).unwrap_or(u32::MAX)
 }
 
-async fn signal(containers: &Arc<Containers>, id: &str, signal: Signal) -> Result<Signalled> {
-    let (containers, id) = (Arc::clone(containers), id.to_owned());
-    let work = tokio::task::spawn_blocking(move || containers.signal(&id, signal));
+async fn signal(containers: &Arc<Containers>, (pod, id): (&str, &str), signal: Signal) -> Result<Signalled> {
+    let (containers, pod, id) = (Arc::clone(containers), pod.to_owned(), id.to_owned());
+    let work = tokio::task::spawn_blocking(move || containers.signal(Place { pod: &pod, id: &id }, signal));
     Ok(work.await.map_err(|e| Error::new(Reason::Bug, e.to_string()))??)
 }
 
 /// Waits until all of them have ended, at most so long.
-async fn gone(processes: Vec<Pidfd>, at_most: Duration) {
-    let all = futures::future::join_all(processes.into_iter().map(Pidfd::ended));
+async fn gone(processes: Vec<(u32, Pidfd)>, at_most: Duration) {
+    let all = futures::future::join_all(processes.into_iter().map(|(_, process)| process.ended()));
     // Who is left is counted anew.
     let _ = tokio::time::timeout(at_most, all).await;
 }

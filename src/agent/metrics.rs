@@ -1,7 +1,10 @@
 //! What the agent counts, in Prometheus' text format. Names and units by its conventions.
 //! <https://prometheus.io/docs/practices/naming/>
 
-use std::{sync::atomic::AtomicU64, time::Duration};
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
@@ -21,11 +24,12 @@ pub struct Metrics {
     errors: Family<ReasonLabels, Counter>,
     api_errors: Family<ReasonLabels, Counter>,
     verdicts: Family<OutcomeLabels, Counter>,
+    watch_errors: Counter,
     sessions: Family<StateLabels, Gauge>,
     pods: Gauge,
     can_enter: Gauge,
     resident: Gauge,
-    cpu: Gauge<f64, AtomicU64>,
+    cpu: Counter<f64, AtomicU64>,
     fds: Gauge,
 }
 
@@ -57,6 +61,8 @@ pub struct Snapshot {
     pub pods: usize,
     /// Sessions that wait, run, have ended.
     pub sessions: [usize; 3],
+    /// Failures of the watch so far.
+    pub watch_errors: u64,
     /// Verdicts so far, by outcome.
     pub verdicts: [(Outcome, u64); 3],
     /// Whether namespaces can be entered.
@@ -74,11 +80,12 @@ impl Metrics {
             errors: Family::default(),
             api_errors: Family::default(),
             verdicts: Family::default(),
+            watch_errors: Counter::default(),
             sessions: Family::default(),
             pods: Gauge::default(),
             can_enter: Gauge::default(),
             resident: Gauge::default(),
-            cpu: Gauge::default(),
+            cpu: Counter::default(),
             fds: Gauge::default(),
         };
         metrics.register(node);
@@ -116,6 +123,7 @@ impl Metrics {
             "Requests to the API server that failed, by reason",
             self.api_errors.clone(),
         );
+        r.register("watch_errors", "Failures of the watch of the node's pods", self.watch_errors.clone());
         r.register("verdicts", "Verdicts on containers, by outcome", self.verdicts.clone());
         r.register(
             "sessions",
@@ -163,11 +171,9 @@ impl Metrics {
                 Outcome::Unknown => "unknown",
                 Outcome::Drift => "drift",
             };
-            self.verdicts
-                .get_or_create(&OutcomeLabels { outcome })
-                .inner()
-                .store(count, std::sync::atomic::Ordering::Relaxed);
+            self.verdicts.get_or_create(&OutcomeLabels { outcome }).inner().store(count, Ordering::Relaxed);
         }
+        self.watch_errors.inner().store(snapshot.watch_errors, Ordering::Relaxed);
         self.observe_self();
         let mut text = String::new();
         // Writing to a string does not fail.
@@ -182,7 +188,8 @@ impl Metrics {
             self.resident.set(i64::try_from(bytes).unwrap_or(i64::MAX));
             let ticks = u32::try_from(stat.utime.saturating_add(stat.stime)).unwrap_or(u32::MAX);
             let per_second = u32::try_from(procfs::ticks_per_second()).unwrap_or(100);
-            self.cpu.set(f64::from(ticks) / f64::from(per_second));
+            let seconds = f64::from(ticks) / f64::from(per_second);
+            self.cpu.inner().store(seconds.to_bits(), std::sync::atomic::Ordering::Relaxed);
         }
         self.fds.set(own.fd_count().ok().and_then(|n| i64::try_from(n).ok()).unwrap_or_default());
     }

@@ -27,10 +27,12 @@ use crate::{
         pod::{Container, ContainerKind, ContainerState, Phase, Pod},
         session::SessionFacts,
         startup::{self, Startup},
-        verdict::Outcome,
     },
     kube::{container, ephemeral, pods::Pods},
 };
+
+/// At the end of a wait, the API server has so long to say how the container fares, at most a quarter of the caller's time.
+const LAST_LOOK: Duration = Duration::from_secs(1);
 
 /// The sessions of the node.
 pub struct Sessions {
@@ -89,7 +91,8 @@ impl Sessions {
         Self { client, pods, verifier, limits, drain }
     }
 
-    /// Creates a debug container, waits until it runs, verifies it. Tells of its steps through `progress`.
+    /// Creates a debug container, waits until it runs, verifies it. Tells of its steps through `progress`. Has come to a result when
+    /// `deadline` comes, at which the caller stops listening.
     ///
     /// # Errors
     /// See `Debug.Create` in `proto/podsonde/v1/debug.proto`.
@@ -101,6 +104,9 @@ impl Sessions {
         progress: &mpsc::Sender<Progress>,
     ) -> Result<Created> {
         let mut clock = Clock::start();
+        let now = Instant::now();
+        let last_look = LAST_LOOK.min(deadline.saturating_duration_since(now) / 4);
+        let start_by = (now + request.start_timeout).min(deadline.checked_sub(last_look).unwrap_or(now));
         let prepare = |pod: &Arc<Pod>| self.prepare(pod, request, requested_by);
         let (pod, (container, facts)) =
             clock.outside(self.pods.find(&request.namespace, &request.pod, prepare)).await?;
@@ -109,16 +115,25 @@ impl Sessions {
         let changes = self.pods.changes();
 
         let definition = container::define(request, &container.name, &facts)?;
+        let client = self.client.clone();
         clock
-            .outside(ephemeral::add(self.client.clone(), &pod.namespace, &pod.name, &pod.uid, &definition))
-            .await?;
+            .outside(ephemeral::add(client, &pod.namespace, &pod.name, &pod.uid, &definition, start_by))
+            .await
+            .map_err(|e| e.container(&container.name))?;
         tracing::info!(session = facts.id, pod = %format_args!("{}/{}", pod.namespace, pod.name), container = container.name,
             target = container.target, image = container.image, by = facts.requested_by, "debug container added");
         let session = Session { pod: Arc::clone(&pod), facts, container };
         tell(progress, Progress::Accepted(Box::new(session.clone()))).await?;
 
-        let wait =
-            Wait { sessions: self, session: &session, request, target: target.as_ref(), deadline, progress };
+        let wait = Wait {
+            sessions: self,
+            session: &session,
+            request,
+            target: target.as_ref(),
+            start_by,
+            last_look,
+            progress,
+        };
         wait.run(changes, &mut clock).await.map_err(|e| {
             e.pod(&pod.namespace, &pod.name)
                 .container(&session.container.name)
@@ -171,7 +186,7 @@ impl Sessions {
             let message = "the pod has, or had, a container of that name, and names of debug containers are never free again";
             return Err(Error::new(Reason::NameTaken, message).container(&name));
         }
-        if self.all().iter().filter(|s| !s.has_ended()).count() >= self.limits.max_sessions {
+        if self.all().iter().filter(|s| s.may_run()).count() >= self.limits.max_sessions {
             let message = format!(
                 "the node has {} sessions, as many as it may have; end one",
                 self.limits.max_sessions
@@ -218,11 +233,11 @@ impl Sessions {
         self.pods.find(namespace, pod, check).await.map(|(_, session)| session)
     }
 
-    /// The container of a session, or any ephemeral container by name.
+    /// The container of a session, or any ephemeral container by name, that has processes to end, or has had.
     ///
     /// # Errors
-    /// SESSION_NOT_FOUND, and as [`Pods::find`].
-    pub async fn container(
+    /// SESSION_NOT_FOUND, SESSION_NOT_STARTED, and as [`Pods::find`].
+    pub async fn started(
         &self,
         namespace: &str,
         pod: &str,
@@ -232,17 +247,47 @@ impl Sessions {
         let is_it = |c: &&Container| c.name == session || c.session.as_ref().is_some_and(|s| s.id == session);
         let check = |pod: &Arc<Pod>| {
             pod.expect_uid(uid)?;
-            pod.ephemeral().find(is_it).cloned().ok_or_else(|| no_session(pod, session))
+            let container = pod.ephemeral().find(is_it).cloned().ok_or_else(|| no_session(pod, session))?;
+            if container.id.is_none() && !matches!(container.state, ContainerState::Terminated { .. }) {
+                let message = "has not started, so it has no process to end; should it start after its time, it is ended then";
+                return Err(Error::new(Reason::SessionNotStarted, message).container(&container.name));
+            }
+            Ok(container)
         };
         self.pods.find(namespace, pod, check).await
     }
 }
 
+impl Sessions {
+    /// Whether the status of a container that should run comes to say that it does not, within two seconds.
+    pub async fn ends_soon(&self, pod: &Pod, container: &str) -> bool {
+        let mut changes = self.pods.changes();
+        let ended = async {
+            loop {
+                let now = self.pods.get(&pod.namespace, &pod.name).filter(|p| p.uid == pod.uid);
+                if !now.is_some_and(|p| p.container(container).is_some_and(Container::is_running)) {
+                    return true;
+                }
+                if changes.changed().await.is_err() {
+                    return false;
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(2), ended).await.unwrap_or(false)
+    }
+}
+
 impl Session {
-    /// Whether its container has run and ended, or its pod has.
+    /// Whether its container has run and ended, or its pod has, or its time was over before it ran.
     pub fn has_ended(&self) -> bool {
         matches!(self.container.state, ContainerState::Terminated { .. })
             || matches!(self.pod.phase, Phase::Succeeded | Phase::Failed)
+            || !self.container.is_running() && self.facts.expires_at <= Timestamp::now()
+    }
+
+    /// Whether it runs, or is on the way to it. One that failed to start holds nothing, and its entry stays for as long as its pod.
+    fn may_run(&self) -> bool {
+        !self.has_ended() && !matches!(startup::judge(&self.container.state, false), Startup::Failed(_))
     }
 }
 
@@ -289,8 +334,20 @@ struct Wait<'a> {
     request: &'a DebugRequest,
     /// The target's id when the request came.
     target: Option<&'a crate::domain::pod::ContainerId>,
-    deadline: Instant,
+    start_by: Instant,
+    /// How long the last look may take after that.
+    last_look: Duration,
     progress: &'a mpsc::Sender<Progress>,
+}
+
+/// What a look at the container came to.
+enum Look {
+    /// It runs and was verified, or has exited.
+    Done(Created),
+    /// It should run, and no process of it was found.
+    InVain(Created),
+    /// It does not run yet: the kubelet's reason and message.
+    Pending(String, String),
 }
 
 impl Wait<'_> {
@@ -300,28 +357,23 @@ impl Wait<'_> {
         clock: &mut Clock,
     ) -> Result<Created> {
         let mut last = (String::new(), String::new());
-        let mut looked_in_vain = 0;
+        let (mut seen, mut give_up) = (false, None);
         loop {
             changes.mark_unchanged();
-            let now = self.now()?;
-            match startup::judge(&now.container.state, self.request.wait_for_image) {
-                Startup::Failed(error) => return Err(error),
-                Startup::Exited => return Ok(clock.created(now, None)),
-                Startup::Running => {
-                    let report = self.verify(&now).await?;
-                    // It may have exited, or its target been restarted, between the status and the look at it: the next change of
-                    // the pod tells. Should none come soon, what is known is the answer.
-                    let lost = report.verdict.outcome == Outcome::Unknown && report.process.is_none();
-                    if !lost || looked_in_vain > 0 {
-                        return Ok(clock.created(now, Some(report)));
+            let now = self.now(&mut seen, clock).await?;
+            let mut until = self.start_by;
+            match self.look(now, clock).await? {
+                Look::Done(created) => return Ok(created),
+                // It may have exited, or its target been restarted, between the status and the look at it: a change of the pod tells.
+                // Should none come soon, what is known is the answer.
+                Look::InVain(created) => {
+                    let give_up = *give_up.get_or_insert_with(|| Instant::now() + Duration::from_secs(1));
+                    if Instant::now() >= give_up {
+                        return Ok(created);
                     }
-                    looked_in_vain += 1;
-                    let soon = Instant::now() + Duration::from_secs(1);
-                    let _ =
-                        clock.outside(timeout_at(soon.min(self.deadline).into(), changes.changed())).await;
-                    continue;
+                    until = until.min(give_up);
                 }
-                Startup::Pending { reason, message } => {
+                Look::Pending(reason, message) => {
                     let step = (reason, message);
                     if step != last {
                         let (reason, message) = step.clone();
@@ -331,10 +383,11 @@ impl Wait<'_> {
                 }
             }
             tokio::select! {
-                changed = clock.outside(timeout_at(self.deadline.into(), changes.changed())) => match changed {
+                changed = clock.outside(timeout_at(until.into(), changes.changed())) => match changed {
                     Ok(Ok(())) => {}
                     Ok(Err(_)) => return Err(Error::new(Reason::Bug, "the watch of pods has ended")),
-                    Err(_) => return Err(self.too_late(&last).await),
+                    Err(_) if until < self.start_by => {}
+                    Err(_) => return self.last_look(&last, clock).await,
                 },
                 () = self.sessions.drain.cancelled() => {
                     return Err(Error::new(Reason::Draining, "the agent is shutting down; the container may still start"));
@@ -344,11 +397,30 @@ impl Wait<'_> {
         }
     }
 
-    /// The session as it is now.
-    fn now(&self) -> Result<Session> {
-        let pod = self.sessions.pods.get(&self.session.pod.namespace, &self.session.pod.name);
+    /// The session as the watch has it. The watch may not have come to the pod yet, and then the API server is asked: a pod is gone if the
+    /// watch knew it, or the API server does not.
+    async fn now(&self, seen: &mut bool, clock: &mut Clock) -> Result<Session> {
+        let asked = &self.session.pod;
+        let known = self.sessions.pods.get(&asked.namespace, &asked.name).filter(|p| p.uid == asked.uid);
+        let pod = match known {
+            Some(pod) => {
+                *seen = true;
+                Some(pod)
+            }
+            None if *seen => None,
+            None => match clock.outside(self.sessions.pods.current(asked)).await {
+                Ok(found) => found,
+                // It was there a moment ago, and the last look tells if it is not.
+                Err(_) => Some(Arc::clone(asked)),
+            },
+        };
+        self.session_on(pod)
+    }
+
+    /// The session on its pod as it is now.
+    fn session_on(&self, pod: Option<Arc<Pod>>) -> Result<Session> {
         let deleted = || Error::new(Reason::PodDeleted, "was deleted while its debug container was starting");
-        let pod = pod.filter(|p| p.uid == self.session.pod.uid).ok_or_else(deleted)?;
+        let pod = pod.ok_or_else(deleted)?;
         if matches!(pod.phase, Phase::Succeeded | Phase::Failed) {
             return Err(Error::new(Reason::PodFinished, "ended while its debug container was starting"));
         }
@@ -359,6 +431,46 @@ impl Wait<'_> {
             return Err(deleted());
         }
         Ok(Session { pod, facts: self.session.facts.clone(), container })
+    }
+
+    async fn look(&self, now: Session, clock: &mut Clock) -> Result<Look> {
+        Ok(match startup::judge(&now.container.state, self.request.wait_for_image) {
+            Startup::Failed(error) => return Err(error),
+            Startup::Exited => Look::Done(clock.created(now, None)),
+            Startup::Running => {
+                let report = self.verify(&now).await?;
+                let in_vain =
+                    report.process.is_none() || report.verdict.reason == Some(Reason::TargetNotRunning);
+                let created = clock.created(now, Some(report));
+                if in_vain { Look::InVain(created) } else { Look::Done(created) }
+            }
+            Startup::Pending { reason, message } => Look::Pending(reason, message),
+        })
+    }
+
+    /// Time is up. The watch may have been cut off from the API server, so that one is asked how things stand.
+    async fn last_look(&self, last: &(String, String), clock: &mut Clock) -> Result<Created> {
+        let too_late = |state: String| {
+            Err(Error::new(Reason::StartDeadline, format!("the container did not run in time; {state}")))
+        };
+        let look = async {
+            let pod = clock.outside(self.sessions.pods.current(&self.session.pod)).await?;
+            self.look(self.session_on(pod)?, clock).await
+        };
+        let (reason, message) = match timeout_at((self.start_by + self.last_look).into(), look).await {
+            Ok(Err(error)) => return Err(error),
+            Ok(Ok(Look::Done(created) | Look::InVain(created))) => return Ok(created),
+            Ok(Ok(Look::Pending(reason, message))) if !reason.is_empty() => (reason, message),
+            Ok(Ok(Look::Pending(..))) => last.clone(),
+            Err(_) => {
+                return too_late("the API server does not say how it fares".to_owned());
+            }
+        };
+        too_late(match (reason.as_str(), message.as_str()) {
+            ("", _) => "the kubelet has said nothing about it".to_owned(),
+            (reason, "") => format!("it is waiting ({reason})"),
+            (reason, message) => format!("it is waiting ({reason}): {message}"),
+        })
     }
 
     async fn verify(&self, now: &Session) -> Result<ContainerReport> {
@@ -374,21 +486,6 @@ impl Wait<'_> {
         let mut reports = self.sessions.verifier.verify(vec![Arc::clone(&now.pod)], Some(name)).await?;
         let report = reports.pop().and_then(|mut r| r.containers.pop());
         report.ok_or_else(|| Error::new(Reason::Bug, "the verifier did not report on the container"))
-    }
-
-    /// Why it took too long: the API server may be gone, and then the watch knows nothing new.
-    async fn too_late(&self, last: &(String, String)) -> Error {
-        let pod = &self.session.pod;
-        let reachable = self.sessions.pods.is_reachable(&pod.namespace, &pod.name).await;
-        if let Err(error) = reachable {
-            return error;
-        }
-        let state = match (last.0.as_str(), last.1.as_str()) {
-            ("", _) => "the kubelet has said nothing about it".to_owned(),
-            (reason, "") => format!("it is waiting ({reason})"),
-            (reason, message) => format!("it is waiting ({reason}): {message}"),
-        };
-        Error::new(Reason::StartDeadline, format!("the container did not run in time; {state}"))
     }
 }
 

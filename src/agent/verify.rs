@@ -1,7 +1,7 @@
 //! Verification: for containers of the node's pods, which namespaces they really have.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -14,6 +14,7 @@ use tokio::sync::Semaphore;
 use crate::{
     domain::{
         Error, Reason, Result,
+        cgroup::Place,
         evidence::{Evidence, MutualPids},
         namespace::{NamespaceKind, NamespaceSet},
         pod::{Container, ContainerKind, Pod},
@@ -27,6 +28,9 @@ use crate::{
         process::ContainerProcess,
     },
 };
+
+/// A watch that is behind is so for a few pods. If more are in doubt it is not the watch, and the API server is not to suffer for it.
+const MAX_DOUBTFUL: usize = 8;
 
 /// What was found about one pod.
 #[derive(Debug)]
@@ -76,7 +80,7 @@ pub struct Verifier {
     containers: Arc<Containers>,
     entry: Arc<Entry>,
     /// Passes over `/proc` at a time.
-    passes: Semaphore,
+    passes: Arc<Semaphore>,
     counts: [AtomicU64; 3],
 }
 
@@ -91,7 +95,7 @@ struct Live<'a> {
 impl Verifier {
     /// Verifies pods that `pods` knows, and takes evidence by way of `entry`.
     pub fn new(pods: Arc<Pods>, containers: Arc<Containers>, entry: Arc<Entry>) -> Self {
-        Self { pods, containers, entry, passes: Semaphore::new(2), counts: Default::default() }
+        Self { pods, containers, entry, passes: Arc::new(Semaphore::new(2)), counts: Default::default() }
     }
 
     /// How many verdicts there were, by outcome.
@@ -103,7 +107,9 @@ impl Verifier {
 
     /// Verifies the running containers of `wanted`, or of these only the one that is named.
     ///
-    /// All containers of the node are looked at, since a namespace may leak from any of them.
+    /// All containers of the node are looked at, since a namespace may leak from any of them. The watch may be a moment behind, so a pod
+    /// with a container of which nothing can be told is looked at once more as the API server has it; so is the only one, if no
+    /// container of it runs.
     ///
     /// # Errors
     /// SYSTEM_CALL if `/proc` cannot be read. What cannot be told about a container is its verdict.
@@ -112,12 +118,15 @@ impl Verifier {
         wanted: Vec<Arc<Pod>>,
         container: Option<String>,
     ) -> Result<Vec<PodReport>> {
-        let permit =
-            self.passes.acquire().await.map_err(|_| Error::new(Reason::Bug, "the semaphore was closed"))?;
-        let this = Arc::clone(self);
-        let work = tokio::task::spawn_blocking(move || this.pass(&wanted, container.as_deref()));
-        let reports = work.await.map_err(|e| Error::new(Reason::Bug, e.to_string()))??;
-        drop(permit);
+        let mut reports = self.run(wanted, container.clone()).await?;
+        let newer = self.newer(&reports).await;
+        if !newer.is_empty() {
+            for again in self.run(newer, container).await? {
+                if let Some(report) = reports.iter_mut().find(|r| r.pod.uid == again.pod.uid) {
+                    *report = again;
+                }
+            }
+        }
         for report in reports.iter().flat_map(|p| &p.containers) {
             let [ok, unknown, drift] = &self.counts;
             let count = match report.verdict.outcome {
@@ -130,14 +139,48 @@ impl Verifier {
         Ok(reports)
     }
 
+    async fn run(
+        self: &Arc<Self>,
+        wanted: Vec<Arc<Pod>>,
+        container: Option<String>,
+    ) -> Result<Vec<PodReport>> {
+        let permit = Arc::clone(&self.passes).acquire_owned().await;
+        let permit = permit.map_err(|_| Error::new(Reason::Bug, "the semaphore was closed"))?;
+        let this = Arc::clone(self);
+        // The pass goes on if nobody waits for it any more, and so keeps its permit.
+        let work = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            this.pass(&wanted, container.as_deref())
+        });
+        work.await.map_err(|e| Error::new(Reason::Bug, e.to_string()))?
+    }
+
+    /// The pods that were not as the watch has them, of those with a container of which nothing can be told.
+    async fn newer(&self, reports: &[PodReport]) -> Vec<Arc<Pod>> {
+        let untold = |c: &ContainerReport| {
+            c.verdict.outcome == Outcome::Unknown && c.verdict.reason != Some(Reason::VmIsolated)
+        };
+        let nothing = |report: &PodReport| reports.len() == 1 && report.containers.is_empty();
+        let doubtful =
+            reports.iter().filter(|report| nothing(report) || report.containers.iter().any(untold));
+        let fresh = doubtful.take(MAX_DOUBTFUL).map(|report| async {
+            let current = self.pods.current(&report.pod).await;
+            // Nothing better is known of a pod that is gone, or while the API server cannot be reached.
+            current.ok().flatten().filter(|now| **now != *report.pod)
+        });
+        futures::future::join_all(fresh).await.into_iter().flatten().collect()
+    }
+
     fn pass(&self, wanted: &[Arc<Pod>], only: Option<&str>) -> Result<Vec<PodReport>> {
         // `wanted` may hold a pod that is newer than the watch, so it counts besides what the watch knows.
+        let newer: HashSet<_> = wanted.iter().map(|pod| pod.uid.as_str()).collect();
         let mut node = self.pods.all();
-        node.retain(|pod| wanted.iter().all(|w| w.uid != pod.uid));
+        node.retain(|pod| !newer.contains(pod.uid.as_str()));
         node.extend(wanted.iter().cloned());
-        let live = self.live(&node)?;
+        let mut scan = None;
+        let live = self.live(&node, &mut scan)?;
         let mut census = Census::default();
-        for l in &live {
+        for l in live.values().flatten() {
             census.add(l.pod, l.container, &l.namespaces);
         }
         let mut pass = Pass {
@@ -145,28 +188,41 @@ impl Verifier {
             entry: &self.entry,
             live: &live,
             census: &census,
-            scan: None,
+            scan,
             entry_hangs: false,
             seen: HashMap::new(),
         };
         wanted.iter().map(|pod| pass.pod(pod, only)).collect()
     }
 
-    /// The containers that run and whose process can be proven.
-    fn live<'a>(&self, pods: &'a [Arc<Pod>]) -> Result<Vec<Live<'a>>> {
+    /// The containers that run and whose process can be proven, by the UID of their pod.
+    fn live<'a>(
+        &self,
+        pods: &'a [Arc<Pod>],
+        scan: &mut Option<Scan>,
+    ) -> Result<HashMap<&'a str, Vec<Live<'a>>>> {
+        // The processes of a virtual machine are not the node's: looking for them would be a scan each time.
+        let pods = || pods.iter().filter(|pod| pod.vm_runtime().is_none());
         let running = || {
-            pods.iter().flat_map(|pod| {
+            pods().flat_map(|pod| {
                 let running = pod.containers.iter().filter(|c| c.is_running());
-                running.filter_map(move |c| Some((pod.as_ref(), c, c.id.as_ref()?.id.as_str())))
+                running.filter_map(move |c| {
+                    let place = Place { pod: &pod.cgroup_uid, id: &c.id.as_ref()?.id };
+                    Some((pod.as_ref(), c, place))
+                })
             })
         };
-        let processes = self.containers.resolve(running().map(|(_, _, id)| id))?;
-        let live = running().filter_map(|(pod, container, id)| {
-            let process = Arc::clone(processes.get(id)?);
-            let namespaces = process.namespaces().ok()?;
-            Some(Live { pod, container, process, namespaces })
-        });
-        Ok(live.collect())
+        let processes = self.containers.resolve(running().map(|(_, _, place)| place), scan)?;
+        let mut live: HashMap<_, Vec<_>> = HashMap::new();
+        for (pod, container, place) in running() {
+            if let Some(process) = processes.get(place.id)
+                && let Ok(namespaces) = process.namespaces()
+            {
+                let process = Arc::clone(process);
+                live.entry(pod.uid.as_str()).or_default().push(Live { pod, container, process, namespaces });
+            }
+        }
+        Ok(live)
     }
 }
 
@@ -174,9 +230,10 @@ impl Verifier {
 struct Pass<'a> {
     containers: &'a Containers,
     entry: &'a Entry,
-    live: &'a [Live<'a>],
+    /// By the UID of the pod.
+    live: &'a HashMap<&'a str, Vec<Live<'a>>>,
     census: &'a Census<'a>,
-    /// Made at most once, and only if a sandbox is not known yet.
+    /// Made at most once, and only if a container or a sandbox is not known yet.
     scan: Option<Scan>,
     /// That nothing more is asked of whoever enters namespaces, since it has not answered in time.
     entry_hangs: bool,
@@ -184,14 +241,26 @@ struct Pass<'a> {
     seen: HashMap<NamespaceSet, Evidence>,
 }
 
+/// The sandbox of the pod that is being verified.
+enum Sandbox {
+    NotLookedFor,
+    LookedFor(Option<(Arc<ContainerProcess>, NamespaceSet)>),
+}
+
 impl<'a> Pass<'a> {
     fn pod(&mut self, pod: &Arc<Pod>, only: Option<&str>) -> Result<PodReport> {
         let chosen = pod.containers.iter().filter(|c| only.map_or(c.is_running(), |name| c.name == name));
-        let containers = chosen.map(|c| self.container(pod, c)).collect::<Result<_>>()?;
+        let mut sandbox = Sandbox::NotLookedFor;
+        let containers = chosen.map(|c| self.container(pod, c, &mut sandbox)).collect::<Result<_>>()?;
         Ok(PodReport { pod: Arc::clone(pod), containers })
     }
 
-    fn container(&mut self, pod: &Pod, container: &Container) -> Result<ContainerReport> {
+    fn container(
+        &mut self,
+        pod: &Pod,
+        container: &Container,
+        sandbox: &mut Sandbox,
+    ) -> Result<ContainerReport> {
         let unknown = |reason, message: String, process| ContainerReport {
             name: container.name.clone(),
             process,
@@ -214,19 +283,10 @@ impl<'a> Pass<'a> {
             let message = "no process on the node is in a cgroup of its container id".to_owned();
             return Ok(unknown(Reason::ProcessNotFound, message, None));
         };
-        // The runtime's own init is in the container's cgroup before it changes its root.
-        if self.containers.host().root.is_some() && own.process.root().ok() == self.containers.host().root {
+        let Some((reference, reference_namespaces)) = self.reference(pod, container, sandbox)? else {
             let message =
-                "its first process still has the host's root: the runtime is only starting it".to_owned();
-            return Ok(unknown(Reason::ProcessStarting, message, Some(Arc::clone(&own.process))));
-        }
-        let Some(reference) = self.reference(pod, container)? else {
-            let message = format!("its target {} does not run", container.target);
+                format!("its target {} does not run, or no process of it was found", container.target);
             return Ok(unknown(Reason::TargetNotRunning, message, Some(Arc::clone(&own.process))));
-        };
-        let reference_namespaces = match &reference.process {
-            Some(process) => process.namespaces().unwrap_or_default(),
-            None => NamespaceSet::default(),
         };
         let comparison = Comparison {
             pod,
@@ -251,29 +311,58 @@ impl<'a> Pass<'a> {
         })
     }
 
-    /// What `container` is compared with; none if it has a target that does not run.
-    fn reference(&mut self, pod: &Pod, container: &Container) -> Result<Option<Reference>> {
-        let of = |kind, live: &Live<'_>| Reference {
-            kind,
-            name: live.container.name.clone(),
-            process: Some(Arc::clone(&live.process)),
+    /// What `container` is compared with, and the namespaces of that; none if it has a target that does not run.
+    fn reference(
+        &mut self,
+        pod: &Pod,
+        container: &Container,
+        sandbox: &mut Sandbox,
+    ) -> Result<Option<(Reference, NamespaceSet)>> {
+        let of = |kind, live: &Live<'_>| {
+            let (name, process) = (live.container.name.clone(), Some(Arc::clone(&live.process)));
+            (Reference { kind, name, process }, live.namespaces.clone())
         };
         if container.kind == ContainerKind::Ephemeral && !container.target.is_empty() {
             return Ok(self.find(pod, &container.target).map(|target| of(ReferenceKind::Target, target)));
         }
-        let of_pod: Vec<_> =
-            self.live.iter().filter(|l| l.pod.uid == pod.uid).map(|l| Arc::clone(&l.process)).collect();
-        if let Some(sandbox) = self.containers.sandbox(&pod.uid, &of_pod, &mut self.scan)? {
-            let reference =
-                Reference { kind: ReferenceKind::Sandbox, name: String::new(), process: Some(sandbox) };
-            return Ok(Some(reference));
+        if let Some((process, namespaces)) = self.sandbox(pod, sandbox)? {
+            let (kind, process) = (ReferenceKind::Sandbox, Some(Arc::clone(process)));
+            return Ok(Some((Reference { kind, name: String::new(), process }, namespaces.clone())));
         }
-        let peer = self.live.iter().find(|l| l.pod.uid == pod.uid && l.container.name != container.name);
-        Ok(Some(peer.map_or(Reference::NONE, |peer| of(ReferenceKind::Peer, peer))))
+        // Not a debug container: it may rightly be in the pid namespace of the one that is verified.
+        let peer = self
+            .of_pod(pod)
+            .find(|l| l.container.name != container.name && l.container.kind != ContainerKind::Ephemeral);
+        let none = (Reference::NONE, NamespaceSet::default());
+        Ok(Some(peer.map_or(none, |peer| of(ReferenceKind::Peer, peer))))
+    }
+
+    /// The sandbox of the pod, looked for once.
+    fn sandbox<'s>(
+        &mut self,
+        pod: &Pod,
+        sandbox: &'s mut Sandbox,
+    ) -> Result<Option<&'s (Arc<ContainerProcess>, NamespaceSet)>> {
+        if let Sandbox::NotLookedFor = sandbox {
+            let of_pod: Vec<_> = self.of_pod(pod).map(|l| &l.process).collect();
+            let found = self.containers.sandbox(pod, &of_pod, &mut self.scan)?;
+            *sandbox = Sandbox::LookedFor(found.map(|process| {
+                let namespaces = process.namespaces().unwrap_or_default();
+                (process, namespaces)
+            }));
+        }
+        Ok(match sandbox {
+            Sandbox::LookedFor(found) => found.as_ref(),
+            Sandbox::NotLookedFor => None,
+        })
+    }
+
+    fn of_pod(&self, pod: &Pod) -> impl Iterator<Item = &'a Live<'a>> + use<'a> {
+        self.live.get(pod.uid.as_str()).into_iter().flatten()
     }
 
     fn find(&self, pod: &Pod, container: &str) -> Option<&'a Live<'a>> {
-        self.live.iter().find(|l| l.pod.uid == pod.uid && l.container.name == container)
+        self.of_pod(pod).find(|l| l.container.name == container)
     }
 
     /// Goes inside once for all containers of the same namespaces, and not at all where they are the host's.

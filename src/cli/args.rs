@@ -142,7 +142,7 @@ Examples:
   podsonde debug pod/web --image=busybox -c probe --ttl=10m -- wget -qO- localhost:80
 
   # A pod of a deployment, with the capabilities for network tools
-  podsonde debug deploy/web --image=nicolaka/netshoot --profile=netadmin
+  podsonde debug deploy/web --image=nicolaka/netshoot --profile=netadmin -it
 
   # A whole container from a file, the result as JSON
   podsonde debug web -f container.yaml -o json

@@ -263,8 +263,10 @@ fn show(context: &Context, args: &DebugArgs, done: DebugDone, elapsed: Duration)
             }
             let left =
                 expires.and_then(|at| Duration::try_from(at.duration_since(jiff::Timestamp::now())).ok());
+            // Rounded up: what was asked for as 1h does not show as 59m.
+            let left = left.map(|left| age(left + Duration::from_secs(1)));
             let expiry =
-                left.map(|left| format!("it ends by itself in {}, or with: ", age(left))).unwrap_or_default();
+                left.map(|left| format!("it ends by itself in {left}, or with: ")).unwrap_or_default();
             terminal.note(&format!("{expiry}{} end {pod} {name} -n {namespace}", context.program));
         }
     }

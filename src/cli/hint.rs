@@ -39,6 +39,9 @@ pub(super) fn hint(error: &Error, program: &str) -> Option<String> {
             "podsonde needs: get pods in the pod's namespace, and list pods and get and create pods/portforward in namespace \
              {agents}; see what you have: kubectl auth can-i --list -n {agents}"
         ),
+        "AGENT_FORBIDDEN" => {
+            "the agent's own service account lacks a right; see whether deploy/base is applied as this version has it".to_owned()
+        }
         "ADMISSION_DENIED" => {
             "an admission policy refuses such a container; a more restricted one may pass: --profile=restricted".to_owned()
         }

@@ -34,10 +34,13 @@ pub(super) async fn list(context: &Context, args: &SessionsArgs) -> Result<Exit,
         ListOutput::Json => terminal.json(&report(sessions))?,
         ListOutput::Yaml => terminal.yaml(&report(sessions))?,
         ListOutput::Table | ListOutput::Wide if sessions.is_empty() => {
-            terminal.note(&match args.all_namespaces {
-                true => "No sessions found".to_owned(),
-                false => format!("No sessions found in {namespace} namespace."),
-            });
+            // Of nodes that could not be asked it is not known.
+            if gathered.failures.is_empty() {
+                terminal.note(&match args.all_namespaces {
+                    true => "No sessions found".to_owned(),
+                    false => format!("No sessions found in {namespace} namespace."),
+                });
+            }
         }
         ListOutput::Table | ListOutput::Wide => {
             let wide = args.output == ListOutput::Wide;

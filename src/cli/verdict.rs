@@ -5,8 +5,10 @@ use super::{
     table::{Cell, Table, Tone, escape},
 };
 
-/// The namespaces' columns, in the order of the API.
-const KINDS: [&str; 8] = ["ipc", "net", "uts", "pid", "mnt", "cgroup", "user", "time"];
+/// The namespaces' columns.
+const KINDS: [&str; 8] = ["ipc", "net", "uts", "pid", "mnt", "user", "cgroup", "time"];
+/// So many of them are all that fits a terminal of 80 columns; the others show with `wide`, and in the verdict.
+const NARROW: usize = 6;
 
 /// One line per container. `namespaces`: with the pods' namespaces. `wide`: with ids, node and evidence.
 pub(super) fn list(pods: &[PodReport], namespaces: bool, wide: bool, colour: bool) -> String {
@@ -14,19 +16,10 @@ pub(super) fn list(pods: &[PodReport], namespaces: bool, wide: bool, colour: boo
     if namespaces {
         header.push("NAMESPACE");
     }
-    header.extend([
-        "POD",
-        "CONTAINER",
-        "VERDICT",
-        "IPC",
-        "NET",
-        "UTS",
-        "PID",
-        "MNT",
-        "CGROUP",
-        "USER",
-        "TIME",
-    ]);
+    let kinds = KINDS.iter().take(if wide { KINDS.len() } else { NARROW });
+    let titles: Vec<String> = kinds.clone().map(|kind| kind.to_ascii_uppercase()).collect();
+    header.extend(["POD", "CONTAINER", "VERDICT"]);
+    header.extend(titles.iter().map(String::as_str));
     if wide {
         header.extend(["NODE", "KIND", "HOST-PID", "CONTAINER-ID", "EVIDENCE"]);
     }
@@ -42,8 +35,8 @@ pub(super) fn list(pods: &[PodReport], namespaces: bool, wide: bool, colour: boo
                 Cell::from(&container.container.name),
                 verdict(container.verdict),
             ]);
-            for kind in KINDS {
-                let found = container.namespaces.iter().find(|namespace| namespace.kind == kind);
+            for kind in kinds.clone() {
+                let found = container.namespaces.iter().find(|namespace| namespace.kind == *kind);
                 row.push(found.map_or_else(|| "-".into(), |namespace| sharing(namespace, wide)));
             }
             if wide {
@@ -189,8 +182,8 @@ fn compared_with(container: &ContainerReport) -> String {
 fn because(namespace: &NamespaceReport) -> String {
     let foreign = match namespace.foreign_containers {
         0 => return if namespace.because.is_empty() { "-".to_owned() } else { namespace.because.clone() },
-        1 => "1 container of another pod is in it too".to_owned(),
-        count => format!("{count} containers of other pods are in it too"),
+        1 => "1 container that should not be is in it too".to_owned(),
+        count => format!("{count} containers that should not be are in it too"),
     };
     if namespace.because.is_empty() { foreign } else { format!("{}; {foreign}", namespace.because) }
 }

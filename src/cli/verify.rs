@@ -70,10 +70,15 @@ pub(super) async fn run(context: &Context, args: &VerifyArgs) -> Result<Exit, Fa
         terminal.labelled("UNKNOWN", Tone::Doubtful, &line);
     }
     context.report_failures(&failures);
+    // A script that mistypes a label must not take silence for proof.
+    let nothing = report.summary.containers == 0 && (args.selector.is_some() || args.container.is_some());
+    if nothing && failures.is_empty() && silent.is_empty() {
+        terminal.labelled("UNKNOWN", Tone::Doubtful, "no running container matches, so nothing was verified");
+    }
     Ok(match report.summary {
         summary if summary.drift > 0 => Exit::Drift,
         summary if summary.errors > 0 => Exit::Error,
-        summary if summary.unknown > 0 || !silent.is_empty() => Exit::Unknown,
+        summary if summary.unknown > 0 || nothing || !silent.is_empty() => Exit::Unknown,
         _ => Exit::Ok,
     })
 }

@@ -1,10 +1,6 @@
 //! One agent that is connected, and its calls.
 
-use std::{
-    future::Future,
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt, stream};
 use tonic::{service::interceptor::InterceptedService, transport::Channel};
@@ -13,6 +9,7 @@ use super::{
     connect::{Credentials, Options},
     error::{Error, reason},
 };
+use crate::kube::portforward::FarEnd;
 use crate::proto::v1::{
     DebugCreateRequest, DebugEndRequest, DebugEndResponse, DebugGetRequest, DebugListRequest,
     NamespacesVerifyNodeRequest, NamespacesVerifyRequest, NodeGetRequest, NodeGetResponse, PodRef,
@@ -33,18 +30,18 @@ pub struct Agent {
     name: String,
     channel: Channel,
     options: Options,
-    /// Why the far end of a port-forward refused it, once it has.
-    refused: Arc<OnceLock<String>>,
+    /// For a port-forward, what is known of its far end.
+    far_end: Option<Arc<FarEnd>>,
 }
 
 impl Agent {
     pub(super) fn new(name: String, channel: Channel, options: Options) -> Self {
-        Self { name, channel, options, refused: Arc::default() }
+        Self { name, channel, options, far_end: None }
     }
 
-    /// The same agent, whose connection is a port-forward that leaves its refusal there.
-    pub(super) fn forwarded(self, refused: Arc<OnceLock<String>>) -> Self {
-        Self { refused, ..self }
+    /// The same agent, whose connection is a port-forward.
+    pub(super) fn forwarded(self, far_end: Arc<FarEnd>) -> Self {
+        Self { far_end: Some(far_end), ..self }
     }
 
     /// The node it was found on, or the endpoint it was reached at.
@@ -231,14 +228,10 @@ impl Agent {
         answer.map_err(|error| self.explain(error))
     }
 
-    /// A refused port-forward looks like a lost connection to gRPC, which has already begun to talk.
     fn explain(&self, error: Error) -> Error {
-        match self.refused.get() {
-            Some(refused) if error.reason == reason::CONNECTION_LOST => {
-                let message = format!("cannot forward a port to the agent on node {}: {refused}", self.name);
-                Error::new(reason::PORT_FORWARD_FAILED, message).about("node", &self.name)
-            }
-            _ => error,
+        match &self.far_end {
+            Some(far_end) => error.through(far_end, &self.name),
+            None => error,
         }
     }
 }

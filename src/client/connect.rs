@@ -1,10 +1,6 @@
 //! Opens gRPC channels to agents: TLS, loopback, unix socket, or through the API server.
 
-use std::{
-    error::Error as StdError,
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::{error::Error as StdError, sync::Arc, time::Duration};
 
 use hyper_util::rt::TokioIo;
 use kube::Client;
@@ -18,7 +14,7 @@ use tower::service_fn;
 use super::{agent::Agent, endpoint::Endpoint, error::Error};
 use crate::kube::{
     agents::{AGENT_PORT, AgentPod},
-    portforward,
+    portforward::{self, FarEnd},
 };
 
 /// How to talk to agents.
@@ -94,8 +90,8 @@ async fn open_unix(_: std::path::PathBuf) -> std::io::Result<TokioIo<tokio::io::
 /// # Errors
 /// `PORT_FORWARD_FAILED`, `AGENT_UNREACHABLE` and the `API_…` reasons.
 pub(super) async fn connect_pod(client: Client, pod: &AgentPod, options: &Options) -> Result<Agent, Error> {
-    let refused = Arc::new(OnceLock::new());
-    let (namespace, name, told) = (pod.namespace.clone(), pod.name.clone(), refused.clone());
+    let far_end = Arc::new(FarEnd::default());
+    let (namespace, name, told) = (pod.namespace.clone(), pod.name.clone(), far_end.clone());
     let connector = service_fn(move |_: Uri| {
         let (client, namespace, name, told) = (client.clone(), namespace.clone(), name.clone(), told.clone());
         async move {
@@ -106,9 +102,9 @@ pub(super) async fn connect_pod(client: Client, pod: &AgentPod, options: &Option
     let transport = transport(Uri::from_static("http://localhost"), options);
     let channel = transport.connect_with_connector(connector).await.map_err(|error| {
         let to = format!("agent pod {}/{} on node {}", pod.namespace, pod.name, pod.node);
-        Error::from_connect(&error, &to).about("node", &pod.node)
+        Error::from_connect(&error, &to).through(&far_end, &pod.node).about("node", &pod.node)
     })?;
-    Ok(Agent::new(pod.node.clone(), channel, options.clone()).forwarded(refused))
+    Ok(Agent::new(pod.node.clone(), channel, options.clone()).forwarded(far_end))
 }
 
 fn transport(uri: Uri, options: &Options) -> Transport {

@@ -6,6 +6,8 @@ use std::{borrow::Cow, collections::BTreeMap, error::Error as StdError, io};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
+use crate::kube::portforward::FarEnd;
+
 /// `ErrorInfo.domain` of podsonde's own reasons.
 const DOMAIN: &str = "podsonde.dev";
 /// Longest message that is kept of what another process said, in bytes.
@@ -148,6 +150,17 @@ impl Error {
             _ => innermost(error),
         };
         Self::new(reason::AGENT_UNREACHABLE, format!("cannot connect to the agent at {to}: {why}"))
+    }
+
+    /// The same error, unless it is what a refused port-forward to the agent on `node` looks like from the layers above it.
+    pub(super) fn through(self, far_end: &FarEnd, node: &str) -> Self {
+        match far_end.failure() {
+            Some(why) if [reason::CONNECTION_LOST, reason::AGENT_UNREACHABLE].contains(&&*self.reason) => {
+                let message = format!("cannot forward a port to the agent on node {node}: {why}");
+                Self::new(reason::PORT_FORWARD_FAILED, message).about("node", node)
+            }
+            _ => self,
+        }
     }
 }
 

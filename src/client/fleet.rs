@@ -132,10 +132,13 @@ impl Fleet {
             Route::Cluster { client, namespace } => (client, namespace),
         };
         let mut found = self.agents(client, namespace).await?;
-        let nodes = self.api("list nodes", agents::node_names(client)).await.unwrap_or_else(|error| {
-            tracing::info!(%error, "nodes without an agent cannot be told");
-            Default::default()
-        });
+        let nodes = match self.api("list nodes", agents::node_names(client)).await {
+            Err(error) if error.reason == reason::API_FORBIDDEN => {
+                tracing::warn!("nodes may not be listed: a node without an agent is not missed");
+                Default::default()
+            }
+            nodes => nodes?,
+        };
         let nodes = nodes.into_iter().chain(found.keys().cloned()).collect::<std::collections::BTreeSet<_>>();
         Ok(nodes.iter().map(|node| place(node, found.remove(node), namespace)).collect())
     }

@@ -20,8 +20,23 @@ pub struct Membership<'a> {
     pub pod_uid: Option<&'a str>,
 }
 
+/// Where a container's processes are to be found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place<'a> {
+    /// What the kubelet names the cgroup of its pod by.
+    pub pod: &'a str,
+    /// The runtime's id of the container.
+    pub id: &'a str,
+}
+
 impl Membership<'_> {
-    /// Whether the pod is the one with this UID. A cgroup without a pod's name says nothing, so it is not.
+    /// Whether it is this container. A cgroup that names no pod, as those of one's own pod do when seen from a cgroup namespace, is
+    /// taken at its id's word.
+    pub fn is(&self, place: Place<'_>) -> bool {
+        self.id == place.id && (self.pod_uid.is_none() || self.is_of_pod(place.pod))
+    }
+
+    /// Whether it names the pod by this.
     pub fn is_of_pod(&self, uid: &str) -> bool {
         self.pod_uid.is_some_and(|found| {
             found.len() == uid.len()
@@ -58,7 +73,8 @@ fn containers_of_path(path: &str) -> impl Iterator<Item = Membership<'_>> {
         let mut parts = component.rsplitn(3, ':');
         let last = parts.next().unwrap_or_default();
         let slice = parts.last().unwrap_or(component);
-        pod_uid = pod_of_component(slice).or(pod_uid);
+        // The outermost pod: what is below a container is the container's own to name.
+        pod_uid = pod_uid.or(pod_of_component(slice));
         id_of_component(last).map(|id| Membership { id, pod_uid })
     })
 }
@@ -69,7 +85,8 @@ fn id_of_component(component: &str) -> Option<&str> {
         Some(scope) => {
             ["cri-containerd-", "crio-", "docker-", "libpod-"].iter().find_map(|p| scope.strip_prefix(p))?
         }
-        None => component,
+        // CRI-O with the cgroupfs driver.
+        None => component.strip_prefix("crio-").unwrap_or(component),
     };
     is_container_id(id).then_some(id)
 }
@@ -77,12 +94,13 @@ fn id_of_component(component: &str) -> Option<&str> {
 /// The pod UID in `pod<uid>`, `kubepods-pod<uid_>.slice` or `kubepods-besteffort-pod<uid_>.slice`, the latter also below a
 /// prefix of its own (`kubelet-kubepods-…`).
 fn pod_of_component(component: &str) -> Option<&str> {
-    if let Some(uid) = component.strip_prefix("pod") {
-        return (!uid.is_empty()).then_some(uid);
-    }
-    let slice = component.strip_suffix(".slice")?;
-    let (_, uid) = slice.split_once("kubepods")?.1.rsplit_once("-pod")?;
-    (!uid.is_empty()).then_some(uid)
+    let uid = match component.strip_prefix("pod") {
+        Some(uid) => uid,
+        None => component.strip_suffix(".slice")?.split_once("kubepods")?.1.rsplit_once("-pod")?.1,
+    };
+    // A UUID, or the hash of a static pod's file: `podman` and `podsonde-1` name no pod.
+    let plausible = |b: u8| b.is_ascii_hexdigit() || matches!(b, b'-' | b'_');
+    (matches!(uid.len(), 32 | 36) && uid.bytes().all(plausible)).then_some(uid)
 }
 
 #[cfg(test)]
@@ -111,6 +129,7 @@ mod tests {
             ),
             format!("0::/kubepods/besteffort/pod{UID}/{ID}"),
             format!("9:name=systemd:/\n1:cpu:/\n0::/kubepods/besteffort/pod{UID}/{ID}"),
+            format!("0::/kubepods/pod{UID}/crio-{ID}"),
             format!("0::/kubepods.slice/kubepods-pod{u}.slice/docker-{ID}.scope"),
             format!("11:devices:/system.slice/containerd.service/kubepods-pod{u}.slice:cri-containerd:{ID}"),
             format!(
@@ -145,11 +164,29 @@ mod tests {
     }
 
     #[test]
+    fn what_only_begins_like_a_pod_is_none() {
+        let text = format!("0::/podsonde-9a24de00/kubepods/besteffort/pod{UID}/{ID}");
+        assert!(memberships(&text).any(|m| m.is(Place { pod: UID, id: ID })));
+    }
+
+    #[test]
     fn nested_containers_are_all_named() {
         let inner = ID.replace('0', "f");
         let text = format!("0::/docker/{ID}/kubelet/kubepods/pod{UID}/{inner}");
         let found: Vec<_> = memberships(&text).map(|m| (m.id, m.is_of_pod(UID))).collect();
         assert_eq!(found, [(ID, false), (inner.as_str(), true)]);
+    }
+
+    #[test]
+    fn a_container_cannot_pass_for_one_of_another_pod() {
+        let (own, other) = (ID.replace('0', "e"), UID.replace('1', "2"));
+        for below in [ID.to_owned(), format!("pod{UID}/{ID}"), format!("kubepods-pod{UID}.slice/{ID}")] {
+            let text = format!("0::/kubepods/pod{other}/{own}/{below}");
+            assert!(!memberships(&text).any(|m| m.is(Place { pod: UID, id: ID })), "{text}");
+        }
+        let text = format!("0::/kubepods/pod{UID}/{ID}/nested");
+        assert!(memberships(&text).any(|m| m.is(Place { pod: UID, id: ID })));
+        assert!(memberships(&format!("0::/../{ID}")).any(|m| m.is(Place { pod: UID, id: ID })));
     }
 
     #[test]

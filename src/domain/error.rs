@@ -74,7 +74,7 @@ reasons! {
     /// An admission policy or webhook refused it.
     AdmissionDenied = "ADMISSION_DENIED" => PermissionDenied,
     /// The agent's own service account may not do it.
-    ApiForbidden = "API_FORBIDDEN" => PermissionDenied,
+    ApiForbidden = "AGENT_FORBIDDEN" => PermissionDenied,
     /// The caller's transport is not one the agent serves.
     PeerRefused = "PEER_REFUSED" => PermissionDenied,
     /// The pod runs on another node.
@@ -109,8 +109,8 @@ reasons! {
     SessionNotStarted = "SESSION_NOT_STARTED" => FailedPrecondition,
     /// No process of the container was found, or it could not be proven to be the container's.
     ProcessNotFound = "PROCESS_NOT_FOUND" => FailedPrecondition,
-    /// The container's first process is still the runtime's.
-    ProcessStarting = "PROCESS_STARTING" => Unavailable,
+    /// A namespace of a proven process, or of what it is compared with, may not be read.
+    Unreadable = "UNREADABLE" => FailedPrecondition,
     /// The pod was deleted meanwhile.
     PodDeleted = "POD_DELETED" => Aborted,
     /// The container was restarted meanwhile.

@@ -13,6 +13,8 @@ pub struct Pod {
     pub name: String,
     /// `metadata.uid`.
     pub uid: String,
+    /// What the kubelet names the pod's cgroup by: the UID; for a static pod, the hash of its file.
+    pub cgroup_uid: String,
     /// `metadata.labels`.
     pub labels: BTreeMap<String, String>,
     /// `spec.nodeName`; empty until scheduled.
@@ -140,6 +142,11 @@ pub enum ContainerState {
 }
 
 impl Container {
+    /// Whether the runtime's id of it is this one.
+    pub fn has_id(&self, id: &str) -> bool {
+        self.id.as_ref().is_some_and(|own| own.id == id)
+    }
+
     /// Whether its status says that it runs.
     pub fn is_running(&self) -> bool {
         self.state == ContainerState::Running

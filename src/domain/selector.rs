@@ -38,7 +38,10 @@ impl LabelSelector {
     /// # Errors
     /// The term that cannot be understood.
     pub fn parse(text: &str) -> Result<Self, &str> {
-        terms(text).map(|term| label_requirement(term).ok_or(term)).collect::<Result<_, _>>().map(Self)
+        if text.trim().is_empty() {
+            return Ok(Self::default());
+        }
+        split(text).map(|term| label_requirement(term).ok_or(term)).collect::<Result<_, _>>().map(Self)
     }
 
     /// Whether it selects everything.
@@ -52,8 +55,12 @@ impl LabelSelector {
     }
 }
 
-/// The terms of a selector: what stands between the commas that are outside parentheses.
+/// The terms of a selector: what stands between the commas that are outside parentheses. Empty ones are left out.
 pub fn terms(selector: &str) -> impl Iterator<Item = &str> {
+    split(selector).filter(|term| !term.is_empty())
+}
+
+fn split(selector: &str) -> impl Iterator<Item = &str> {
     let mut depth = 0_u32;
     selector
         .split(move |c| {
@@ -65,7 +72,6 @@ pub fn terms(selector: &str) -> impl Iterator<Item = &str> {
             c == ',' && depth == 0
         })
         .map(str::trim)
-        .filter(|term| !term.is_empty())
 }
 
 /// `key=value`, `key==value` or `key!=value`.
@@ -96,7 +102,14 @@ fn label_requirement(term: &str) -> Option<(String, Requirement)> {
         (term.to_owned(), Requirement::Exists)
     };
     let valid = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
-    (!key.is_empty() && key.chars().all(valid)).then_some((key, requirement))
+    // Of a value that no label can have, nothing would be selected without a word.
+    let values = match &requirement {
+        Requirement::In(values) | Requirement::NotIn(values) => values.as_slice(),
+        Requirement::Exists | Requirement::Absent => &[],
+    };
+    let valid_value = |value: &String| value.len() <= 63 && value.chars().all(|c| c != '/' && valid(c));
+    let is_valid = !key.is_empty() && key.chars().all(valid) && values.iter().all(valid_value);
+    is_valid.then_some((key, requirement))
 }
 
 #[cfg(test)]
@@ -127,7 +140,9 @@ mod tests {
         for (text, expected) in table {
             assert_eq!(LabelSelector::parse(text).map(|s| s.matches(labels)), Ok(expected), "{text}");
         }
-        for bad in ["=x", "a b", "app in", "app in (x", "in (x)", "!a=b", "a;b"] {
+        for bad in
+            ["=x", "a b", "app in", "app in (x", "in (x)", "!a=b", "a;b", "a=b=c", "a=b c", "a,,b", ",", "a,"]
+        {
             assert!(LabelSelector::parse(bad).is_err(), "{bad}");
         }
     }

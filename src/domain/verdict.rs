@@ -84,7 +84,11 @@ pub fn expectation(
     };
     match kind {
         NamespaceKind::Net if pod.host_network => expect(&[Host], "hostNetwork: true"),
-        NamespaceKind::Uts if pod.host_network => expect(&[Host], "hostNetwork: true"),
+        // containerd gives such a pod the host's, CRI-O one of the pod's own: there is no `hostUTS` to decide it.
+        NamespaceKind::Uts if pod.host_network && reference == ReferenceKind::None => {
+            expect(&[Host, Private], "hostNetwork: true")
+        }
+        NamespaceKind::Uts if pod.host_network => expect(&[Host, Shared], "hostNetwork: true"),
         NamespaceKind::Ipc if pod.host_ipc => expect(&[Host], "hostIPC: true"),
         NamespaceKind::Net | NamespaceKind::Uts | NamespaceKind::Ipc => of_pod("the pod's"),
         NamespaceKind::Pid if pod.host_pid => expect(&[Host], "hostPID: true"),
@@ -214,7 +218,7 @@ impl Comparison<'_> {
         let notable: Vec<_> = namespaces.iter().filter(|n| n.outcome == outcome).map(describe).collect();
         ContainerVerdict {
             outcome,
-            reason: (outcome == Outcome::Unknown).then_some(Reason::ProcessNotFound),
+            reason: (outcome == Outcome::Unknown).then_some(Reason::Unreadable),
             message: if outcome == Outcome::Ok { String::new() } else { notable.join("; ") },
             namespaces,
         }
@@ -345,8 +349,14 @@ mod tests {
     #[test]
     fn the_spec_turns_the_expectation() {
         let regular = container("web", ContainerKind::Regular, "");
-        let cases: [(&str, Pod, [u64; 8], Outcome); 7] = [
+        let cases: [(&str, Pod, [u64; 8], Outcome); 8] = [
             ("hostNetwork", Pod { host_network: true, ..pod() }, [11, 2, 3, 24, 25, 26, 7, 8], Outcome::Ok),
+            (
+                "hostNetwork on CRI-O",
+                Pod { host_network: true, ..pod() },
+                [11, 2, 13, 24, 25, 26, 7, 8],
+                Outcome::Ok,
+            ),
             ("hostNetwork not given", Pod { host_network: true, ..pod() }, WITHOUT, Outcome::Drift),
             ("hostIPC", Pod { host_ipc: true, ..pod() }, [1, 12, 13, 24, 25, 26, 7, 8], Outcome::Ok),
             ("hostPID", Pod { host_pid: true, ..pod() }, [11, 12, 13, 4, 25, 26, 7, 8], Outcome::Ok),

@@ -53,7 +53,7 @@ impl Builder {
         self
     }
 
-    /// Where plain HTTP is served. Default: a free port on 127.0.0.1.
+    /// Where plain HTTP is served, which must be a loopback address. Default: a free port on 127.0.0.1.
     #[must_use]
     pub fn http(mut self, address: SocketAddr) -> Self {
         self.http = address;
@@ -90,8 +90,11 @@ impl Builder {
         self
     }
 
-    /// Starts the cluster. Errors: an address that can't be listened on, no room for volumes.
+    /// Starts the cluster. Errors: an address that can't be listened on, plain HTTP not
+    /// on loopback, no room for volumes.
     pub async fn start(self) -> anyhow::Result<Cluster> {
+        // Whoever reaches it is let in, and what it runs may run as root.
+        anyhow::ensure!(self.http.ip().is_loopback(), "{} is no loopback address", self.http);
         let tasks = Tasks::new();
         let guard = tasks.token.clone().drop_guard();
         let volumes = Directory::new().context("make the directory of the volumes")?;
@@ -218,7 +221,8 @@ impl Cluster {
             let base64 = serde_json::to_value(ByteString(pem.as_bytes().to_vec())).unwrap_or_default();
             object::set(&mut cluster, &["certificate-authority-data"], base64);
         }
-        let user = self.token.as_ref().map_or_else(|| json!({}), |token| json!({ "token": token }));
+        // Without any credentials kubectl asks for a user name as soon as it speaks TLS.
+        let user = json!({ "token": self.token.as_deref().unwrap_or("anyone") });
         let name = "podsonde-embedded";
         let config = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": name,
@@ -237,6 +241,12 @@ impl Cluster {
             namespace => namespace.to_owned(),
         };
         typed(&*self.server.create(&PODS, &namespace, pod)?)
+    }
+
+    /// Deletes a pod, as a request would that gives it so many seconds to end; 0 removes it from the API at once.
+    /// Errors: the API's.
+    pub async fn delete_pod(&self, namespace: &str, name: &str, grace: i64) -> Result<(), Status> {
+        self.server.delete_pod(namespace, name, grace)
     }
 
     /// Waits until a pod is as wanted and returns it. Errors: 404 once the pod is deleted. It has no deadline: put
@@ -378,6 +388,11 @@ impl Faults {
     /// this status instead; `*` stands for any. A watch that is answered 410 gets it as an `ERROR` event.
     pub fn fail_next(&self, times: usize, verb: &str, resource: &str, status: Status) {
         self.state.fail(verb, resource, times, status);
+    }
+
+    /// Resolves when the next request with this verb for this resource has arrived, also if it then hangs or fails.
+    pub fn arrival(&self, verb: &'static str, resource: &str) -> impl Future<Output = ()> + use<> {
+        self.state.arrival(verb, resource)
     }
 
     /// Breaks the connections of all watches that are open.

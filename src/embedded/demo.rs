@@ -12,7 +12,7 @@ use std::{
     sync::Arc,
 };
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, anyhow, ensure};
 use serde_json::json;
 use tokio::{process::Command, signal::ctrl_c};
 use uuid::Uuid;
@@ -48,15 +48,7 @@ pub fn prepare() -> anyhow::Result<()> {
 /// # Errors
 /// If something cannot be started, or a step does not end as it should.
 pub async fn run(hold: bool) -> anyhow::Result<()> {
-    let stage = Stage::new()?;
-    let ended = tokio::select! {
-        ended = perform(&stage, hold) => ended,
-        _ = ctrl_c() => bail!("interrupted"),
-    };
-    ended
-}
-
-async fn perform(stage: &Stage, hold: bool) -> anyhow::Result<()> {
+    let stage = &Stage::new()?;
     let runtime =
         |ignore_target| NamespaceRuntime::new(Options { ignore_target, ..Options::default() }).map(Arc::new);
     // Anyone on this machine can reach a loopback port, so the API server wants a token, and the agents have only sockets.
@@ -64,6 +56,8 @@ async fn perform(stage: &Stage, hold: bool) -> anyhow::Result<()> {
         .node(NODE, runtime(false)?)
         .node(OLD_NODE, runtime(true)?)
         .token(&Uuid::new_v4().to_string())
+        // kubectl sends no token without TLS.
+        .https(([127, 0, 0, 1], 0).into())
         .start()
         .await?;
     fs::write(stage.kubeconfig(), cluster.kubeconfig()).context("cannot write the demo's kubeconfig")?;
@@ -91,7 +85,10 @@ async fn perform(stage: &Stage, hold: bool) -> anyhow::Result<()> {
         };
         cluster.wait_pod("default", name, is_running).await?;
     }
-    let shown = show(stage).await;
+    let shown = tokio::select! {
+        shown = show(stage) => shown,
+        _ = ctrl_c() => Err(anyhow!("interrupted")),
+    };
     if hold && shown.is_ok() {
         say(&stage.how_to_talk())?;
         let _ = ctrl_c().await;
@@ -105,21 +102,20 @@ async fn perform(stage: &Stage, hold: bool) -> anyhow::Result<()> {
 
 /// The steps.
 async fn show(stage: &Stage) -> anyhow::Result<()> {
-    say(
-        "This machine plays a cluster of two nodes: pods are real Linux namespaces, the API server is built in.\n\
-        Pod web runs a web server from an image without a shell. Which namespaces does it have?",
-    )?;
+    say("This machine plays a cluster of two nodes: its pods are real Linux namespaces,\n\
+        its API server is built in. Pod web runs a web server from an image without a\n\
+        shell. Which namespaces does it have?")?;
     stage.step(&["verify", "web"], 0).await?;
-    say("Put a debug container beside it, in the process namespace of its container nginx:")?;
+    say("A debug container beside it, in the process namespace of its container nginx:")?;
     stage.step(&["debug", "web", "--image=busybox", "--target=nginx", "-c", "probe"], 0).await?;
     say("The same, asked of the kernel without podsonde:")?;
     stage.links("web", &["nginx", "probe"]).await?;
-    say("The runtime of node-2 ignores targets and says nothing, as some do. podsonde does:")?;
+    say("The runtime of node-2 ignores targets and says nothing, as some do:")?;
     stage.step(&["debug", "old", "--image=busybox", "--target=nginx", "-c", "probe"], 3).await?;
     say("What cannot work is refused, and says why:")?;
     stage.step(&["debug", "web", "--image=busybox", "--target=db"], 1).await?;
     stage.step(&["debug", "web", "--image=no.such.registry/tool:1", "--target=nginx"], 1).await?;
-    say("All sessions, and all verdicts on the pods of an application, whatever their nodes:")?;
+    say("All sessions; and the verdicts on an application's pods, whatever their nodes:")?;
     stage.step(&["sessions", "--all"], 0).await?;
     stage.step(&["verify", "-l", "app=web"], 3).await?;
     say("A debug container can never be removed from a pod, but it can be ended:")?;
@@ -198,15 +194,12 @@ impl Stage {
                     (c.get("name")?.as_str()? == *name).then(|| c.get("hostPid")?.as_u64()).flatten()
                 });
             let pid = pid.with_context(|| format!("podsonde verify names no process of {name}"))?;
-            let paths = ["net", "ipc", "uts", "pid", "mnt"].map(|kind| format!("/proc/{pid}/ns/{kind}"));
+            let paths = ["net", "ipc", "pid", "mnt"].map(|kind| format!("/proc/{pid}/ns/{kind}"));
             let output =
                 Command::new("readlink").args(paths).output().await.context("cannot execute readlink")?;
             ensure!(output.status.success(), "readlink: {}", String::from_utf8_lossy(&output.stderr));
             let links = String::from_utf8_lossy(&output.stdout).replace('\n', " ");
-            writeln!(
-                std::io::stdout(),
-                "$ readlink /proc/{pid}/ns/{{net,ipc,uts,pid,mnt}}    # {name}\n{links}"
-            )?;
+            writeln!(std::io::stdout(), "$ readlink /proc/{pid}/ns/{{net,ipc,pid,mnt}}   # {name}\n{links}")?;
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 //! One [`worker`] for each pod; this module finds out which pods there are. It is driven by watches and by what the
 //! runtime's futures resolve to. Depends on the API server's store and on [`super::runtime`].
 
+mod slot;
 mod spec;
 mod status;
 mod volumes;

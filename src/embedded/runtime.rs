@@ -2,9 +2,9 @@
 //!
 //! Two things implement it: [`super::namespaces`] makes containers of plain Linux namespaces, without any
 //! package installed; [`super::cri`] drives a real containerd over CRI. The embedded kubelet
-//! ([`super::kubelet`]) is the only caller.
+//! is the only caller.
 
-use std::{collections::BTreeMap, io, net::IpAddr, path::PathBuf};
+use std::{collections::BTreeMap, io, net::IpAddr, path::PathBuf, time::Duration};
 
 use futures::future::BoxFuture;
 use k8s_openapi::{
@@ -30,6 +30,12 @@ pub trait Runtime: Send + Sync + 'static {
         sandbox: &'a Sandbox,
         container: &'a ContainerStart,
     ) -> BoxFuture<'a, Result<Started, StartError>>;
+
+    /// Asks the container with this id to end, and ends it by force after `grace`. Resolves once it has ended; to
+    /// false if it has not. By default that is so at once: the container is left to [`Runtime::remove_pod`].
+    fn stop_container<'a>(&'a self, _id: &'a str, _grace: Duration) -> BoxFuture<'a, bool> {
+        Box::pin(std::future::ready(false))
+    }
 
     /// Ends the containers and the sandbox of the pod with this UID, and frees what they held.
     fn remove_pod<'a>(&'a self, pod_uid: &'a str) -> BoxFuture<'a, ()>;

@@ -34,8 +34,9 @@ const ALLOWED: &[&str] = &[
     "targetContainerName",
 ];
 
-/// What `kubectl debug --custom` does not allow besides.
-const NOT_CUSTOM: &[&str] = &["name", "command", "image", "lifecycle", "volumeDevices"];
+/// What `kubectl debug --custom` does not allow besides; and the target, which has a field of its own and is checked.
+const NOT_CUSTOM: &[&str] =
+    &["name", "command", "image", "lifecycle", "volumeDevices", "targetContainerName"];
 
 /// The container that `request` asks for, with the session's facts in its environment.
 ///
@@ -59,7 +60,11 @@ pub fn define(request: &DebugRequest, name: &str, facts: &SessionFacts) -> Resul
     set(&mut container, "stdin", request.stdin.then_some(true.into()));
     set(&mut container, "tty", request.tty.then_some(true.into()));
     container.entry("terminationMessagePolicy").or_insert_with(|| "File".into());
-    let env = container.entry("env").or_insert_with(|| json!([]));
+    // `env: null` is what YAML makes of a bare `env:`.
+    let env = container.entry("env").or_insert(Value::Null);
+    if env.is_null() {
+        *env = json!([]);
+    }
     if let Value::Array(env) = env {
         env.extend(facts.to_env().into_iter().map(|(name, value)| json!({"name": name, "value": value})));
     }
@@ -357,6 +362,14 @@ mod tests {
         for (custom, expected) in table {
             let message = refused(settings(Profile::General, custom));
             assert!(message.contains(expected), "{custom}: {message}");
+        }
+    }
+
+    #[test]
+    fn the_facts_are_there_whatever_env_is() {
+        for env in ["", r#","env":null"#, r#","env":[]"#] {
+            let c = defined(Definition::Whole(format!("{{\"image\":\"x\"{env}}}")));
+            assert_eq!(c["env"].as_array().map(Vec::len), Some(4), "{c}");
         }
     }
 

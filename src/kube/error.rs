@@ -4,6 +4,23 @@ use kube::core::Status;
 
 use crate::domain::{Error, Reason};
 
+/// Whether the API server is too busy for the request, so that the same one may succeed soon.
+pub(super) fn is_busy(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if matches!(status.code, 429 | 503 | 504))
+}
+
+/// Whether it can be ruled out that a request that ended like this has changed something.
+pub(super) fn changed_nothing(error: &kube::Error) -> bool {
+    match error {
+        // A server that fails, or gives up on etcd, may have written before it did; all others refuse before they write.
+        kube::Error::Api(status) => !matches!(status.code, 500 | 502 | 504),
+        other => sources(other).any(|e| {
+            // No connection, no request.
+            e.downcast_ref::<hyper_util::client::legacy::Error>().is_some_and(|e| e.is_connect())
+        }),
+    }
+}
+
 /// Turns an error of a call that the agent made with its own rights into a domain error. `doing` completes "cannot …".
 pub fn from_kube(doing: &str, error: &kube::Error) -> Error {
     match error {
@@ -18,17 +35,19 @@ pub fn from_kube(doing: &str, error: &kube::Error) -> Error {
 fn from_status(doing: &str, status: &Status) -> Error {
     let message = &status.message;
     let reason = match status.code {
+        // Webhooks may answer with any code and any words of theirs; the API server puts these before them.
+        _ if message.starts_with("admission webhook ") => Reason::AdmissionDenied,
         404 => Reason::PodNotFound,
         // The UID in a patch: refused as an immutable field or as a precondition, depending on the release.
         409 | 422 if message.contains("metadata.uid") || message.contains("UID in precondition") => {
             Reason::PodReplaced
         }
+        // Another request took the name since the pod was looked at: the patch would change what that one added.
+        422 if message.contains("existing ephemeral containers ") => Reason::NameTaken,
         409 => Reason::Conflict,
         401 => Reason::ApiForbidden,
         403 if is_rbac(message) => Reason::ApiForbidden,
         403 => Reason::AdmissionDenied,
-        // Webhooks may answer with any code of theirs; the API server then says so in these words.
-        400.. if message.starts_with("admission webhook ") => Reason::AdmissionDenied,
         400 | 413 | 415 | 422 => Reason::RejectedByApi,
         429 | 500.. => Reason::ApiUnreachable,
         _ => Reason::Bug,
@@ -38,27 +57,32 @@ fn from_status(doing: &str, status: &Status) -> Error {
         Reason::AdmissionDenied => format!("cannot {doing}: admission refuses it: {message}"),
         Reason::RejectedByApi => format!("cannot {doing}: the API server refuses it: {message}"),
         Reason::ApiUnreachable => format!("cannot {doing}: the API server says {}: {message}", status.code),
+        // The API server's message holds the whole of both containers.
+        Reason::NameTaken => format!("cannot {doing}: another request has just taken its name"),
         _ => format!("cannot {doing}: {message}"),
     };
     Error::new(reason, text)
 }
 
-/// Whether a 403 comes from the authoriser and not from admission: it names the user and the verb.
+/// Whether a 403 comes from the authoriser and not from admission: it names the user, then the verb.
 /// `staging/src/k8s.io/apiserver/pkg/endpoints/handlers/responsewriters/errors.go`
 fn is_rbac(message: &str) -> bool {
-    message.contains("User \"") && message.contains("cannot ")
+    let why = message.split_once(" is forbidden: ").map_or(message, |(_, why)| why);
+    why.starts_with("User \"") && why.contains("\" cannot ")
+}
+
+/// The error's sources, outermost first.
+fn sources(error: &dyn std::error::Error) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
+    std::iter::successors(error.source(), |e| e.source())
 }
 
 /// The error and its sources, as one line.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        let inner_text = inner.to_string();
-        if !text.contains(&inner_text) {
-            text = format!("{text}: {inner_text}");
+    for inner in sources(error).map(ToString::to_string) {
+        if !text.contains(&inner) {
+            text = format!("{text}: {inner}");
         }
-        source = inner.source();
     }
     text
 }
@@ -92,6 +116,26 @@ mod tests {
                 Reason::AdmissionDenied,
             ),
             (400, "admission webhook \"v.example.com\" denied the request: no", Reason::AdmissionDenied),
+            (
+                404,
+                "admission webhook \"v.example.com\" denied the request: not found",
+                Reason::AdmissionDenied,
+            ),
+            (
+                403,
+                "admission webhook \"v\" denied the request: User \"x\" cannot debug",
+                Reason::AdmissionDenied,
+            ),
+            (
+                403,
+                "pods \"x\" is forbidden: ValidatingAdmissionPolicy 'p' with binding 'b' denied request: User \"x\" cannot do that",
+                Reason::AdmissionDenied,
+            ),
+            (
+                422,
+                "Pod \"x\" is invalid: spec.ephemeralContainers: Forbidden: existing ephemeral containers \"d\" may not be changed",
+                Reason::NameTaken,
+            ),
             (
                 422,
                 "Pod \"x\" is invalid: spec.ephemeralContainers[0].name: Invalid value",

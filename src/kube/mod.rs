@@ -12,4 +12,5 @@ pub mod ephemeral;
 pub mod error;
 pub mod pods;
 pub mod portforward;
+mod retry;
 pub mod workloads;

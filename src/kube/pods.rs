@@ -2,7 +2,10 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, PoisonError, RwLock},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -14,13 +17,18 @@ use kube::{
 };
 use tokio::sync::watch;
 
-use super::error::from_kube;
+use super::{
+    error::{from_kube, is_busy},
+    retry::retried,
+};
 use crate::domain::{
     Error, ErrorKind, Reason, Result,
     pod::{Container, ContainerId, ContainerKind, ContainerState, Phase, Pod},
     session::SessionFacts,
 };
 
+/// The annotation of a static pod's mirror.
+const MIRROR: &str = "kubernetes.io/config.mirror";
 /// How long the API server has for one pod.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -35,6 +43,7 @@ pub struct Pods {
     pods: RwLock<BTreeMap<Key, Arc<Pod>>>,
     /// Counts changes; 0 until the first list is complete.
     version: watch::Sender<u64>,
+    watch_errors: AtomicU64,
 }
 
 impl Pods {
@@ -45,6 +54,7 @@ impl Pods {
             api: Api::all(client),
             pods: RwLock::default(),
             version: watch::Sender::new(0),
+            watch_errors: AtomicU64::new(0),
         }
     }
 
@@ -57,7 +67,10 @@ impl Pods {
             match events.try_next().await {
                 Ok(Some(event)) => self.apply(event, &mut listed),
                 Ok(None) => return,
-                Err(error) => tracing::warn!(%error, "cannot watch the pods of this node, retrying"),
+                Err(error) => {
+                    self.watch_errors.fetch_add(1, Ordering::Relaxed);
+                    tracing::warn!(%error, "cannot watch the pods of this node, retrying");
+                }
             }
         }
     }
@@ -65,6 +78,11 @@ impl Pods {
     /// Whether the first list is complete.
     pub fn is_ready(&self) -> bool {
         *self.version.borrow() > 0
+    }
+
+    /// How often the watch has failed.
+    pub fn watch_errors(&self) -> u64 {
+        self.watch_errors.load(Ordering::Relaxed)
     }
 
     /// Resolves at each change from now on.
@@ -87,7 +105,7 @@ impl Pods {
     /// fails for the pod as it is known is tried once more with the pod as the API server has it.
     ///
     /// # Errors
-    /// POD_NOT_FOUND, POD_ON_OTHER_NODE, POD_NOT_SCHEDULED, NOT_READY, API_UNREACHABLE, API_FORBIDDEN, and those of `check`.
+    /// POD_NOT_FOUND, POD_ON_OTHER_NODE, POD_NOT_SCHEDULED, NOT_READY, API_UNREACHABLE, AGENT_FORBIDDEN, and those of `check`.
     pub async fn find<T>(
         &self,
         namespace: &str,
@@ -128,17 +146,18 @@ impl Pods {
         }
     }
 
-    /// Whether the API server answers when asked for the pod.
+    /// The same pod as the API server has it now, whatever the watch knows; none if it is gone or another one has its name.
     ///
     /// # Errors
-    /// API_UNREACHABLE and the like, if it does not.
-    pub async fn is_reachable(&self, namespace: &str, name: &str) -> Result<()> {
-        self.read(namespace, name).await.map(drop)
+    /// API_UNREACHABLE, AGENT_FORBIDDEN.
+    pub async fn current(&self, pod: &Pod) -> Result<Option<Arc<Pod>>> {
+        let found = self.read(&pod.namespace, &pod.name).await?.map(convert);
+        Ok(found.filter(|found| found.uid == pod.uid).map(Arc::new))
     }
 
     async fn read(&self, namespace: &str, name: &str) -> Result<Option<core::Pod>> {
         let api = Api::<core::Pod>::namespaced(self.api.clone().into_client(), namespace);
-        match tokio::time::timeout(READ_TIMEOUT, api.get_opt(name)).await {
+        match tokio::time::timeout(READ_TIMEOUT, retried(is_busy, || api.get_opt(name))).await {
             Ok(found) => found.map_err(|e| from_kube("read the pod", &e)),
             Err(_) => {
                 let message = format!("the API server did not answer within {} s", READ_TIMEOUT.as_secs());
@@ -210,10 +229,13 @@ pub fn convert(pod: core::Pod) -> Pod {
         });
     let containers = containers.collect();
     let annotations = pod.metadata.annotations.unwrap_or_default();
+    let uid = pod.metadata.uid.unwrap_or_default();
     Pod {
         namespace: pod.metadata.namespace.unwrap_or_default(),
         name: pod.metadata.name.unwrap_or_default(),
-        uid: pod.metadata.uid.unwrap_or_default(),
+        // The mirror of a static pod has a UID of its own; the kubelet goes by the hash, which is the annotation's value.
+        cgroup_uid: annotations.get(MIRROR).cloned().unwrap_or_else(|| uid.clone()),
+        uid,
         labels: pod.metadata.labels.unwrap_or_default(),
         node: spec.node_name.unwrap_or_default(),
         phase: match status.phase.as_deref() {
@@ -224,7 +246,7 @@ pub fn convert(pod: core::Pod) -> Pod {
             _ => Phase::Pending,
         },
         terminating: pod.metadata.deletion_timestamp.is_some(),
-        mirror: annotations.contains_key("kubernetes.io/config.mirror"),
+        mirror: annotations.contains_key(MIRROR),
         host_network: spec.host_network.unwrap_or_default(),
         host_pid: spec.host_pid.unwrap_or_default(),
         host_ipc: spec.host_ipc.unwrap_or_default(),

@@ -3,7 +3,10 @@
 use std::{
     io,
     pin::Pin,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll},
 };
 
@@ -14,8 +17,8 @@ use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 
 /// Opens a stream to a TCP port on the loopback address inside a pod.
 ///
-/// A port that nothing listens on shows only when the stream is read. The kubelet's message for it is left in `refused`, as
-/// the layers above a stream keep little of its errors.
+/// A port that nothing listens on shows only when the stream is used; `far_end` then says so, as the layers above a stream
+/// keep little of its errors.
 ///
 /// # Errors
 /// Those of the `portforward` subresource.
@@ -24,34 +27,58 @@ pub async fn open(
     namespace: &str,
     pod: &str,
     port: u16,
-    refused: Arc<OnceLock<String>>,
+    far_end: Arc<FarEnd>,
 ) -> kube::Result<Forwarded> {
     let pods: Api<Pod> = Api::namespaced(client, namespace);
     let mut forwarder = pods.portforward(pod, &[port]).await?;
+    far_end.opened.store(true, Ordering::Relaxed);
     // Both are there for each port that was asked for; without, the stream reads as closed.
     let stream = forwarder.take_stream(port).unwrap_or_else(|| tokio::io::duplex(1).0);
     let refusal = match forwarder.take_error(port) {
         Some(refusal) => refusal.boxed(),
         None => futures::future::ready(None).boxed(),
     };
-    Ok(Forwarded { stream, refusal: Some(refusal), refused, forwarder })
+    Ok(Forwarded { stream, refusal: Some(refusal), far_end, forwarder })
+}
+
+/// What is known of the far ends of forwarded streams to one port.
+#[derive(Debug, Default)]
+pub struct FarEnd {
+    opened: AtomicBool,
+    answered: AtomicBool,
+    refusal: OnceLock<String>,
+}
+
+impl FarEnd {
+    /// Why nothing ever came from there although the API server opened a stream: the kubelet's message, if it got through.
+    /// `None`: something did come, or no stream was opened.
+    #[must_use]
+    pub fn failure(&self) -> Option<&str> {
+        let refusal =
+            self.refusal.get().map_or("it was closed before the far end said anything", String::as_str);
+        let silent = self.opened.load(Ordering::Relaxed) && !self.answered.load(Ordering::Relaxed);
+        silent.then_some(refusal)
+    }
 }
 
 /// A forwarded port. Closed when dropped.
 pub struct Forwarded {
     stream: DuplexStream,
     refusal: Option<BoxFuture<'static, Option<String>>>,
-    refused: Arc<OnceLock<String>>,
+    far_end: Arc<FarEnd>,
     forwarder: Portforwarder,
 }
 
 impl Forwarded {
-    /// Why the stream came to its end, if the far side has said so: its reason arrives beside the stream, ahead of its end.
+    /// Why the far end refused the stream, once it has said so: its word arrives beside the stream, ahead of the end.
     fn refusal(&mut self, context: &mut Context<'_>) -> Option<io::Error> {
         let Poll::Ready(message) = self.refusal.as_mut()?.poll_unpin(context) else { return None };
         self.refusal = None;
         let message = message?;
-        Some(io::Error::new(io::ErrorKind::ConnectionRefused, self.refused.get_or_init(|| message).clone()))
+        Some(io::Error::new(
+            io::ErrorKind::ConnectionRefused,
+            self.far_end.refusal.get_or_init(|| message).clone(),
+        ))
     }
 }
 
@@ -69,11 +96,12 @@ impl AsyncRead for Forwarded {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
-        let ended = matches!(read, Poll::Ready(Ok(()))) && buffer.filled().len() == before;
-        if ended && let Some(refusal) = self.refusal(context) {
-            return Poll::Ready(Err(refusal));
+        if buffer.filled().len() > before {
+            self.far_end.answered.store(true, Ordering::Relaxed);
+            return read;
         }
-        read
+        // A stream that was refused may end, or stay open and silent.
+        self.refusal(context).map_or(read, |refusal| Poll::Ready(Err(refusal)))
     }
 }
 

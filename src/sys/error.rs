@@ -32,6 +32,11 @@ impl SysError {
     pub fn is_gone(&self) -> bool {
         matches!(self.errno, Errno::SRCH | Errno::NOENT)
     }
+
+    /// Whether it means that the agent, or the node, has no more descriptors or memory to give.
+    pub fn is_exhaustion(&self) -> bool {
+        matches!(self.errno, Errno::MFILE | Errno::NFILE | Errno::NOMEM)
+    }
 }
 
 impl fmt::Display for SysError {

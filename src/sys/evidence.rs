@@ -42,12 +42,12 @@ fn net() -> Option<NetEvidence> {
     for entry in getifaddrs().ok()? {
         let name = entry.interface_name.as_bytes();
         let known = net.interfaces.iter().position(|i| i.name == name);
-        // Every interface comes first with its link-layer address, if only of length 0.
-        if known.is_none() {
+        // Every interface has one entry with its link-layer address, if only of length 0, before its others.
+        if entry.address.as_ref().is_some_and(|a| a.as_link_addr().is_some()) {
             net.interface_count = net.interface_count.saturating_add(1);
-            if net.interfaces.len() < NetEvidence::MAX_INTERFACES {
-                net.interfaces.push(Interface { name: name.to_vec(), addresses: Vec::new() });
-            }
+        }
+        if known.is_none() && net.interfaces.len() < NetEvidence::MAX_INTERFACES {
+            net.interfaces.push(Interface { name: name.to_vec(), addresses: Vec::new() });
         }
         let interface = net.interfaces.iter_mut().find(|i| i.name == name);
         if let (Some(interface), Some(address)) = (interface, address(&entry))

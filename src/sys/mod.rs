@@ -1,4 +1,4 @@
-//! Linux: procfs, pidfds, namespaces. The only home of `unsafe`, which is all in [`ffi`].
+//! Linux: procfs, pidfds, namespaces. The only home of `unsafe`, which is all in `ffi`.
 //!
 //! Blocking calls, which the agent runs on blocking threads; only the end of a process is awaited. Depends on [`crate::domain`] alone.
 //!

@@ -16,7 +16,8 @@ use super::{
     procfs::{Proc, ProcessDir},
 };
 use crate::domain::{
-    Error, Reason, Result, cgroup,
+    Error, Reason, Result,
+    cgroup::{self, Place},
     namespace::{NamespaceId, NamespaceKind, NamespaceSet},
     process::{self, Candidate},
 };
@@ -33,7 +34,7 @@ impl Pidfd {
     pub fn open(pid: u32) -> Result<Self, SysError> {
         let raw = i32::try_from(pid).ok().and_then(Pid::from_raw);
         let raw = raw.ok_or_else(|| SysError::new("pidfd_open", pid.to_string(), Errno::SRCH))?;
-        pidfd_open(raw, PidfdFlags::NONBLOCK).map(Self).map_err(SysError::of("pidfd_open", pid))
+        pidfd_open(raw, PidfdFlags::empty()).map(Self).map_err(SysError::of("pidfd_open", pid))
     }
 
     /// Another descriptor of the same process.
@@ -88,22 +89,21 @@ pub struct ContainerProcess {
 }
 
 impl ContainerProcess {
-    /// Pins the process that `candidate` was, if it still is that one and in the cgroup of `container_id`.
+    /// Pins the process that `candidate` was, if it still is that one and in the cgroup of the container.
     ///
     /// The order proves it: while the pidfd's process lives its pid is not given to another, so a directory that was opened and read
     /// between the opening of the pidfd and a last look at it is that process' own.
     ///
     /// # Errors
     /// PROCESS_GONE if it ended, or is not what it was.
-    pub fn pin(proc: &Proc, candidate: Candidate, container_id: &str) -> Result<Self> {
+    pub fn pin(proc: &Proc, candidate: Candidate, place: Place<'_>) -> Result<Self> {
         let pidfd = Pidfd::open(candidate.pid)?;
         let dir = proc.process(candidate.pid)?;
         let mut buffer = Vec::new();
         let same_start = process::start_ticks(dir.read("stat", &mut buffer)?) == Some(candidate.start_ticks);
-        let in_container =
-            cgroup::memberships(dir.read("cgroup", &mut buffer)?).any(|m| m.id == container_id);
+        let in_container = cgroup::memberships(dir.read("cgroup", &mut buffer)?).any(|m| m.is(place));
         if same_start && in_container && pidfd.is_alive() {
-            return Ok(Self { container_id: container_id.to_owned(), facts: candidate, pidfd, dir });
+            return Ok(Self { container_id: place.id.to_owned(), facts: candidate, pidfd, dir });
         }
         Err(Error::new(
             Reason::ProcessGone,

@@ -8,7 +8,7 @@ use rustix::{
 };
 
 use super::SysError;
-use crate::domain::namespace::{NamespaceId, NamespaceSet};
+use crate::domain::namespace::{NamespaceId, NamespaceKind, NamespaceSet};
 
 /// Files of `/proc` are cut after so many bytes. The longest that is read, a `cgroup` file with all hierarchies of v1 and the longest
 /// paths, is far shorter.
@@ -86,7 +86,7 @@ impl ProcessDir {
 
     /// Its namespaces. A kind that the kernel lacks or that may not be read is absent.
     pub fn namespaces(&self) -> NamespaceSet {
-        NamespaceSet::from_fn(|kind| self.identity(&format!("ns/{kind}")).ok())
+        NamespaceSet::from_fn(|kind| self.identity(link(kind)).ok())
     }
 
     /// Identity of its root directory. The number of a mount does not matter: equal exactly if it is the same directory.
@@ -113,6 +113,20 @@ impl ProcessDir {
     }
 }
 
+/// The link of a namespace in the directory of a process.
+const fn link(kind: NamespaceKind) -> &'static str {
+    match kind {
+        NamespaceKind::Ipc => "ns/ipc",
+        NamespaceKind::Net => "ns/net",
+        NamespaceKind::Uts => "ns/uts",
+        NamespaceKind::Pid => "ns/pid",
+        NamespaceKind::Mnt => "ns/mnt",
+        NamespaceKind::Cgroup => "ns/cgroup",
+        NamespaceKind::User => "ns/user",
+        NamespaceKind::Time => "ns/time",
+    }
+}
+
 /// Reads a whole file, at most [`MAX_FILE`] bytes, as text; what is not UTF-8 (a command name in `stat` may be anything) is dropped.
 fn read<'b>(at: impl AsFd, path: &str, buffer: &'b mut Vec<u8>) -> Result<&'b str, SysError> {
     let file = fs::openat(at, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
@@ -121,7 +135,8 @@ fn read<'b>(at: impl AsFd, path: &str, buffer: &'b mut Vec<u8>) -> Result<&'b st
     while buffer.len() < MAX_FILE {
         buffer.reserve(4096);
         match rustix::io::read(&file, rustix::buffer::spare_capacity(buffer)) {
-            Ok(0) => break,
+            // The kernel writes such a file whole or as far as there is room, so room that is left says that this was all.
+            Ok(_) if buffer.len() < buffer.capacity() => break,
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(SysError::new("read", format!("/proc/{path}"), errno)),
         }

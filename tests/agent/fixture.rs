@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf, process::Command, sync::Arc, tim
 use k8s_openapi::api::core::v1::Pod;
 use podsonde::{
     agent::{
-        app::{Agent, Settings},
+        app::{self, Agent, Settings},
         config::{Limits, Listen},
     },
     embedded::{
@@ -19,7 +19,7 @@ use podsonde::{
     sys::broker::Entry,
 };
 use serde_json::{Value, json};
-use tonic::{Status, transport::Channel};
+use tonic::{Code, Status, Streaming, transport::Channel};
 use tonic_types::StatusExt;
 
 pub(crate) const NODE: &str = "node-a";
@@ -29,6 +29,7 @@ pub(crate) const SLEEP: &str = "podsonde.dev/demo/sleep:1";
 /// A cluster with an agent.
 pub(crate) struct Fixture {
     pub(crate) cluster: Cluster,
+    node: String,
     agent: Option<Agent>,
     channel: Channel,
     limits: Limits,
@@ -47,25 +48,47 @@ impl Fixture {
     }
 
     pub(crate) async fn with(change: impl FnOnce(&mut Options), limits: Limits) -> Self {
+        Self::made_of(change, limits, NODE).await
+    }
+
+    /// The agent of a node that may be none of the cluster's.
+    pub(crate) async fn on_node(node: &str) -> Self {
+        Self::made_of(|_| {}, Limits::default(), node).await
+    }
+
+    async fn made_of(change: impl FnOnce(&mut Options), limits: Limits, node: &str) -> Self {
         let cluster = Cluster::builder()
             .node(NODE, runtime(change))
             .node("node-b", runtime(|_| {}))
             .start()
             .await
             .unwrap();
-        let (agent, channel) = start_agent(&cluster, limits.clone()).await;
-        Self { cluster, agent: Some(agent), channel, limits }
+        let (agent, channel) = start_agent(&cluster, node, limits.clone()).await;
+        Self { cluster, node: node.to_owned(), agent: Some(agent), channel, limits }
     }
 
     /// Ends the agent and starts another one, as a rolling update does.
     pub(crate) async fn restart_agent(&mut self) {
         self.stop_agent().await;
-        let (agent, channel) = start_agent(&self.cluster, self.limits.clone()).await;
-        (self.agent, self.channel) = (Some(agent), channel);
+        self.start_agent().await;
     }
 
     pub(crate) async fn stop_agent(&mut self) {
         self.agent.take().unwrap().stop().await;
+    }
+
+    pub(crate) async fn start_agent(&mut self) {
+        let (agent, channel) = start_agent(&self.cluster, &self.node, self.limits.clone()).await;
+        (self.agent, self.channel) = (Some(agent), channel);
+    }
+
+    pub(crate) fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
+    /// Where the agent serves probes and metrics.
+    pub(crate) fn metrics_address(&self) -> std::net::SocketAddr {
+        self.agent.as_ref().unwrap().metrics_address().unwrap()
     }
 
     pub(crate) fn debug(&self) -> DebugClient<Channel> {
@@ -106,25 +129,56 @@ impl Fixture {
         &self,
         request: v1::DebugCreateRequest,
     ) -> (Vec<Event>, Result<v1::DebugDone, Status>) {
-        let mut events = Vec::new();
-        let mut stream = match self.debug().create(request).await {
-            Ok(response) => response.into_inner(),
-            Err(status) => return (events, Err(status)),
-        };
-        loop {
-            match stream.message().await {
-                Ok(Some(v1::DebugCreateResponse { event: Some(Event::Done(done)) })) => {
-                    return (events, Ok(done));
-                }
-                Ok(Some(message)) => events.push(message.event.unwrap()),
-                Ok(None) => panic!("the stream ended without a result; before: {events:?}"),
-                Err(status) => return (events, Err(status)),
-            }
+        match self.debug().create(request).await {
+            Ok(response) => rest(response.into_inner()).await,
+            Err(status) => (Vec::new(), Err(status)),
         }
     }
 
     pub(crate) async fn created(&self, request: v1::DebugCreateRequest) -> v1::DebugDone {
         self.create(request).await.1.unwrap()
+    }
+
+    /// Asks for a debug container and returns the stream once the API server has accepted it.
+    pub(crate) async fn accepted(
+        &self,
+        request: v1::DebugCreateRequest,
+    ) -> Streaming<v1::DebugCreateResponse> {
+        let mut stream = self.debug().create(request).await.unwrap().into_inner();
+        let first = stream.message().await.unwrap().unwrap();
+        assert!(matches!(first.event, Some(Event::Accepted(_))), "{first:?}");
+        stream
+    }
+
+    /// The names of the pod's ephemeral containers, as its spec has them.
+    pub(crate) async fn entries(&self, pod: &str) -> Vec<String> {
+        let pod = self.wait(pod, |_| true).await;
+        let entries = pod.spec.unwrap().ephemeral_containers.unwrap_or_default();
+        entries.into_iter().map(|c| c.name).collect()
+    }
+
+    /// The sessions, ended ones too, newest first.
+    pub(crate) async fn sessions(&self) -> Vec<v1::Session> {
+        let request = v1::DebugListRequest { include_ended: true, ..Default::default() };
+        self.debug().list(request).await.unwrap().into_inner().sessions
+    }
+
+    /// Waits until the sessions are as wanted. The API has no watch of sessions, so it is asked again and again.
+    pub(crate) async fn sessions_until(
+        &self,
+        what: &str,
+        wanted: impl Fn(&[v1::Session]) -> bool,
+    ) -> Vec<v1::Session> {
+        within(what, async {
+            loop {
+                let sessions = self.sessions().await;
+                if wanted(&sessions) {
+                    return sessions;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await
     }
 
     pub(crate) async fn verify(&self, pod: &str) -> v1::PodVerification {
@@ -140,16 +194,23 @@ impl Fixture {
     }
 }
 
-async fn start_agent(cluster: &Cluster, limits: Limits) -> (Agent, Channel) {
+/// A client of the API server, made as the agent makes its own.
+async fn client(cluster: &Cluster) -> kube::Client {
+    let kubeconfig = kube::config::Kubeconfig::from_yaml(&cluster.kubeconfig()).unwrap();
+    let settings = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await.unwrap();
+    app::client_of(settings).unwrap()
+}
+
+async fn start_agent(cluster: &Cluster, node: &str, limits: Limits) -> (Agent, Channel) {
     let settings = Settings {
-        node: NODE.to_owned(),
+        node: node.to_owned(),
         listen: vec!["127.0.0.1:0".parse::<Listen>().unwrap()],
         metrics_listen: Some(([127, 0, 0, 1], 0).into()),
         host_pid: std::process::id(),
         limits,
         entry: Arc::new(Entry::InProcess),
     };
-    let agent = Agent::start(cluster.client().unwrap(), settings).await.unwrap();
+    let agent = Agent::start(client(cluster).await, settings).await.unwrap();
     let endpoint = format!("http://{}", agent.addresses()[0]);
     let channel = Channel::from_shared(endpoint).unwrap().connect().await.unwrap();
     // Ready once it has read the pods.
@@ -170,6 +231,82 @@ pub(crate) fn request(pod: &str, target: &str) -> v1::DebugCreateRequest {
         target_container: target.into(),
         image: SLEEP.into(),
         ..v1::DebugCreateRequest::default()
+    }
+}
+
+/// The rest of a creation.
+pub(crate) async fn rest(
+    mut stream: Streaming<v1::DebugCreateResponse>,
+) -> (Vec<Event>, Result<v1::DebugDone, Status>) {
+    let mut events = Vec::new();
+    loop {
+        match stream.message().await {
+            Ok(Some(v1::DebugCreateResponse { event: Some(Event::Done(done)) })) => {
+                return (events, Ok(done));
+            }
+            Ok(Some(message)) => events.push(message.event.unwrap()),
+            Ok(None) => panic!("the stream ended without a result; before: {events:?}"),
+            Err(status) => return (events, Err(status)),
+        }
+    }
+}
+
+/// Nothing that these tests wait for may hang; how long it really takes is printed, and asserted nowhere.
+pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    let began = std::time::Instant::now();
+    let result = tokio::time::timeout(Duration::from_secs(30), future).await;
+    println!("{:>8.1?}  {what}", began.elapsed());
+    result.unwrap_or_else(|_| panic!("hangs: {what}"))
+}
+
+/// What a failed creation is expected to be like.
+pub(crate) struct Failure {
+    pub(crate) code: Code,
+    pub(crate) reason: &'static str,
+    /// `permanent`, `possible`, or empty.
+    pub(crate) entry: &'static str,
+    /// A part of the message.
+    pub(crate) says: &'static str,
+}
+
+impl Failure {
+    /// Checks the status of a creation: code, reason, place, and whether the entry is said to be there.
+    pub(crate) fn check(&self, status: &Status, pod: &str) {
+        let (why, metadata) = reason(status);
+        println!("          {:?} {why}: {}", status.code(), status.message());
+        assert_eq!((status.code(), why.as_str()), (self.code, self.reason), "{status:?}");
+        assert!(status.message().contains(self.says), "{:?} is not in {:?}", self.says, status.message());
+        let of = |key: &str| metadata.get(key).map_or("", String::as_str);
+        assert_eq!((of("node"), of("namespace"), of("pod")), (NODE, "default", pod), "{metadata:?}");
+        assert_eq!(of("spec_entry"), self.entry, "{metadata:?}");
+    }
+}
+
+impl Fixture {
+    /// Asks for a debug container that cannot come to run, and checks how that is told and what it leaves in the pod's spec.
+    pub(crate) async fn fails(&self, request: v1::DebugCreateRequest, failure: Failure) -> Status {
+        let pod = request.pod.clone().unwrap().name;
+        let before = self.entries_if_any(&pod).await;
+        let what = format!("{} {}", failure.reason, request.image);
+        let (events, result) = within(&what, self.create(request)).await;
+        let status = result.unwrap_err();
+        failure.check(&status, &pod);
+        let accepted = events.iter().any(|e| matches!(e, Event::Accepted(_)));
+        assert_eq!(accepted, failure.entry == "permanent", "{events:?}");
+        if failure.entry != "possible" {
+            let added = self.entries_if_any(&pod).await.len() - before.len();
+            assert_eq!(added, usize::from(failure.entry == "permanent"), "{status:?}");
+        }
+        status
+    }
+
+    /// As [`Self::entries`], past the API server, which may be made to fail; none if there is no such pod.
+    async fn entries_if_any(&self, pod: &str) -> Vec<String> {
+        tokio::select! {
+            biased;
+            entries = self.entries(pod) => entries,
+            () = tokio::task::yield_now() => Vec::new(),
+        }
     }
 }
 

@@ -2,9 +2,19 @@
 //!
 //! Needs root, no packages but util-linux for `lsns`. What is expected comes from the kernel by way of `readlink` and `lsns`.
 #![cfg(all(target_os = "linux", feature = "embedded"))]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
 
+mod api;
+mod daemon;
 mod failures;
 mod fixture;
 mod input;
 mod lifetime;
 mod shapes;
+mod waiting;

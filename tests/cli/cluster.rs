@@ -66,7 +66,12 @@ fn what_stands_in_the_way_is_said() {
             "kubectl -n podsonde get daemonset",
         ),
         ("unready", "the agent on node n3 (pod podsonde/podsonde-agent-3) is not ready", "spec.nodeName=n3"),
-        ("refused", "connection refused", "port-forward"),
+        (
+            "refused",
+            "cannot forward a port to the agent on node n5: error forwarding port 7463 to pod: dial",
+            "port-forward",
+        ),
+        ("hung-up", "cannot forward a port to the agent on node n7: it was closed before", "port-forward"),
     ] {
         for command in [vec!["verify", pod], vec!["debug", pod, "--image=a", "-q"]] {
             cluster.run(&command).expect(1).says(error).says(hint);

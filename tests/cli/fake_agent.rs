@@ -267,7 +267,7 @@ impl debug_server::Debug for FakeAgent {
                     ("namespace", "default"),
                     ("pod", "pull"),
                     ("container", name.as_str()),
-                    ("spec_entry", &name),
+                    ("spec_entry", "permanent"),
                 ];
                 let error = failure(
                     Code::FailedPrecondition,

@@ -47,6 +47,7 @@ fn answer(request: Request<Incoming>, agent: u16) -> Response<String> {
         ],
         "n3" => vec![agent_pod("podsonde-agent-3", "n3", "False")],
         "n5" => vec![agent_pod("podsonde-agent-refuses", "n5", "True")],
+        "n7" => vec![agent_pod("podsonde-agent-hangs-up", "n7", "True")],
         _ => Vec::new(),
     };
     match parts.as_slice() {
@@ -69,6 +70,7 @@ fn answer(request: Request<Incoming>, agent: u16) -> Response<String> {
             "unready" => object(pod(name, Some("n3"))),
             "lonely" => object(pod(name, Some("n4"))),
             "refused" => object(pod(name, Some("n5"))),
+            "hung-up" => object(pod(name, Some("n7"))),
             "pending" => object(pod(name, None)),
             _ => status(StatusCode::NOT_FOUND, &format!("pods \"{name}\" not found")),
         },
@@ -77,8 +79,7 @@ fn answer(request: Request<Incoming>, agent: u16) -> Response<String> {
         ),
         ["api", "v1", "namespaces", "podsonde", "pods", name, "portforward"] => {
             assert_eq!(query.trim_start_matches('&'), "ports=7463");
-            let refuses = name.ends_with("refuses");
-            forward(request, agent, refuses)
+            forward(request, agent, name)
         }
         ["api", "v1", "namespaces", "locked", ..] => {
             status(StatusCode::FORBIDDEN, "pods is forbidden: User \"bob\" cannot get resource \"pods\"")
@@ -119,8 +120,9 @@ fn status(code: StatusCode, message: &str) -> Response<String> {
     response
 }
 
-fn forward(request: Request<Incoming>, agent: u16, refuses: bool) -> Response<String> {
+fn forward(request: Request<Incoming>, agent: u16, pod: &str) -> Response<String> {
     let key = request.headers().get(header::SEC_WEBSOCKET_KEY).unwrap();
+    let (refuses, hangs_up) = (pod.ends_with("refuses"), pod.ends_with("hangs-up"));
     let accept = derive_accept_key(key.as_bytes());
     tokio::spawn(async move {
         let upgraded = hyper::upgrade::on(request).await.unwrap();
@@ -131,10 +133,13 @@ fn forward(request: Request<Incoming>, agent: u16, refuses: bool) -> Response<St
             let [low, high] = 7463_u16.to_le_bytes();
             out.send(Message::binary(vec![channel, low, high])).await.unwrap();
         }
+        if hangs_up {
+            return;
+        }
         if refuses {
             let message = b"\x01error forwarding port 7463 to pod: dial tcp4 127.0.0.1:7463: connect: connection refused";
             out.send(Message::binary(message.to_vec())).await.unwrap();
-            let _ = out.close().await;
+            while let Some(Ok(_)) = back.next().await {}
             return;
         }
         let (mut from_agent, mut to_agent) =

@@ -190,6 +190,13 @@ async fn a_watch_shows_each_change() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn https_for_everyone() {
+    let cluster = Cluster::builder().https("127.0.0.1:0".parse().unwrap()).start().await.unwrap();
+    let namespaces = Kubectl::new(&cluster).ok(&["get", "ns", "-o", "name"]).await;
+    assert!(namespaces.contains("namespace/default\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn https_with_a_kubeconfig_and_a_token() {
     let runtime = std::sync::Arc::new(Fake::default());
     let cluster = Cluster::builder()

@@ -156,6 +156,29 @@ async fn restarts_follow_the_policy() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_pod_ends_before_it_goes() {
+    let (cluster, _runtime) = cluster().await;
+    cluster.create_pod(web("web")).await.unwrap();
+    wait(&cluster, "web", |pod| running(pod, "web")).await;
+    let (_, list) = super::get(&cluster, "/api/v1/pods").await;
+    let version = list["metadata"]["resourceVersion"].as_str().unwrap();
+    let path = "/api/v1/namespaces/default/pods/web";
+    assert_eq!(curl(&cluster, "DELETE", path, "", &Value::Null).await.0, 200);
+    super::within(cluster.wait_deleted("default", "web")).await;
+    let url = format!("{}/api/v1/pods?watch=1&timeoutSeconds=1&resourceVersion={version}", cluster.url());
+    let output = super::run("curl", vec!["--silent".into(), url]).await.stdout;
+    let events: Vec<Value> =
+        String::from_utf8(output).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let seen: Vec<(&str, &str)> = events
+        .iter()
+        .map(|event| (event["type"].as_str().unwrap(), event["object"]["status"]["phase"].as_str().unwrap()))
+        .collect();
+    assert_eq!(seen, [("MODIFIED", "Running"), ("MODIFIED", "Failed"), ("DELETED", "Failed")]);
+    let last = &events[2]["object"]["status"]["containerStatuses"][0]["state"]["terminated"];
+    assert_eq!(last["exitCode"], 137);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn pods_with_one_name_after_another() {
     let (cluster, runtime) = cluster().await;
     let first = cluster.create_pod(web("web")).await.unwrap().metadata.uid.unwrap();

@@ -1,5 +1,12 @@
 //! The embedded cluster, seen from outside: by the `kube` client, by `kubectl` and by `curl`.
 #![cfg(all(feature = "embedded", target_os = "linux"))]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation
+)]
 
 mod ephemeral;
 mod fake;

@@ -80,6 +80,10 @@ async fn the_web_server_answers_from_everywhere() {
 
     let ip = pod.sandbox.ip.unwrap();
     assert_eq!(View::here().run(&format!("curl -sf http://{ip}/index.html")), page);
+    // Nothing of the runtime's is open in it: sockets and what its program opened.
+    let open = View::here()
+        .run(&format!("ls -l /proc/{pid}/fd | grep -vE 'socket:|/dev/null|/var/log/web.log|^total'"));
+    assert_eq!(open, "");
     let status = View::here().run(&format!("curl -s -o /dev/null -w '%{{http_code}}' http://{ip}/nope"));
     assert_eq!(status, "404");
     let status = View::here().run(&format!("curl -s -o /dev/null -w '%{{http_code}}' -d x http://{ip}/"));

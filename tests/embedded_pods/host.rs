@@ -74,6 +74,13 @@ fn host() {
                 b.pid = PidMode::Target(a.id.clone());
             }
             let b = runtime.start_container(&pod, &sandbox, &b).await.unwrap();
+            if shape.name == "host-pid" {
+                // Ends at once and leaves a process behind that nothing but its parentage ties to it.
+                let mut forking = shell(&format!("setsid sh -c 'sleep 600; :' {} & exit 0", uid(&pod)));
+                forking.pid = PidMode::Node;
+                let forking = runtime.start_container(&pod, &sandbox, &forking).await.unwrap();
+                assert_eq!(forking.exit.await.code, 0);
+            }
             if shape.name == "plain" {
                 let web = container("web", "podsonde.dev/demo/web:1");
                 runtime.start_container(&pod, &sandbox, &web).await.unwrap();

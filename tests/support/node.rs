@@ -7,14 +7,19 @@ use std::{
     net::IpAddr,
     path::{Path, PathBuf},
     process::Command,
+    sync::Arc,
 };
 
 use k8s_openapi::api::core::v1::Pod;
 use podsonde::embedded::{
+    Cluster,
     cri::{CriRuntime, Options},
     runtime::{ContainerStart, PidMode},
 };
 use serde_json::{Value, json};
+
+/// The node's name in the cluster, and its host name.
+pub const NAME: &str = "node";
 
 /// A node with a container runtime of its own. This process runs on it.
 pub struct Node {
@@ -55,6 +60,13 @@ impl Node {
     pub async fn runtime_with(&self, options: Options) -> CriRuntime {
         let options = Options { log_directory: Some(self.dir.join("logs")), ..options };
         CriRuntime::connect(&self.socket, options).await.expect("connect to the runtime")
+    }
+
+    /// A cluster of this one node, [`NAME`]. Its API server is at the address that pods reach.
+    pub async fn cluster(&self, options: Options) -> Cluster {
+        let runtime = Arc::new(self.runtime_with(options).await);
+        let cluster = Cluster::builder().node(NAME, runtime).https((self.address, 0).into());
+        cluster.start().await.expect("start the cluster")
     }
 }
 

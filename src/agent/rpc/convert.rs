@@ -213,8 +213,10 @@ fn pull_policy(policy: i32) -> Result<Option<&'static str>> {
 }
 
 fn duration(field: &str, duration: Option<&prost_types::Duration>) -> Result<Option<Duration>> {
-    let convert = |d: &prost_types::Duration| {
-        Duration::try_from(*d).map_err(|_| Error::invalid(field, "is negative or out of range"))
+    // Not by prost's own conversion, which panics where `nanos` is the least there is.
+    let convert = |d: &prost_types::Duration| match (u64::try_from(d.seconds), u32::try_from(d.nanos)) {
+        (Ok(seconds), Ok(nanos @ 0..1_000_000_000)) => Ok(Duration::new(seconds, nanos)),
+        _ => Err(Error::invalid(field, "is negative or out of range")),
     };
     duration.map(convert).transpose()
 }

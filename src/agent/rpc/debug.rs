@@ -1,6 +1,6 @@
 //! The service `Debug`.
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
 use tokio::sync::mpsc;
 use tonic::{Request, Response, Status};
@@ -16,7 +16,7 @@ use crate::{
         expiry::{self, Ended},
         sessions::{Progress, Sessions},
     },
-    domain::{Error, Result, name, pod::ContainerState},
+    domain::{Error, Reason, Result, name, pod::ContainerState},
     proto::v1::{self, debug_create_response::Event, debug_server::Debug},
     sys::containers::Containers,
 };
@@ -51,10 +51,9 @@ impl Debug for DebugService {
         self.gate
             .stream(Method::DebugCreate, request, object, move |call, answers| async move {
                 let request = convert::debug_request(call.message, ttl)?;
-                let deadline = call.deadline.min(Instant::now() + request.start_timeout);
                 let by = call.caller.to_string();
                 let (progress, steps) = mpsc::channel(16);
-                let create = sessions.create(&request, &by, deadline, &progress);
+                let create = sessions.create(&request, &by, call.deadline, &progress);
                 let created = forward(create, steps, &answers, &node).await?;
                 send(&answers, Event::Done(convert::created(&created, &node))).await;
                 Ok(())
@@ -93,10 +92,19 @@ impl Debug for DebugService {
             let (namespace, pod, uid) = convert::pod_ref(call.message.pod.as_ref())?;
             let wanted = convert::session_name(&call.message.session)?;
             let grace = convert::grace_period(call.message.grace_period.as_ref())?;
-            let (pod, container) = self.sessions.container(&namespace, &pod, &uid, wanted).await?;
+            let (pod, container) = self.sessions.started(&namespace, &pod, &uid, wanted).await?;
             let had_ended = matches!(container.state, ContainerState::Terminated { .. });
-            let Ended { signalled, killed, survivors } =
-                expiry::end(&self.containers, &pod, &container, grace).await?;
+            let ended = match expiry::end(&self.containers, &pod, &container, grace).await {
+                // Its processes have just ended, and its status does not say so yet.
+                Err(e)
+                    if e.reason == Reason::ProcessNotFound
+                        && self.sessions.ends_soon(&pod, &container.name).await =>
+                {
+                    Ended::default()
+                }
+                ended => ended?,
+            };
+            let Ended { signalled, killed, survivors } = ended;
             let outcome = match (survivors, had_ended || signalled == 0) {
                 (0, false) => v1::EndOutcome::Ended,
                 (0, true) => v1::EndOutcome::AlreadyEnded,

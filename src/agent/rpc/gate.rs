@@ -239,6 +239,74 @@ fn timeout_of<Q>(request: &Request<Q>) -> Result<Option<Duration>> {
 mod tests {
     use super::*;
 
+    fn gate() -> Arc<Gate> {
+        let metrics = Arc::new(Metrics::new("n"));
+        Arc::new(Gate::new("n", Access::new(), metrics, 1, CancellationToken::new()))
+    }
+
+    fn request(message: u32) -> Request<u32> {
+        let mut request = Request::new(message);
+        let remote_addr = Some(([127, 0, 0, 1], 1).into());
+        request.extensions_mut().insert(TcpConnectInfo { local_addr: None, remote_addr });
+        request
+    }
+
+    /// A handler that panics over 13, given the only permit there is.
+    async fn divide(message: u32) -> Result<u32> {
+        tokio::task::yield_now().await;
+        let divisor = message.wrapping_sub(13);
+        assert_ne!(divisor, 0, "on purpose");
+        Ok(26 / divisor)
+    }
+
+    #[tokio::test]
+    async fn a_panic_fails_its_own_request_alone() {
+        let gate = gate();
+        let call = async |message: u32| {
+            let act = |call: Call<u32>| divide(call.message);
+            gate.unary(Method::NodeGet, request(message), |_| Ok(Object::Node), act).await
+        };
+        let status = call(13).await.unwrap_err();
+        assert_eq!(status.code(), Code::Internal);
+        assert!(!status.message().contains("purpose"), "{}", status.message());
+        assert_eq!(call(15).await.unwrap().into_inner(), 13);
+    }
+
+    #[tokio::test]
+    async fn a_panic_ends_its_own_stream_alone() {
+        let gate = gate();
+        let call = async |message: u32| {
+            let act = |call: Call<u32>, answers: mpsc::Sender<u32>| async move {
+                let _ = answers.send(1).await;
+                let _ = answers.send(divide(call.message).await?).await;
+                Ok(())
+            };
+            let stream = gate.stream(Method::DebugCreate, request(message), |_| Ok(Object::Node), act).await;
+            stream.unwrap().into_inner().collect::<Vec<_>>().await
+        };
+        let answers = call(13).await;
+        assert_eq!(answers.len(), 2);
+        assert!(matches!(answers.as_slice(), [Ok(1), Err(status)] if status.code() == Code::Internal));
+        let answers = call(15).await;
+        assert!(matches!(answers.as_slice(), [Ok(1), Ok(13)]));
+    }
+
+    #[tokio::test]
+    async fn only_so_many_at_a_time_and_none_once_it_drains() {
+        let gate = gate();
+        let held = Arc::clone(&gate.permits).try_acquire_owned().unwrap();
+        let call = async || {
+            let act = |call: Call<u32>| divide(call.message);
+            let answer = gate.unary(Method::NodeGet, request(15), |_| Ok(Object::Node), act).await;
+            answer.map_err(|status| status.code()).map(Response::into_inner)
+        };
+        assert_eq!(call().await, Err(Code::ResourceExhausted));
+        drop(held);
+        assert_eq!(call().await, Ok(13));
+        gate.drain.cancel();
+        assert_eq!(call().await, Err(Code::Unavailable));
+    }
+
     #[test]
     fn timeouts() {
         let parse = |text: &'static str| {

@@ -13,6 +13,12 @@ use crate::domain::{
 /// `domain` of every ErrorInfo.
 pub const DOMAIN: &str = "podsonde.dev";
 
+/// A status travels in HTTP/2 headers, of which many clients take no more than 8 KiB in all, and its message stands in them three
+/// times. The API server and webhooks may say far more than that.
+const MAX_MESSAGE: usize = 1024;
+/// A field's path may hold a name that the caller gave.
+const MAX_FIELD: usize = 256;
+
 /// The gRPC code of a class of failure.
 pub const fn code(kind: ErrorKind) -> Code {
     match kind {
@@ -34,6 +40,7 @@ pub const fn code(kind: ErrorKind) -> Code {
 /// The status of an error. What an INTERNAL one says stays in the log.
 pub fn status(error: &Error, node: &str) -> Status {
     let Context { namespace, pod, container, field, spec_entry, .. } = &*error.context;
+    let field = &cut(field, MAX_FIELD);
     let spec_entry = match spec_entry {
         SpecEntry::None => "",
         SpecEntry::Possible => "possible",
@@ -41,7 +48,7 @@ pub fn status(error: &Error, node: &str) -> Status {
     };
     let message = match error.kind() {
         ErrorKind::Internal => "internal error; the agent's log has the details".to_owned(),
-        _ => error.to_string(),
+        _ => cut(&error.to_string(), MAX_MESSAGE),
     };
     let fields = [
         ("node", node),
@@ -58,9 +65,18 @@ pub fn status(error: &Error, node: &str) -> Status {
         .collect();
     let mut details = ErrorDetails::with_error_info(error.reason.as_str(), DOMAIN, metadata);
     if !field.is_empty() {
-        details.add_bad_request_violation(field.clone(), error.message.clone());
+        details.add_bad_request_violation(field.clone(), cut(&error.message, MAX_MESSAGE));
     }
     Status::with_error_details(code(error.kind()), message, details)
+}
+
+/// At most so many bytes of a text, and a sign that there was more.
+fn cut(text: &str, max: usize) -> String {
+    if text.len() <= max {
+        return text.to_owned();
+    }
+    let fits = text.char_indices().map(|(at, c)| at + c.len_utf8()).take_while(|end| *end <= max).last();
+    format!("{}…", text.get(..fits.unwrap_or_default()).unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -95,6 +111,16 @@ mod tests {
         let status = status(&Error::new(Reason::SystemCall, "setns(/proc/7/ns/net): EPERM"), "n");
         assert!(!status.message().contains("setns"));
         assert_eq!(status.code(), Code::Internal);
+    }
+
+    #[test]
+    fn what_is_too_long_for_headers_is_cut() {
+        let long = "é".repeat(5000);
+        let status = status(&Error::invalid(format!("custom_json.{long}"), long), "n");
+        assert!(status.message().len() < 1100 && status.message().ends_with("é…"), "{}", status.message());
+        assert!(status.details().len() < 4000, "{}", status.details().len());
+        assert_eq!(cut("éé", 3), "é…");
+        assert_eq!(cut("éé", 4), "éé");
     }
 
     #[test]

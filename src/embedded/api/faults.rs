@@ -1,6 +1,7 @@
 //! Faults that a test asks the server to have.
 
 use std::{
+    collections::HashMap,
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -16,6 +17,8 @@ pub(crate) struct FaultState {
     rules: Mutex<Vec<Rule>>,
     /// Counts how often all watches were broken.
     breaks: watch::Sender<u64>,
+    /// Counts requests by verb and resource.
+    arrivals: watch::Sender<HashMap<(&'static str, String), u64>>,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -34,7 +37,12 @@ struct Rule {
 
 impl FaultState {
     pub(crate) fn new() -> Self {
-        Self { gate: watch::Sender::default(), rules: Mutex::default(), breaks: watch::Sender::default() }
+        Self {
+            gate: watch::Sender::default(),
+            rules: Mutex::default(),
+            breaks: watch::Sender::default(),
+            arrivals: watch::Sender::default(),
+        }
     }
 
     pub(crate) fn hang(&self, hanging: bool) {
@@ -59,6 +67,16 @@ impl FaultState {
         self.breaks.send_modify(|breaks| *breaks += 1);
     }
 
+    /// Resolves when the next such request has arrived, whatever becomes of it.
+    pub(crate) fn arrival(&self, verb: &'static str, resource: &str) -> impl Future<Output = ()> + use<> {
+        let (key, mut arrivals) = ((verb, resource.to_owned()), self.arrivals.subscribe());
+        let before = arrivals.borrow().get(&key).copied();
+        async move {
+            // An error means that the server is gone, and then none will arrive.
+            let _ = arrivals.wait_for(|arrivals| arrivals.get(&key).copied() != before).await;
+        }
+    }
+
     /// Notices when all watches are to break.
     pub(crate) fn breaks(&self) -> watch::Receiver<u64> {
         self.breaks.subscribe()
@@ -70,13 +88,24 @@ impl FaultState {
         let _ = self.gate.subscribe().wait_for(|gate| !gate.hanging).await;
     }
 
-    /// Every request's way past the faults, before anything else happens to it.
-    pub(crate) async fn pass(&self, target: &Target) -> Result<(), Status> {
+    /// Tells those who wait for it that a request has arrived.
+    pub(crate) fn arrived(&self, target: &Target) {
+        self.arrivals.send_modify(|arrivals| {
+            *arrivals.entry((target.verb, target.resource_path())).or_default() += 1;
+        });
+    }
+
+    /// Holds every request up as long as it shall be, before anything else happens to it.
+    pub(crate) async fn hold(&self) {
         self.wait().await;
         let delay = self.gate.borrow().delay;
         if !delay.is_zero() {
             tokio::time::sleep(delay).await;
         }
+    }
+
+    /// Refuses the request if a test wants that.
+    pub(crate) fn pass(&self, target: &Target) -> Result<(), Status> {
         let mut rules = self.rules.lock().unwrap_or_else(PoisonError::into_inner);
         let resource = target.resource_path();
         let matches = |pattern: &str, value: &str| pattern == "*" || pattern == value;

@@ -25,6 +25,15 @@ use super::{
 /// The most a request's body may have, which is the real server's limit.
 const BODY_LIMIT: usize = 3 * 1024 * 1024;
 
+/// What a request asks for; no target: something beside the resources.
+fn understand(request: &Request<Body>, path: &str) -> Result<(Options, Option<Target>), Status> {
+    let query = Query::<Vec<(String, String)>>::try_from_uri(request.uri())
+        .map_err(|why| Status::bad_request(why.to_string()))?;
+    let options = Options::parse(&query)?;
+    let target = Target::parse(request.method(), path, &options)?;
+    Ok((options, target))
+}
+
 impl Server {
     /// Answers a request.
     pub(super) async fn answer(self: Arc<Self>, request: Request<Body>) -> Response {
@@ -32,16 +41,16 @@ impl Server {
     }
 
     async fn serve(self: Arc<Self>, mut request: Request<Body>) -> Result<Response, Status> {
-        let query = Query::<Vec<(String, String)>>::try_from_uri(request.uri())
-            .map_err(|why| Status::bad_request(why.to_string()))?;
-        let options = Options::parse(&query)?;
         let path = request.uri().path().to_owned();
-        let Some(target) = Target::parse(request.method(), &path, &options)? else {
-            self.faults.wait().await;
-            return plain(request.method(), &path);
-        };
+        let understood = understand(&request, &path);
+        if let Ok((_, Some(target))) = &understood {
+            self.faults.arrived(target);
+        }
+        self.faults.hold().await;
+        let (options, target) = understood?;
+        let Some(target) = target else { return plain(request.method(), &path) };
         self.identities.authorize(&target, request.headers())?;
-        match self.faults.pass(&target).await {
+        match self.faults.pass(&target) {
             Err(status) if target.verb == "watch" && status.code == 410 => {
                 // The real server, too, has said 200 by the time it finds out.
                 return Ok(stream(Body::from(watch::error_line(&status))));
@@ -163,6 +172,10 @@ impl Server {
         dry_run: bool,
     ) -> Result<Response, Status> {
         let resource = target.resource;
+        if resource.is(&NAMESPACES) {
+            // It would have to take everything in it along.
+            return Err(Status::method_not_allowed());
+        }
         let object = self.store.update(resource, &target.namespace, &target.name, |old| {
             for (field, title) in [("uid", "UID"), ("resourceVersion", "ResourceVersion")] {
                 let wanted = object::text(delete, &format!("/preconditions/{field}"));

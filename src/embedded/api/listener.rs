@@ -84,7 +84,11 @@ async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, server: Arc<Ser
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+            Ok((stream, _)) => {
+                // A watch's events go out one by one. That it cannot be set is no reason to refuse.
+                let _ = stream.set_nodelay(true);
+                stream
+            }
             Err(error) => {
                 tracing::warn!(%error, "accept");
                 tokio::time::sleep(Duration::from_millis(100)).await;

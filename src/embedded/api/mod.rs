@@ -142,4 +142,10 @@ impl Server {
     ) -> Result<Arc<Value>, Status> {
         self.create_object(resource, namespace, object, &request::Options::default())
     }
+
+    /// Deletes a pod as a request for it would, with so many seconds to end.
+    pub(crate) fn delete_pod(&self, namespace: &str, name: &str, grace: i64) -> Result<(), Status> {
+        let delete = |pod: &Value| Ok(strategy::delete(&resources::PODS, pod, Some(grace)));
+        self.store.update(&resources::PODS, namespace, name, delete).map(drop)
+    }
 }

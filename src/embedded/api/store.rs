@@ -54,6 +54,8 @@ pub(crate) enum Next {
     Answer(Value),
 }
 
+/// At most this many objects are kept.
+const MAX_OBJECTS: usize = 20_000;
 /// At most this many changes are handed out at once.
 const BATCH: usize = 256;
 
@@ -103,6 +105,9 @@ impl Store {
         let key = key(resource, object::namespace(&new), object::name(&new));
         if inner.objects.contains_key(&key) {
             return Err(Status::already_exists(resource, &key.3));
+        }
+        if inner.objects.len() >= MAX_OBJECTS {
+            return Err(Status::internal("etcdserver: mvcc: database space exceeded"));
         }
         let version = inner.next_version();
         set_version(&mut new, version);

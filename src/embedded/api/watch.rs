@@ -130,10 +130,7 @@ pub(crate) fn open(
     target: &Target,
     options: &Options,
 ) -> Result<impl Stream<Item = io::Result<Bytes>> + Send + use<>, Status> {
-    let mut selector = Selector::parse(target.resource, &options.label_selector, &options.field_selector)?;
-    if !target.name.is_empty() {
-        selector = Selector::parse(target.resource, "", &format!("metadata.name={}", target.name))?;
-    }
+    let selector = Selector::parse(target.resource, &options.label_selector, &options.field_selector)?;
     let version = options.version()?;
     if options.send_initial_events && options.resource_version_match != "NotOlderThan" {
         let why = "resourceVersionMatch: Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";

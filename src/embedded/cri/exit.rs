@@ -4,16 +4,14 @@
 //! runtime does tell the pid of the container's first process, and we are on its node: a pidfd becomes readable at
 //! the moment that process ends. Only then is the runtime asked, until it has noticed too.
 
-use std::{io, time::Duration};
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use k8s_openapi::jiff::Timestamp;
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
-use tokio::io::{Interest, unix::AsyncFd};
 use tonic::{Code, Status, transport::Channel};
 
 use super::{Details, api, api::runtime_service_client::RuntimeServiceClient};
-use crate::embedded::runtime::Exit;
+use crate::{embedded::runtime::Exit, sys::process::Pidfd};
 
 /// Pauses between questions, from the first to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(2);
@@ -33,10 +31,10 @@ pub(super) async fn watch(
     container_id: String,
 ) -> Result<Watched, Status> {
     let (status, details) = container_status(&mut runtime, &container_id, true).await?;
-    let pidfd = match details.pid.map(open) {
+    let pidfd = match details.pid.and_then(|pid| u32::try_from(pid).ok()).map(Pidfd::open) {
         Some(Ok(pidfd)) => Some(pidfd),
         // It ended already, or the runtime does not tell its pid: ask the runtime.
-        Some(Err(error)) if error.kind() == io::ErrorKind::NotFound => None,
+        Some(Err(error)) if error.is_gone() => None,
         Some(Err(error)) => {
             tracing::warn!(container_id, %error, "no pidfd; asking the runtime for the container's end");
             None
@@ -52,10 +50,10 @@ pub(super) async fn watch(
 async fn ended(
     mut runtime: RuntimeServiceClient<Channel>,
     container_id: String,
-    pidfd: Option<AsyncFd<rustix::fd::OwnedFd>>,
+    pidfd: Option<Pidfd>,
 ) -> Exit {
     if let Some(pidfd) = pidfd
-        && let Err(error) = pidfd.readable().await
+        && let Err(error) = pidfd.ended().await
     {
         tracing::warn!(container_id, %error, "pidfd");
     }
@@ -90,18 +88,4 @@ async fn container_status(
     let answer = runtime.container_status(request).await?.into_inner();
     let status = answer.status.ok_or_else(|| Status::internal("the runtime's answer has no status"))?;
     Ok((status, Details::of(&answer.info)))
-}
-
-fn open(pid: i32) -> io::Result<AsyncFd<rustix::fd::OwnedFd>> {
-    let pid = Pid::from_raw(pid).ok_or(io::ErrorKind::NotFound)?;
-    // Always close-on-exec.
-    let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(|errno| match errno {
-        rustix::io::Errno::SRCH => io::Error::from(io::ErrorKind::NotFound),
-        errno => errno.into(),
-    })?;
-    #[expect(
-        deprecated,
-        reason = "its successor is unsafe; the fd is owned here and stays open and the same"
-    )]
-    AsyncFd::with_interest(pidfd, Interest::READABLE)
 }

@@ -198,6 +198,18 @@ impl Runtime for CriRuntime {
         Box::pin(self.container(pod, sandbox, container))
     }
 
+    fn stop_container<'a>(&'a self, id: &'a str, grace: Duration) -> BoxFuture<'a, bool> {
+        let timeout = i64::try_from(grace.as_secs()).unwrap_or(i64::MAX);
+        let request = api::StopContainerRequest { container_id: id.to_owned(), timeout };
+        Box::pin(async move {
+            let stopped = self.runtime.clone().stop_container(request).await;
+            if let Err(status) = &stopped {
+                tracing::warn!(id, %status, "container not stopped");
+            }
+            stopped.is_ok()
+        })
+    }
+
     fn remove_pod<'a>(&'a self, pod_uid: &'a str) -> BoxFuture<'a, ()> {
         Box::pin(async move {
             if let Err(status) = self.remove(pod_uid).await {

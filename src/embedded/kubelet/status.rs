@@ -5,7 +5,8 @@ use serde_json::{Map, Value, json};
 
 use super::{
     HOST_IP,
-    worker::{Ended, Role, Slot, State, Worker},
+    slot::{Ended, Role, Slot, State},
+    worker::Worker,
 };
 use crate::embedded::api::object::{self, list, text};
 
@@ -73,7 +74,7 @@ fn container_status(worker: &Worker, slot: &Slot) -> Value {
     let scheme = worker.scheme();
     let state = match &slot.state {
         State::Pending | State::Starting => json!({ "waiting": { "reason": default_reason } }),
-        State::Waiting { reason, message, .. } => {
+        State::Waiting { reason, message } => {
             json!({ "waiting": { "reason": reason, "message": message } })
         }
         State::Running { since, .. } => json!({ "running": { "startedAt": object::time(*since) } }),

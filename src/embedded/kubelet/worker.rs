@@ -1,12 +1,9 @@
 //! One pod: brings its containers up in order, keeps them up as its restart policy says, and takes them down.
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, pin::pin, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use k8s_openapi::{
-    api::core::v1::{Container, Pod},
-    jiff::Timestamp,
-};
+use k8s_openapi::{api::core::v1::Pod, jiff::Timestamp};
 use serde_json::Value;
 use tokio::{
     sync::watch,
@@ -15,7 +12,8 @@ use tokio::{
 
 use super::{
     HOST_IP, Kubelet,
-    spec::{self, Context, container_start},
+    slot::{Ended, Role, Slot, State},
+    spec::{Context, container_start},
     status, volumes,
 };
 use crate::embedded::{
@@ -25,67 +23,6 @@ use crate::embedded::{
 
 /// How long exit codes are waited for once a pod's containers were ended.
 const LAST_EXITS: Duration = Duration::from_secs(2);
-
-/// What a container is to its pod.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Role {
-    /// Runs to its end before the next one starts.
-    Init,
-    /// An init container that keeps running.
-    Sidecar,
-    Regular,
-    Ephemeral,
-}
-
-/// What is known of one container.
-#[derive(Debug)]
-pub(super) struct Slot {
-    pub(super) role: Role,
-    pub(super) container: Container,
-    target: Option<String>,
-    /// Containers made so far.
-    pub(super) attempts: u32,
-    /// Failures in a row, which the back-off grows with.
-    failures: u32,
-    pub(super) state: State,
-    /// How the one before ended.
-    pub(super) last: Option<Ended>,
-    /// Ran at least once: a sidecar that did does not hold up the others any more.
-    pub(super) started: bool,
-}
-
-/// Where a container stands.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) enum State {
-    /// Its turn has not come.
-    Pending,
-    Starting,
-    /// Did not start or ended, and waits; for a retry unless it is final.
-    Waiting {
-        reason: &'static str,
-        message: String,
-        last: bool,
-    },
-    Running {
-        id: String,
-        image_id: String,
-        since: Timestamp,
-    },
-    Ended(Ended, /** It will be started again. */ bool),
-}
-
-/// A container that ended.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Ended {
-    /// Empty for one that never ran.
-    pub(super) id: String,
-    pub(super) image_id: String,
-    pub(super) code: i32,
-    pub(super) reason: &'static str,
-    pub(super) message: String,
-    pub(super) since: Option<Timestamp>,
-    pub(super) until: Timestamp,
-}
 
 /// Something that a worker was waiting for. Containers go by their index.
 enum Done {
@@ -132,35 +69,44 @@ impl Worker {
             operations: FuturesUnordered::new(),
             exits: FuturesUnordered::new(),
         };
-        let finished = ["Succeeded", "Failed"].contains(&worker.phase());
+        let mut finished = ["Succeeded", "Failed"].contains(&worker.phase());
         if !finished && !worker.deleted() {
             worker.add_slots();
             worker.make_sandbox();
             worker.publish(None);
-            worker.live(&mut pods).await;
+            finished = worker.live(&mut pods).await;
         }
-        // A pod that has finished stays until somebody deletes it.
-        while !worker.deleted() && pods.changed().await.is_ok() {
-            worker.pod = pods.borrow_and_update().clone();
+        if finished {
+            // It stays until somebody deletes it.
+            while !worker.deleted() && pods.changed().await.is_ok() {
+                worker.pod = pods.borrow_and_update().clone();
+            }
+        } else {
+            if worker.deleted() {
+                worker.stop().await;
+            }
+            worker.take_down().await;
         }
-        worker.take_down().await;
         if worker.deleted() {
+            if !finished {
+                worker.publish(Some(worker.final_phase().unwrap_or("Failed")));
+            }
             let pod = worker.object();
             worker.kubelet.delete(&pod);
         }
     }
 
-    /// Returns when the pod has finished or is to be deleted.
-    async fn live(&mut self, pods: &mut watch::Receiver<Pod>) {
+    /// Returns true once the pod has finished and was taken down, false once it is to be deleted.
+    async fn live(&mut self, pods: &mut watch::Receiver<Pod>) -> bool {
         loop {
             tokio::select! {
                 changed = pods.changed() => {
                     if changed.is_err() {
-                        return;
+                        return false;
                     }
                     self.pod = pods.borrow_and_update().clone();
                     if self.deleted() {
-                        return;
+                        return false;
                     }
                     self.add_slots();
                 }
@@ -171,7 +117,7 @@ impl Worker {
             if let Some(phase) = self.final_phase() {
                 self.take_down().await;
                 self.publish(Some(phase));
-                return;
+                return true;
             }
             self.publish(None);
         }
@@ -207,29 +153,8 @@ impl Worker {
     /// Takes up the containers of the spec that are not known yet: all at first, ephemeral ones later.
     fn add_slots(&mut self) {
         let Some(spec) = &self.pod.spec else { return };
-        let init = spec.init_containers.iter().flatten().map(|c| {
-            let role = if c.restart_policy.as_deref() == Some("Always") { Role::Sidecar } else { Role::Init };
-            (role, c.clone(), None)
-        });
-        let regular = spec.containers.iter().map(|c| (Role::Regular, c.clone(), None));
-        let ephemeral = spec.ephemeral_containers.iter().flatten().map(|c| {
-            let target = c.target_container_name.clone().filter(|name| !name.is_empty());
-            (Role::Ephemeral, spec::as_container(c), target)
-        });
-        let new: Vec<Slot> = init
-            .chain(regular)
-            .chain(ephemeral)
-            .filter(|(_, container, _)| self.slots.iter().all(|slot| slot.container.name != container.name))
-            .map(|(role, container, target)| Slot {
-                role,
-                container,
-                target,
-                attempts: 0,
-                failures: 0,
-                state: State::Pending,
-                last: None,
-                started: false,
-            })
+        let new: Vec<Slot> = Slot::all(spec)
+            .filter(|new| self.slots.iter().all(|slot| slot.container.name != new.container.name))
             .collect();
         self.slots.extend(new);
     }
@@ -285,7 +210,7 @@ impl Worker {
         let Some(slot) = self.slots.get_mut(index) else { return };
         let StartError { reason, message } = error;
         let mut retry = true;
-        slot.state = State::Waiting { reason, message: message.clone(), last: false };
+        slot.state = State::Waiting { reason, message: message.clone() };
         if reason == "RunContainerError" {
             // The container was made, and its program did not start.
             slot.attempts += 1;
@@ -303,7 +228,7 @@ impl Worker {
                 slot.state = State::Ended(ended, false);
             } else {
                 slot.last = Some(ended);
-                slot.state = State::Waiting { reason, message, last: !retry };
+                slot.state = State::Waiting { reason, message };
             }
         }
         if retry {
@@ -332,7 +257,7 @@ impl Worker {
         if let State::Waiting { reason: "ErrImagePull", message, .. } = &slot.state {
             let image = slot.container.image.as_deref().unwrap_or_default();
             let message = format!("Back-off pulling image {image:?}: ErrImagePull: {message}");
-            slot.state = State::Waiting { reason: "ImagePullBackOff", message, last: false };
+            slot.state = State::Waiting { reason: "ImagePullBackOff", message };
             return self.retry_later(index);
         }
         self.start(index);
@@ -367,7 +292,7 @@ impl Worker {
             humane(pause),
             slot.container.name
         );
-        slot.state = State::Waiting { reason: "CrashLoopBackOff", message, last: false };
+        slot.state = State::Waiting { reason: "CrashLoopBackOff", message };
         self.operations.push(sleep(pause).map(move |()| Done::Due(index)).boxed());
     }
 
@@ -460,23 +385,29 @@ impl Worker {
         Some(if codes.iter().all(|code| *code == 0) { "Succeeded" } else { "Failed" })
     }
 
+    /// Lets the containers end by themselves, for as long as whoever deleted the pod gives them.
+    async fn stop(&mut self) {
+        self.operations.clear();
+        let seconds = self.pod.metadata.deletion_grace_period_seconds.unwrap_or_default();
+        let grace = Duration::from_secs(u64::try_from(seconds).unwrap_or_default());
+        let running = self.slots.iter().filter_map(|slot| match &slot.state {
+            State::Running { id, .. } => Some(self.runtime.stop_container(id, grace)),
+            _ => None,
+        });
+        let stopped = futures::future::join_all(running).await;
+        if stopped.contains(&true) {
+            // Their exit codes are forgotten with the containers.
+            self.last_exits().await;
+        }
+    }
+
     /// Ends what runs of the pod.
     async fn take_down(&mut self) {
         // What is being started is found by the runtime when it removes the pod.
         self.operations.clear();
         let (uid, runtime) = (self.uid().to_owned(), Arc::clone(&self.runtime));
         self.kubelet.remove(&uid, runtime.as_ref()).await;
-        {
-            let mut exits = pin!(std::mem::take(&mut self.exits));
-            let last = async {
-                while let Some((index, exit)) = exits.next().await {
-                    if let Some(slot) = self.slots.get_mut(index) {
-                        slot.end(exit, false);
-                    }
-                }
-            };
-            let _ = timeout(LAST_EXITS, last).await;
-        }
+        self.last_exits().await;
         for slot in &mut self.slots {
             match &slot.state {
                 State::Running { .. } => slot.end(Exit { code: 137, finished_at: Timestamp::now() }, false),
@@ -484,6 +415,18 @@ impl Worker {
                 _ => {}
             }
         }
+    }
+
+    /// Takes note of the containers that end now.
+    async fn last_exits(&mut self) {
+        let last = async {
+            while let Some((index, exit)) = self.exits.next().await {
+                if let Some(slot) = self.slots.get_mut(index) {
+                    slot.end(exit, false);
+                }
+            }
+        };
+        let _ = timeout(LAST_EXITS, last).await;
     }
 
     /// Writes the pod's status to the store.
@@ -497,39 +440,6 @@ impl Worker {
 
     pub(super) fn scheme(&self) -> &'static str {
         self.runtime.scheme()
-    }
-}
-
-impl Slot {
-    fn end(&mut self, exit: Exit, restart: bool) {
-        let State::Running { id, image_id, since } = &self.state else { return };
-        let ended = Ended {
-            id: id.clone(),
-            image_id: image_id.clone(),
-            code: exit.code,
-            reason: if exit.code == 0 { "Completed" } else { "Error" },
-            message: String::new(),
-            since: Some(*since),
-            until: exit.finished_at,
-        };
-        self.state = State::Ended(ended, restart);
-    }
-
-    /// The id of the container that runs or ran last.
-    fn id(&self) -> Option<String> {
-        match &self.state {
-            State::Running { id, .. } => Some(id.clone()),
-            State::Ended(ended, _) => Some(ended.id.clone()).filter(|id| !id.is_empty()),
-            _ => self.last.as_ref().map(|last| last.id.clone()).filter(|id| !id.is_empty()),
-        }
-    }
-
-    /// Whether what comes after this init container or sidecar may start.
-    pub(super) fn initialized(&self) -> bool {
-        match self.role {
-            Role::Init => matches!(&self.state, State::Ended(ended, _) if ended.code == 0),
-            _ => self.started,
-        }
     }
 }
 

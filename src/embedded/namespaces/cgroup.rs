@@ -80,7 +80,7 @@ impl CgroupTree {
                 .iter()
                 .filter(|mount| is_type(mount, CGROUP2_SUPER_MAGIC) || is_type(mount, CGROUP_SUPER_MAGIC))
                 .flat_map(|mount| [mount.clone(), own_directory(mount)])
-                .find(|directory| writable(directory, name))
+                .find(|directory| writable(directory))
                 .map(|directory| directory.join(name)),
             driver,
             unified: is_type(Path::new("/sys/fs/cgroup"), CGROUP2_SUPER_MAGIC),
@@ -128,12 +128,10 @@ fn own_directory(mount: &Path) -> PathBuf {
     mount.join(path.unwrap_or_default())
 }
 
-/// Whether directories can be made there, and processes moved from there into them.
-fn writable(directory: &Path, name: &str) -> bool {
-    let probe = directory.join(name);
-    access(&directory.join("cgroup.procs"), AccessFlags::W_OK).is_ok()
-        && fs::create_dir(&probe).is_ok()
-        && fs::remove_dir(&probe).is_ok()
+/// Whether directories can be made there, and processes moved from there into them. Only asked, not tried: a runtime
+/// that is killed while it tries would leave a directory that no shim knows of.
+fn writable(directory: &Path) -> bool {
+    [directory, &directory.join("cgroup.procs")].iter().all(|path| access(*path, AccessFlags::W_OK).is_ok())
 }
 
 /// Where one container's id shows.

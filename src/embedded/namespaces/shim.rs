@@ -41,6 +41,7 @@ const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Entry: the plan, then the tie to the runtime, is stdin; events go to stdout.
 pub(super) fn run() -> ExitCode {
+    close_inherited();
     let Ok((mut control, mut events)) = inherited() else { return ExitCode::FAILURE };
     let Ok(mut plan) = receive::<Plan>(&mut control) else { return ExitCode::FAILURE };
     let outcome = supervise(&mut plan, &control, &mut events);
@@ -51,6 +52,20 @@ pub(super) fn run() -> ExitCode {
         let _ = send(&mut events, &Event::Failed(failure));
     }
     ExitCode::SUCCESS
+}
+
+/// What the runtime's own parent left open in it is not for containers. Nothing of this process is open yet beyond the
+/// standard streams.
+fn close_inherited() {
+    let open: Vec<i32> = fs::read_dir("/proc/self/fd")
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .collect();
+    for fd in open.into_iter().filter(|fd| *fd > 2) {
+        // The descriptor of the listing itself is closed already.
+        let _ = nix::unistd::close(fd);
+    }
 }
 
 fn inherited() -> io::Result<(File, File)> {
