@@ -16,7 +16,7 @@
 //! |---|---|
 //! | 0 | [`VERSION`] |
 //! | 1 | kind: 0 [`Hello`], 1 evidence, 2 failure |
-//! | 2 | of a failure: which operation, an index into [`OPERATIONS`] |
+//! | 2 | of a failure: which operation, by its place in `OPERATIONS` |
 //! | 3 | 0 |
 //! | 4–7 | of a failure: the errno |
 //! | 8–15 | id of the request; 0 in a hello, and where the request had none that could be read |
