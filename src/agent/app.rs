@@ -20,7 +20,7 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 
 use super::{
     access::Access,
-    config::{Config, Limits, Listen},
+    config::{BrokerLoss, Config, Limits, Listen},
     expiry,
     listen::Socket,
     metrics::{Metrics, Snapshot},
@@ -36,6 +36,7 @@ use crate::{
         self, debug_server::DebugServer, namespaces_server::NamespacesServer, node_server::NodeServer,
     },
     sys::{
+        broker::{Broker, Entry},
         containers::Containers,
         preflight::{self, Feature},
     },
@@ -57,6 +58,8 @@ pub struct Settings {
     pub host_pid: u32,
     /// How much of everything.
     pub limits: Limits,
+    /// How to get inside namespaces.
+    pub entry: Arc<Entry>,
 }
 
 /// An agent that serves.
@@ -71,12 +74,13 @@ pub struct Agent {
     metrics_address: Option<SocketAddr>,
 }
 
-/// Runs the agent until SIGTERM or SIGINT, and drains it.
+/// Runs the agent until SIGTERM or SIGINT, and drains it. `entry` is what [`super::privileges::separate`] has returned.
 ///
 /// # Errors
-/// If it cannot start, or if one of its servers fails.
-pub async fn run(config: Config) -> anyhow::Result<()> {
+/// If it cannot start, if one of its servers fails, or if the broker ends and the agent is to end with it.
+pub async fn run(config: Config, entry: Entry) -> anyhow::Result<()> {
     raise_descriptor_limit();
+    let entry = Arc::new(entry);
     let client = client(&config).await?;
     let settings = Settings {
         node: config.node_name,
@@ -84,10 +88,12 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         metrics_listen: config.metrics_listen,
         host_pid: config.host_pid,
         limits: config.limits,
+        entry: Arc::clone(&entry),
     };
     let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
     let mut agent = Agent::start(client, settings).await?;
+    let mut ended = Ok(());
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
@@ -96,11 +102,14 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
                 result.context("a task of the agent has panicked")?.context("a server of the agent has failed")?;
             }
         }
+        () = broker_end(entry.broker()), if config.broker_loss == BrokerLoss::Exit => {
+            ended = Err(anyhow::anyhow!("the broker has ended, and --broker-loss is exit"));
+        }
     }
     tracing::info!("draining");
     agent.stop().await;
     tracing::info!("stopped");
-    Ok(())
+    ended
 }
 
 /// A client of the API server as the agent needs it.
@@ -143,15 +152,17 @@ impl Agent {
     /// # Errors
     /// If something that it needs is not there, or a socket cannot be bound.
     pub async fn start(client: Client, settings: Settings) -> anyhow::Result<Self> {
-        let Settings { node, listen, metrics_listen, host_pid, limits } = settings;
+        let Settings { node, listen, metrics_listen, host_pid, limits, entry } = settings;
         name::subdomain("--node-name", &node)?;
-        let features: Arc<[Feature]> = preflight::check(host_pid).context("cannot look at this node")?.into();
+        let features: Arc<[Feature]> =
+            preflight::check(host_pid, &entry).context("cannot look at this node")?.into();
         report(&features);
         let containers = Arc::new(Containers::open(host_pid).context("cannot look at the host's processes")?);
 
         let (drain, closed) = (CancellationToken::new(), CancellationToken::new());
         let pods = Arc::new(Pods::new(client.clone(), &node));
-        let verifier = Arc::new(Verifier::new(Arc::clone(&pods), Arc::clone(&containers)));
+        let verifier =
+            Arc::new(Verifier::new(Arc::clone(&pods), Arc::clone(&containers), Arc::clone(&entry)));
         let sessions =
             Sessions::new(client, Arc::clone(&pods), Arc::clone(&verifier), limits.clone(), drain.clone());
         let sessions = Arc::new(sessions);
@@ -176,6 +187,7 @@ impl Agent {
             gate,
             pods: Arc::clone(&pods),
             features: Arc::clone(&features),
+            entry: Arc::clone(&entry),
             started_at: Timestamp::now(),
             node: node.clone(),
         };
@@ -208,6 +220,7 @@ impl Agent {
             verifier,
             sessions: Arc::clone(&sessions),
             metrics,
+            entry: Arc::clone(&entry),
             drain: drain.clone(),
         });
         let mut metrics_address = None;
@@ -224,6 +237,7 @@ impl Agent {
             async move { pods.run().await }
         }));
         tasks.spawn(until(drain.clone(), expiry::run(sessions, Arc::clone(&pods), containers)));
+        tasks.spawn(tell_broker_loss(entry, drain.clone()));
         tasks.spawn(tell_health(health, pods, drain.clone()));
         tracing::info!(node, version = env!("CARGO_PKG_VERSION"), "podsonde-agent started");
         Ok(Self { drain, closed, tasks, limits, addresses, metrics_address })
@@ -295,6 +309,30 @@ async fn until(drain: CancellationToken, work: impl Future<Output = ()>) -> anyh
     }
 }
 
+/// Waits until the broker has ended: for ever if there is none.
+async fn broker_end(broker: Option<&Broker>) {
+    let ended = match broker {
+        // A failure to wait for it is no end; the broker shows as missing nevertheless.
+        Some(broker) => broker.ended().await.is_ok(),
+        None => false,
+    };
+    if !ended {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Says so once. Verdicts go on without evidence.
+async fn tell_broker_loss(entry: Arc<Entry>, drain: CancellationToken) -> anyhow::Result<()> {
+    tokio::select! {
+        () = broker_end(entry.broker()) => {
+            tracing::error!("the broker has ended: no namespace can be entered until the agent is started again");
+            drain.cancelled().await;
+        }
+        () = drain.cancelled() => {}
+    }
+    Ok(())
+}
+
 /// Serving once the pods are read, not serving once it drains. Then ends the streams of those who watch it, which would keep the
 /// servers from ending.
 async fn tell_health(
@@ -330,6 +368,7 @@ struct Status {
     verifier: Arc<Verifier>,
     sessions: Arc<Sessions>,
     metrics: Arc<Metrics>,
+    entry: Arc<Entry>,
     drain: CancellationToken,
 }
 
@@ -354,6 +393,7 @@ impl probes::Status for Status {
         }
         let verdicts = self.verifier.counts();
         let (pods, watch_errors) = (self.pods.all().len(), self.pods.watch_errors());
-        self.metrics.render(Snapshot { pods, sessions, watch_errors, verdicts })
+        let can_enter = self.entry.is_available();
+        self.metrics.render(Snapshot { pods, sessions, watch_errors, verdicts, can_enter })
     }
 }

@@ -41,9 +41,22 @@ pub struct Config {
     #[command(flatten)]
     pub limits: Limits,
 
+    /// What to do when the broker ends, the process that enters namespaces for the agent
+    #[arg(long, value_enum, default_value_t = BrokerLoss::Degrade)]
+    pub broker_loss: BrokerLoss,
+
     /// Pid of the process whose namespaces are the host's
     #[arg(long, default_value_t = 1, value_name = "PID")]
     pub host_pid: u32,
+}
+
+/// What to do when the broker ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum BrokerLoss {
+    /// Go on without evidence, and say so
+    Degrade,
+    /// Drain and fail, to be started again by the kubelet
+    Exit,
 }
 
 /// How much of everything.

@@ -27,6 +27,7 @@ pub struct Metrics {
     watch_errors: Counter,
     sessions: Family<StateLabels, Gauge>,
     pods: Gauge,
+    can_enter: Gauge,
     resident: Gauge,
     cpu: Counter<f64, AtomicU64>,
     fds: Gauge,
@@ -64,6 +65,8 @@ pub struct Snapshot {
     pub watch_errors: u64,
     /// Verdicts so far, by outcome.
     pub verdicts: [(Outcome, u64); 3],
+    /// Whether namespaces can be entered.
+    pub can_enter: bool,
 }
 
 impl Metrics {
@@ -80,6 +83,7 @@ impl Metrics {
             watch_errors: Counter::default(),
             sessions: Family::default(),
             pods: Gauge::default(),
+            can_enter: Gauge::default(),
             resident: Gauge::default(),
             cpu: Counter::default(),
             fds: Gauge::default(),
@@ -127,6 +131,11 @@ impl Metrics {
             self.sessions.clone(),
         );
         r.register("pods", "Pods of the node that the agent knows", self.pods.clone());
+        r.register(
+            "broker_up",
+            "Whether namespaces can be entered: 0 once the broker has ended",
+            self.can_enter.clone(),
+        );
     }
 
     /// A request has ended.
@@ -152,6 +161,7 @@ impl Metrics {
     pub fn render(&self, snapshot: Snapshot) -> String {
         let gauge = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         self.pods.set(gauge(snapshot.pods));
+        self.can_enter.set(i64::from(snapshot.can_enter));
         for (state, count) in ["waiting", "running", "ended"].into_iter().zip(snapshot.sessions) {
             self.sessions.get_or_create(&StateLabels { state }).set(gauge(count));
         }

@@ -2,6 +2,7 @@
 //!
 //! - [`config`]: its flags;
 //! - [`app`]: the one place where everything is wired together, and drained;
+//! - [`privileges`]: what its processes may do, settled before anything listens;
 //! - [`access`]: who is calling, and what each method asks of them;
 //! - [`verify`] and [`sessions`]: the two things it does, [`expiry`] ends what has lasted long enough;
 //! - [`rpc`]: the gRPC services: conversions and calls, no decisions;
@@ -13,6 +14,7 @@ pub mod config;
 pub mod expiry;
 pub mod listen;
 pub mod metrics;
+pub mod privileges;
 pub mod probes;
 pub mod rpc;
 pub mod sessions;

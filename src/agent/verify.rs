@@ -8,6 +8,7 @@ use std::{
     },
 };
 
+use rustix::io::Errno;
 use tokio::sync::Semaphore;
 
 use crate::{
@@ -21,6 +22,7 @@ use crate::{
     },
     kube::pods::Pods,
     sys::{
+        broker::Entry,
         containers::{Containers, Scan},
         evidence,
         process::ContainerProcess,
@@ -76,6 +78,7 @@ impl Reference {
 pub struct Verifier {
     pods: Arc<Pods>,
     containers: Arc<Containers>,
+    entry: Arc<Entry>,
     /// Passes over `/proc` at a time.
     passes: Arc<Semaphore>,
     counts: [AtomicU64; 3],
@@ -90,9 +93,9 @@ struct Live<'a> {
 }
 
 impl Verifier {
-    /// Verifies pods that `pods` knows.
-    pub fn new(pods: Arc<Pods>, containers: Arc<Containers>) -> Self {
-        Self { pods, containers, passes: Arc::new(Semaphore::new(2)), counts: Default::default() }
+    /// Verifies pods that `pods` knows, and takes evidence by way of `entry`.
+    pub fn new(pods: Arc<Pods>, containers: Arc<Containers>, entry: Arc<Entry>) -> Self {
+        Self { pods, containers, entry, passes: Arc::new(Semaphore::new(2)), counts: Default::default() }
     }
 
     /// How many verdicts there were, by outcome.
@@ -180,8 +183,15 @@ impl Verifier {
         for l in live.values().flatten() {
             census.add(l.pod, l.container, &l.namespaces);
         }
-        let mut pass =
-            Pass { containers: &self.containers, live: &live, census: &census, scan, seen: HashMap::new() };
+        let mut pass = Pass {
+            containers: &self.containers,
+            entry: &self.entry,
+            live: &live,
+            census: &census,
+            scan,
+            entry_hangs: false,
+            seen: HashMap::new(),
+        };
         wanted.iter().map(|pod| pass.pod(pod, only)).collect()
     }
 
@@ -219,11 +229,14 @@ impl Verifier {
 /// One pass over the node.
 struct Pass<'a> {
     containers: &'a Containers,
+    entry: &'a Entry,
     /// By the UID of the pod.
     live: &'a HashMap<&'a str, Vec<Live<'a>>>,
     census: &'a Census<'a>,
     /// Made at most once, and only if a container or a sandbox is not known yet.
     scan: Option<Scan>,
+    /// That nothing more is asked of whoever enters namespaces, since it has not answered in time.
+    entry_hangs: bool,
     /// Evidence by uts, net and ipc namespace: the containers of a pod share it.
     seen: HashMap<NamespaceSet, Evidence>,
 }
@@ -362,8 +375,12 @@ impl<'a> Pass<'a> {
         }
         let key = NamespaceSet::from_fn(|k| own.namespaces.get(k).filter(|_| matches!(k, Uts | Net | Ipc)));
         let gathered = self.seen.entry(key).or_insert_with(|| {
-            evidence::gather(&own.process).unwrap_or_else(|error| {
+            if self.entry_hangs {
+                return Evidence::default();
+            }
+            evidence::gather(self.entry, &own.process).unwrap_or_else(|error| {
                 tracing::debug!(pid = own.process.facts.pid, %error, "no evidence");
+                self.entry_hangs = error.errno == Errno::TIMEDOUT;
                 Evidence::default()
             })
         });

@@ -5,15 +5,18 @@ use std::process::ExitCode;
 #[cfg(target_os = "linux")]
 fn main() -> ExitCode {
     use clap::Parser;
-    use podsonde::{agent, telemetry};
+    use podsonde::{agent, sys::broker, telemetry};
 
+    if std::env::args_os().nth(1).is_some_and(|first| first == broker::ARGUMENT) {
+        return broker::serve();
+    }
     let config = agent::config::Config::parse();
     telemetry::init(config.log_format, &config.log_level);
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    let result = match runtime {
-        Ok(runtime) => runtime.block_on(agent::app::run(config)),
-        Err(error) => Err(error.into()),
-    };
+    // Before there is a thread that would keep what is given up.
+    let result = agent::privileges::separate().and_then(|entry| {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+        runtime.block_on(agent::app::run(config, entry))
+    });
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

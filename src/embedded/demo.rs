@@ -21,9 +21,12 @@ use super::{
     Cluster,
     namespaces::{NamespaceRuntime, Options, enter_user_namespace},
 };
-use crate::agent::{
-    app::{Agent, Settings},
-    config::{Limits, Listen},
+use crate::{
+    agent::{
+        app::{Agent, Settings},
+        config::{Limits, Listen},
+    },
+    sys::broker::Entry,
 };
 
 /// The node whose runtime does what it is told.
@@ -68,6 +71,7 @@ pub async fn run(hold: bool) -> anyhow::Result<()> {
             // What the pods are compared with is where the demo itself runs.
             host_pid: std::process::id(),
             limits: Limits::default(),
+            entry: Arc::new(Entry::InProcess),
         };
         agents.push(Agent::start(cluster.client()?, settings).await?);
         cluster.register_agent(node, socket).await?;

@@ -3,31 +3,78 @@
 //! **Invariant**: a thread that entered a foreign namespace never goes back to a pool. Each entry has an OS thread of its own, which
 //! ends with it.
 
-use std::thread;
+use std::{
+    os::fd::OwnedFd,
+    sync::{
+        atomic::{AtomicUsize, Ordering},
+        mpsc::{self, RecvTimeoutError},
+    },
+    thread,
+    time::Duration,
+};
 
-use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
+use rustix::{
+    io::Errno,
+    thread::{ThreadNameSpaceType, move_into_thread_name_spaces},
+};
 
-use super::{SysError, process::ContainerProcess};
-use crate::domain::{Error, Reason, Result};
+use super::SysError;
 
-/// Runs `work` inside the process' namespaces of the given kinds and waits for it. The process is named by its pidfd, so it is
-/// the one that was proven, or the call fails. Linux 5.8.
+/// How long an entry may take. What the kernel is asked inside waits for nothing but its own locks.
+pub const DEADLINE: Duration = Duration::from_secs(2);
+
+/// How many entries there may be at a time, those counted that missed their deadline and still hang in the kernel.
+const MAX_ENTRIES: usize = 16;
+
+/// Runs `work` inside the namespaces of the given kinds of the process that `pidfd` names, and waits for it, at most [`DEADLINE`].
+/// The process is the one that was proven, or the call fails. Linux 5.8.
 ///
 /// # Errors
-/// SYSTEM_CALL without CAP_SYS_ADMIN, PROCESS_GONE if the process has ended, BUG if `work` panicked.
-pub fn inside<T: Send>(
-    process: &ContainerProcess,
+/// `thread` EAGAIN if too many entries hang; `setns` EPERM without CAP_SYS_ADMIN, ESRCH if the process has ended; `work` ETIMEDOUT
+/// after the deadline, when the thread is left to end by itself, and ENOTRECOVERABLE if it panicked.
+pub fn inside<T: Send + 'static>(
+    pidfd: OwnedFd,
     kinds: ThreadNameSpaceType,
-    work: impl FnOnce() -> T + Send,
-) -> Result<T> {
-    thread::scope(|scope| {
-        let entry = thread::Builder::new().name("namespace".into()).spawn_scoped(scope, move || {
-            move_into_thread_name_spaces(rustix::fd::AsFd::as_fd(process.pidfd()), kinds)
-                .map_err(SysError::of("setns", format_args!("pidfd of {}", process.facts.pid)))?;
-            Ok(work())
-        });
-        let entry =
-            entry.map_err(|e| Error::new(Reason::SystemCall, format!("cannot start a thread: {e}")))?;
-        entry.join().map_err(|_| Error::new(Reason::Bug, "panic inside a namespace"))?
-    })
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, SysError> {
+    let failed = |op, errno: Errno| SysError::new(op, "a namespace", errno);
+    let slot = Slot::take().ok_or_else(|| failed("thread", Errno::AGAIN))?;
+    let (sender, done) = mpsc::sync_channel(1);
+    let enter = move || {
+        let _slot = slot;
+        let result = move_into_thread_name_spaces(rustix::fd::AsFd::as_fd(&pidfd), kinds).map(|()| work());
+        drop(pidfd);
+        // Nobody waits any more after the deadline.
+        let _ = sender.send(result);
+    };
+    let thread = thread::Builder::new()
+        .name("namespace".into())
+        .spawn(enter)
+        .map_err(|e| failed("thread", Errno::from_io_error(&e).unwrap_or(Errno::AGAIN)))?;
+    let result = match done.recv_timeout(DEADLINE) {
+        Ok(result) => result.map_err(SysError::of("setns", "pidfd")),
+        Err(RecvTimeoutError::Timeout) => return Err(failed("work", Errno::TIMEDOUT)),
+        Err(RecvTimeoutError::Disconnected) => Err(failed("work", Errno::NOTRECOVERABLE)),
+    };
+    // It has nothing left to do but to end; whether it panicked is known.
+    let _ = thread.join();
+    result
 }
+
+/// One of [`MAX_ENTRIES`].
+struct Slot;
+
+impl Slot {
+    fn take() -> Option<Self> {
+        let more = |taken| (taken < MAX_ENTRIES).then_some(taken + 1);
+        TAKEN.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok().then_some(Self)
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        TAKEN.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+static TAKEN: AtomicUsize = AtomicUsize::new(0);

@@ -8,25 +8,29 @@ use nix::{
 };
 use rustix::thread::ThreadNameSpaceType;
 
-use super::{enter, ffi, process::ContainerProcess};
-use crate::domain::{
-    Result,
-    evidence::{Evidence, Interface, IpcEvidence, NetEvidence},
-};
+use super::{SysError, broker::Entry, ffi, process::ContainerProcess};
+use crate::domain::evidence::{Evidence, Interface, IpcEvidence, NetEvidence};
 
-/// Enters the process' uts, net and ipc namespaces and looks around.
+/// The namespaces that evidence is taken in.
+pub(super) const KINDS: ThreadNameSpaceType = ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
+    .union(ThreadNameSpaceType::NETWORK)
+    .union(ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION);
+
+/// Has the process' uts, net and ipc namespaces entered and looked around in.
 ///
 /// # Errors
-/// As [`enter::inside`].
-pub fn gather(process: &ContainerProcess) -> Result<Evidence> {
-    let kinds = ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
-        | ThreadNameSpaceType::NETWORK
-        | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION;
-    enter::inside(process, kinds, || Evidence {
+/// As [`Entry::evidence`].
+pub fn gather(entry: &Entry, process: &ContainerProcess) -> Result<Evidence, SysError> {
+    entry.evidence(process.pidfd().as_fd())
+}
+
+/// Looks around in the calling thread's namespaces.
+pub(super) fn look() -> Evidence {
+    Evidence {
         hostname: Some(rustix::system::uname().nodename().to_bytes().to_vec()),
         net: net(),
         ipc: ipc(),
-    })
+    }
 }
 
 fn net() -> Option<NetEvidence> {

@@ -7,9 +7,13 @@
 //! - [`containers`]: from container ids to such processes, in one pass over `/proc`;
 //! - [`enter`]: running something inside another namespace, on a thread that ends with it;
 //! - [`evidence`]: what is seen from inside;
+//! - [`broker`]: the process that may enter namespaces, so that the agent's own need not;
+//! - [`confine`]: giving up privileges for good;
 //! - [`stop`]: ending a container's processes;
 //! - [`preflight`]: whether the node lets us do all that.
 
+pub mod broker;
+pub mod confine;
 pub mod containers;
 pub mod enter;
 mod error;
@@ -18,6 +22,7 @@ mod ffi;
 pub mod preflight;
 pub mod process;
 pub mod procfs;
+mod seccomp;
 pub mod stop;
 
 pub use error::SysError;

@@ -1,6 +1,13 @@
 //! Whether the node and the container the agent runs in let it do its work. Asked once, at start.
 
-use super::{SysError, containers::Containers, ffi, process::Pidfd, procfs::Proc};
+use super::{
+    SysError,
+    broker::{Broker, Entry},
+    containers::Containers,
+    ffi,
+    process::Pidfd,
+    procfs::Proc,
+};
 use crate::domain::{cgroup, namespace::NamespaceKind};
 use std::os::fd::AsFd;
 
@@ -17,20 +24,17 @@ pub struct Feature {
     pub message: String,
 }
 
-/// Looks for everything the agent needs. `host_pid` is the process that stands for the host, 1 on a node.
+/// Looks for everything the agent needs. `host_pid` is the process that stands for the host, 1 on a node. What entering namespaces takes
+/// is asked of whoever enters them.
 ///
 /// # Errors
 /// If there is no `/proc`.
-pub fn check(host_pid: u32) -> Result<Vec<Feature>, SysError> {
+pub fn check(host_pid: u32, entry: &Entry) -> Result<Vec<Feature>, SysError> {
     let proc = Proc::open()?;
     let mut buffer = Vec::new();
     let capabilities = effective_capabilities(proc.read(std::process::id(), "status", &mut buffer)?);
-    let capability = |name, bit: u32, without: &str| Feature {
-        name,
-        available: capabilities & (1 << bit) != 0,
-        required: true,
-        message: without.to_owned(),
-    };
+    let capability = |name, bit: u32, without| feature(name, true, capabilities & (1 << bit) != 0, without);
+    let of_entry = entry.broker().map_or(capabilities, |broker| broker.hello().capabilities);
     let features = [
         host_pid_feature(&proc, host_pid),
         capability(
@@ -38,7 +42,12 @@ pub fn check(host_pid: u32) -> Result<Vec<Feature>, SysError> {
             19,
             "namespaces and roots of other users' processes cannot be read; add SYS_PTRACE",
         ),
-        capability("cap-sys-admin", 21, "no evidence from inside namespaces; add SYS_ADMIN"),
+        feature(
+            "cap-sys-admin",
+            true,
+            of_entry & (1 << 21) != 0,
+            "no evidence from inside namespaces; add SYS_ADMIN",
+        ),
         capability("cap-kill", 5, "sessions of other users' processes cannot be ended; add KILL"),
         feature(
             "pidfd",
@@ -71,15 +80,23 @@ pub fn check(host_pid: u32) -> Result<Vec<Feature>, SysError> {
             "the kernel has no time namespaces; Linux 5.6 has them",
         ),
     ];
-    // What is there needs no advice.
-    Ok(features
-        .into_iter()
-        .map(|f| if f.available { Feature { message: "ok".into(), ..f } } else { f })
-        .collect())
+    Ok(features.into())
 }
 
+/// The broker, as it is now. None where the agent has none.
+pub fn broker(entry: &Entry) -> Option<Feature> {
+    let available = entry.broker().map(Broker::is_alive)?;
+    Some(feature(
+        "broker",
+        true,
+        available,
+        "it has ended: no evidence from inside namespaces until the agent is started again",
+    ))
+}
+
+/// What is there needs no advice.
 fn feature(name: &'static str, required: bool, available: bool, without: &str) -> Feature {
-    Feature { name, available, required, message: without.to_owned() }
+    Feature { name, available, required, message: if available { "ok" } else { without }.to_owned() }
 }
 
 /// Without `hostPID` the agent is the first process of its own pid namespace, or in the container of the one that is.

@@ -37,6 +37,14 @@ impl Pidfd {
         pidfd_open(raw, PidfdFlags::empty()).map(Self).map_err(SysError::of("pidfd_open", pid))
     }
 
+    /// Another descriptor of the same process.
+    ///
+    /// # Errors
+    /// If there are too many.
+    pub fn try_clone(&self) -> std::io::Result<Self> {
+        self.0.try_clone().map(Self)
+    }
+
     /// Whether the process has not ended.
     pub fn is_alive(&self) -> bool {
         let mut fds = [PollFd::new(&self.0, PollFlags::IN)];

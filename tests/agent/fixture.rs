@@ -16,6 +16,7 @@ use podsonde::{
         self, debug_client::DebugClient, debug_create_response::Event, namespaces_client::NamespacesClient,
         node_client::NodeClient,
     },
+    sys::broker::Entry,
 };
 use serde_json::{Value, json};
 use tonic::{Code, Status, Streaming, transport::Channel};
@@ -207,6 +208,7 @@ async fn start_agent(cluster: &Cluster, node: &str, limits: Limits) -> (Agent, C
         metrics_listen: Some(([127, 0, 0, 1], 0).into()),
         host_pid: std::process::id(),
         limits,
+        entry: Arc::new(Entry::InProcess),
     };
     let agent = Agent::start(client(cluster).await, settings).await.unwrap();
     let endpoint = format!("http://{}", agent.addresses()[0]);

@@ -12,7 +12,7 @@ use podsonde::{
     domain::verdict::Outcome,
     kube::pods::Pods,
     proto::v1,
-    sys::containers::Containers,
+    sys::{broker::Entry, containers::Containers},
 };
 
 use crate::{
@@ -53,7 +53,11 @@ pub(crate) async fn run() {
 async fn passes(f: &Fixture, count: usize) -> Vec<String> {
     let pods = watched(f, count).await;
     let open = || {
-        Arc::new(Verifier::new(Arc::clone(&pods), Arc::new(Containers::open(std::process::id()).unwrap())))
+        Arc::new(Verifier::new(
+            Arc::clone(&pods),
+            Arc::new(Containers::open(std::process::id()).unwrap()),
+            Arc::new(Entry::InProcess),
+        ))
     };
     let [mut cold, mut known, mut lsns] = [(); 3].map(|()| Cost::default());
     for _ in 0..ROUNDS {
@@ -153,8 +157,11 @@ async fn calls(f: &Fixture) {
 async fn descriptors(f: &Fixture) {
     let open = || fs::read_dir("/proc/self/fd").unwrap().count();
     let pods = watched(f, 110).await;
-    let verifier =
-        Arc::new(Verifier::new(Arc::clone(&pods), Arc::new(Containers::open(std::process::id()).unwrap())));
+    let verifier = Arc::new(Verifier::new(
+        Arc::clone(&pods),
+        Arc::new(Containers::open(std::process::id()).unwrap()),
+        Arc::new(Entry::InProcess),
+    ));
     let before = open();
     verifier.verify(pods.all(), None).await.unwrap();
     let first = open() - before;

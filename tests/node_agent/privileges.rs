@@ -10,14 +10,17 @@ use crate::{
     support::node,
 };
 
-/// The first cells of the table of privileges in `deploy/README.md`.
-fn documented() -> Vec<String> {
+/// The first two cells of the table of privileges in `deploy/README.md`: which, and which process has it.
+fn documented() -> Vec<(String, String)> {
     let readme =
         fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/README.md")).expect("the README");
     let section = readme.split("## What each privilege is for").nth(1).expect("the section");
     let section = section.split("\n## ").next().expect("the section");
-    let cells = section.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
-    cells.map(str::to_owned).collect()
+    let rows = section.lines().filter_map(|line| {
+        let (privilege, rest) = line.strip_prefix("| `")?.split_once("` | ")?;
+        Some((privilege.to_owned(), rest.split(" | ").next()?.to_owned()))
+    });
+    rows.collect()
 }
 
 /// The mask of these capabilities, numbered by the kernel's own header.
@@ -37,21 +40,30 @@ async fn the_agent_has_what_the_table_says_and_no_more() {
     let agent = fixture.agent().await;
     let pid = node::pid(&running(&agent, "agent").expect("runs")).expect("runs");
     let table = documented();
-    let capabilities: Vec<&str> = table.iter().filter_map(|cell| cell.strip_prefix("capability ")).collect();
-    let has = |cell: &str| table.iter().any(|found| found == cell);
-    assert!(!capabilities.is_empty() && has("hostPID: true") && has("runAsUser: 0"), "{table:?}");
+    let has = |cell: &str| table.iter().any(|(found, _)| found == cell);
+    assert!(has("hostPID: true") && has("runAsUser: 0"), "{table:?}");
 
-    let mask = mask(&capabilities);
+    // The broker, which is the agent's only child.
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("children");
+    let broker: u32 = children.trim().parse().expect("one child");
+    for (process, pid) in [("gRPC", pid), ("broker", broker)] {
+        let kept = table.iter().filter(|(_, by)| by == process || by == "both");
+        let kept: Vec<&str> = kept.filter_map(|(cell, _)| cell.strip_prefix("capability ")).collect();
+        println!("{process}: {kept:?}");
+        assert!(!kept.is_empty());
+        let mask = mask(&kept);
+        let sets = ["CapEff", "CapPrm", "CapBnd"].map(|set| node::status_of(pid, set));
+        assert_eq!(sets, [mask.clone(), mask.clone(), mask], "{process}");
+        let of = |field: &str| node::status_of(pid, field);
+        assert_eq!([of("CapInh"), of("CapAmb")], ["0000000000000000"; 2], "{process}");
+        // The container's own filter, and the process'.
+        assert_eq!([of("NoNewPrivs"), of("Seccomp"), of("Seccomp_filters")], ["1", "2", "2"], "{process}");
+    }
     let of = |field: &str| node::status_of(pid, field);
     for field in ["CapEff", "CapPrm", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp", "Uid", "VmRSS", "Threads"]
     {
         println!("{field}: {}", of(field));
     }
-    assert_eq!([of("CapEff"), of("CapPrm"), of("CapBnd")], [mask.clone(), mask.clone(), mask]);
-    assert_eq!([of("CapInh"), of("CapAmb")], ["0000000000000000"; 2]);
-    // 1 is what `allowPrivilegeEscalation: false` would come to; 2 is a seccomp filter.
-    assert_eq!(of("NoNewPrivs"), if has("allowPrivilegeEscalation: true") { "0" } else { "1" });
-    assert_eq!(of("Seccomp"), "2");
     assert_eq!(of("Uid"), "0\t0\t0\t0");
     // Of the node's namespaces it has that of pids, and what no pod has its own of.
     let (own, host) = (node::namespaces_of(pid), node::namespaces_of(1));
@@ -95,7 +107,9 @@ async fn the_agent_has_what_the_table_says_and_no_more() {
     println!("{}", fixture.podsonde(&["node", "-o", "wide"]).await.expect(0).stdout);
     let features = report["nodes"][0]["features"].as_array().expect("features");
     let names: Vec<&str> = features.iter().map(|feature| feature["name"].as_str().unwrap()).collect();
-    for needed in ["host-pid", "cap-sys-ptrace", "cap-sys-admin", "cap-kill", "pidfd", "host-namespaces"] {
+    for needed in
+        ["host-pid", "cap-sys-ptrace", "cap-sys-admin", "cap-kill", "pidfd", "host-namespaces", "broker"]
+    {
         assert!(names.contains(&needed), "{names:?}");
     }
     let missing: Vec<&Value> = features.iter().filter(|feature| feature["available"] != true).collect();

@@ -14,7 +14,10 @@ use crate::{
     domain::Result,
     kube::pods::Pods,
     proto::v1::{self, node_server::Node},
-    sys::preflight::Feature,
+    sys::{
+        broker::Entry,
+        preflight::{self, Feature},
+    },
 };
 
 /// Serves `Node`.
@@ -26,6 +29,8 @@ pub struct NodeService {
     pub pods: Arc<Pods>,
     /// What preflight found.
     pub features: Arc<[Feature]>,
+    /// How namespaces are entered, which can be lost.
+    pub entry: Arc<Entry>,
     /// When the agent started.
     pub started_at: Timestamp,
     /// Name of the node.
@@ -61,7 +66,7 @@ impl NodeService {
             architecture: uname.machine().to_string_lossy().into_owned(),
             runtimes: runtimes.into_iter().collect(),
             started_at: Some(convert::timestamp(self.started_at)),
-            features: self.features.iter().map(feature).collect(),
+            features: self.features.iter().chain(&preflight::broker(&self.entry)).map(feature).collect(),
             pods: u32::try_from(pods.len()).unwrap_or(u32::MAX),
         }
     }

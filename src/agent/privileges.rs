@@ -1,0 +1,32 @@
+//! What the agent's processes may do: the broker is started, then this process gives up what only the broker needs.
+
+use anyhow::Context;
+use rustix::thread::CapabilitySet;
+
+use crate::sys::{
+    broker::{Broker, Entry},
+    confine::{self, Confined, Filter},
+};
+
+/// What the process that speaks gRPC keeps: looking into other users' processes, and ending them.
+const CAPABILITIES: CapabilitySet = CapabilitySet::SYS_PTRACE.union(CapabilitySet::KILL);
+
+/// Starts the broker and gives up everything else, for good. To be called before there is a second thread or a socket.
+///
+/// # Errors
+/// If the broker cannot be started, or the kernel refuses to take something away.
+pub fn separate() -> anyhow::Result<Entry> {
+    let broker = Broker::start().context("cannot start the broker, which enters namespaces for the agent")?;
+    let Confined { bounded, filtered, .. } =
+        confine::confine(CAPABILITIES, Filter::Agent).context("cannot give up privileges")?;
+    if !(bounded && broker.hello().bounded) {
+        tracing::warn!(
+            "capabilities stay in the bounding set, where only no_new_privs keeps them out of reach; add SETPCAP, \
+             which is given up at once"
+        );
+    }
+    if !(filtered && broker.hello().filtered) {
+        tracing::warn!("this kernel filters no system calls of the agent's own: seccomp is not available");
+    }
+    Ok(Entry::Broker(broker))
+}

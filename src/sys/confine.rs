@@ -1,0 +1,61 @@
+//! Giving up what a process does not need, for good. For a process that has one thread yet: threads inherit it.
+
+use rustix::{
+    io::Errno,
+    process::{DumpableBehavior, set_dumpable_behavior},
+    thread::{
+        CapabilitySet, CapabilitySets, capabilities, capability_is_in_bounding_set,
+        clear_ambient_capability_set, remove_capability_from_bounding_set, set_capabilities,
+        set_no_new_privs,
+    },
+};
+
+use super::SysError;
+pub use super::seccomp::Filter;
+
+/// What is left.
+#[derive(Debug, Clone, Copy)]
+pub struct Confined {
+    /// The effective and permitted capabilities.
+    pub capabilities: CapabilitySet,
+    /// Whether the bounding set holds no others. That takes CAP_SETPCAP; without it `no_new_privs` alone keeps them out of reach.
+    pub bounded: bool,
+    /// Whether system calls are filtered.
+    pub filtered: bool,
+}
+
+/// Keeps of the process' capabilities those of `keep`, in the effective and permitted sets; leaves nothing inheritable or ambient, no
+/// way to get more by executing a program, no memory to be dumped; and filters system calls where kernel and architecture can.
+///
+/// # Errors
+/// If any of it fails, but for what [`Confined`] tells.
+pub fn confine(keep: CapabilitySet, filter: Filter) -> Result<Confined, SysError> {
+    let had = capabilities(None).map_err(SysError::of("capget", "the process"))?;
+    clear_ambient_capability_set().map_err(SysError::of("prctl", "PR_CAP_AMBIENT_CLEAR_ALL"))?;
+    let bounded = bound(keep)?;
+    let kept = had.permitted & keep;
+    let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
+    set_capabilities(None, sets).map_err(SysError::of("capset", format_args!("{:#x}", kept.bits())))?;
+    set_no_new_privs(true).map_err(SysError::of("prctl", "PR_SET_NO_NEW_PRIVS"))?;
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(SysError::of("prctl", "PR_SET_DUMPABLE"))?;
+    Ok(Confined { capabilities: kept, bounded, filtered: filter.install() })
+}
+
+/// Removes all but `keep` from the bounding set. Returns whether that could be done.
+fn bound(keep: CapabilitySet) -> Result<bool, SysError> {
+    for number in 0..u64::BITS {
+        let one = CapabilitySet::from_bits_retain(1 << number);
+        match capability_is_in_bounding_set(one) {
+            Ok(true) if !keep.contains(one) => {}
+            Ok(_) => continue,
+            // The kernel knows no more.
+            Err(Errno::INVAL) => break,
+            Err(errno) => return Err(SysError::new("prctl", format!("PR_CAPBSET_READ, {number}"), errno)),
+        }
+        match remove_capability_from_bounding_set(one) {
+            Err(Errno::PERM) => return Ok(false),
+            done => done.map_err(SysError::of("prctl", format_args!("PR_CAPBSET_DROP, {number}")))?,
+        }
+    }
+    Ok(true)
+}
