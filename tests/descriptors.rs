@@ -16,7 +16,11 @@ mod fixture;
 use std::{fs, sync::Arc};
 
 use k8s_openapi::api::core::v1::Pod;
-use podsonde::{agent::verify::Verifier, kube::pods::Pods, sys::containers::Containers};
+use podsonde::{
+    agent::verify::Verifier,
+    kube::pods::Pods,
+    sys::{broker::Entry, containers::Containers},
+};
 use serde_json::json;
 
 use fixture::{Fixture, NODE, SLEEP};
@@ -46,7 +50,11 @@ async fn nothing_is_held_of_containers_that_have_ended() {
     changes.wait_for(|_| pods.all().len() == 3).await.unwrap();
 
     let (directories, pidfds) = held();
-    let verifier = Verifier::new(Arc::clone(&pods), Arc::new(Containers::open(std::process::id()).unwrap()));
+    let verifier = Verifier::new(
+        Arc::clone(&pods),
+        Arc::new(Containers::open(std::process::id()).unwrap()),
+        Arc::new(Entry::InProcess),
+    );
     let verifier = Arc::new(verifier);
     for _ in 0..20 {
         let reports = verifier.verify(pods.all(), None).await.unwrap();

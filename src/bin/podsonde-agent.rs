@@ -5,13 +5,20 @@ use std::process::ExitCode;
 #[cfg(target_os = "linux")]
 fn main() -> ExitCode {
     use clap::Parser;
-    use podsonde::{agent, sys::broker, telemetry};
+    use podsonde::{
+        agent,
+        sys::{broker, enter},
+        telemetry,
+    };
 
     if std::env::args_os().nth(1).is_some_and(|first| first == broker::ARGUMENT) {
         return broker::serve();
     }
     let config = agent::config::Config::parse();
     telemetry::init(config.log_format, &config.log_level);
+    if let Err(error) = enter::see_cgroups_of(config.host_pid) {
+        tracing::info!(%error, "cgroups are seen from the agent's own cgroup namespace, if it has one");
+    }
     // Before there is a thread that would keep what is given up.
     let result = agent::privileges::separate().and_then(|entry| {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;

@@ -4,7 +4,7 @@
 //! ends with it.
 
 use std::{
-    os::fd::OwnedFd,
+    os::fd::{AsFd, OwnedFd},
     sync::{
         atomic::{AtomicUsize, Ordering},
         mpsc::{self, RecvTimeoutError},
@@ -15,10 +15,24 @@ use std::{
 
 use rustix::{
     io::Errno,
-    thread::{ThreadNameSpaceType, move_into_thread_name_spaces},
+    thread::{
+        LinkNameSpaceType, ThreadNameSpaceType, move_into_link_name_space, move_into_thread_name_spaces,
+    },
 };
 
-use super::SysError;
+use super::{SysError, procfs::Proc};
+
+/// Makes the calling thread, and with it every thread and process it starts from then on, see cgroups as the process `host_pid` does.
+/// In a cgroup namespace of its own, which runtimes give to containers on cgroup v2, an agent reads of itself and of its pod's other
+/// containers only relative paths, which name neither pod nor container.
+///
+/// # Errors
+/// `openat` EACCES if that process may not be looked into, `setns` EPERM without CAP_SYS_ADMIN.
+pub fn see_cgroups_of(host_pid: u32) -> Result<(), SysError> {
+    let namespace = Proc::open()?.process(host_pid)?.open("ns/cgroup")?;
+    move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::ControlGroup))
+        .map_err(SysError::of("setns", format_args!("/proc/{host_pid}/ns/cgroup")))
+}
 
 /// How long an entry may take. What the kernel is asked inside waits for nothing but its own locks.
 pub const DEADLINE: Duration = Duration::from_secs(2);
