@@ -15,7 +15,8 @@ use tonic::{service::Routes, transport::Server};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use super::{
-    access::Access,
+    access::{self, Access},
+    audit::{self, Audit},
     config::{Config, Limits, Listen},
     expiry,
     listen::Socket,
@@ -53,6 +54,10 @@ pub struct Settings {
     pub host_pid: u32,
     /// How much of everything.
     pub limits: Limits,
+    /// Whom to let in.
+    pub access: access::Options,
+    /// Where to write who did what.
+    pub audit: audit::Sink,
 }
 
 /// An agent that serves.
@@ -72,6 +77,8 @@ pub struct Agent {
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let client = client(&config).await?;
     let settings = Settings {
+        access: config.access.options(),
+        audit: config.access.audit_log,
         node: config.node_name,
         listen: config.listen,
         metrics_listen: config.metrics_listen,
@@ -117,7 +124,7 @@ impl Agent {
     /// # Errors
     /// If something that it needs is not there, or a socket cannot be bound.
     pub async fn start(client: Client, settings: Settings) -> anyhow::Result<Self> {
-        let Settings { node, listen, metrics_listen, host_pid, limits } = settings;
+        let Settings { node, listen, metrics_listen, host_pid, limits, access, audit } = settings;
         name::subdomain("--node-name", &node)?;
         let features: Arc<[Feature]> = preflight::check(host_pid).context("cannot look at this node")?.into();
         report(&features);
@@ -126,12 +133,14 @@ impl Agent {
         let drain = CancellationToken::new();
         let pods = Arc::new(Pods::new(client.clone(), &node));
         let verifier = Arc::new(Verifier::new(Arc::clone(&pods), Arc::clone(&containers)));
+        let access = Access::new(client.clone(), &node, access);
         let sessions =
             Sessions::new(client, Arc::clone(&pods), Arc::clone(&verifier), limits.clone(), drain.clone());
         let sessions = Arc::new(sessions);
         let metrics = Arc::new(Metrics::new(&node));
-        let gate = Gate::new(&node, Access::new(), Arc::clone(&metrics), limits.max_requests, drain.clone());
-        let gate = Arc::new(gate);
+        let audit = Audit::open(&audit, &node)?;
+        let (of_node, counted) = (Arc::clone(&pods), Arc::clone(&metrics));
+        let gate = Arc::new(Gate::new(&node, of_node, access, audit, counted, &limits, drain.clone()));
 
         let debug = DebugService {
             gate: Arc::clone(&gate),

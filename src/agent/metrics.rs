@@ -133,6 +133,7 @@ impl Metrics {
             Reason::ApiUnreachable
                 | Reason::ApiForbidden
                 | Reason::AdmissionDenied
+                | Reason::ReviewFailed
                 | Reason::Conflict
                 | Reason::RejectedByApi
         ) {
@@ -179,7 +180,7 @@ impl Metrics {
 }
 
 /// The code as gRPC spells it.
-const fn code_name(code: Code) -> &'static str {
+pub const fn code_name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",
         Code::Cancelled => "CANCELLED",

@@ -3,10 +3,12 @@
 //! - [`pods`]: the agent's watch of its own node's pods;
 //! - [`container`]: the definition of an ephemeral container;
 //! - [`ephemeral`]: adding one to a pod;
+//! - [`auth`]: whom the API server knows and what it lets them do;
 //! - [`error`]: what an API error means;
 //! - [`workloads`], [`agents`], [`portforward`]: the client's way from a name to the agent of a node.
 
 pub mod agents;
+pub mod auth;
 pub mod container;
 pub mod ephemeral;
 pub mod error;
