@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     domain::{name, pod::ContainerState},
-    kube::pods::Pods,
+    kube::{events::Events, pods::Pods},
     proto::v1::{
         self, debug_server::DebugServer, namespaces_server::NamespacesServer, node_server::NodeServer,
     },
@@ -134,6 +134,7 @@ impl Agent {
         let pods = Arc::new(Pods::new(client.clone(), &node));
         let verifier = Arc::new(Verifier::new(Arc::clone(&pods), Arc::clone(&containers)));
         let access = Access::new(client.clone(), &node, access);
+        let events = Events::new(client.clone(), &node);
         let sessions =
             Sessions::new(client, Arc::clone(&pods), Arc::clone(&verifier), limits.clone(), drain.clone());
         let sessions = Arc::new(sessions);
@@ -146,6 +147,7 @@ impl Agent {
             gate: Arc::clone(&gate),
             sessions: Arc::clone(&sessions),
             containers: Arc::clone(&containers),
+            events: events.clone(),
             limits: limits.clone(),
             node: node.clone(),
         };
@@ -199,7 +201,7 @@ impl Agent {
             let pods = Arc::clone(&pods);
             async move { pods.run().await }
         }));
-        tasks.spawn(until(drain.clone(), expiry::run(sessions, Arc::clone(&pods), containers)));
+        tasks.spawn(until(drain.clone(), expiry::run(sessions, Arc::clone(&pods), containers, events)));
         tasks.spawn(tell_health(health, pods, drain.clone()));
         tracing::info!(node, version = env!("CARGO_PKG_VERSION"), "podsonde-agent started");
         Ok(Self { drain, tasks, limits, addresses, metrics_address })

@@ -239,4 +239,29 @@ mod tests {
         }
         assert_eq!(Claims::of(&Token::new("opaque")), Claims::default());
     }
+
+    #[cfg(feature = "embedded")]
+    #[test]
+    fn a_certificate_names_user_and_groups() {
+        use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, date_time_ymd};
+        let made = |names: &[(DnType, &str)], year| {
+            let mut params = CertificateParams::default();
+            params.distinguished_name = DistinguishedName::new();
+            for (kind, value) in names {
+                params.distinguished_name.push(kind.clone(), *value);
+            }
+            params.not_after = date_time_ymd(year, 1, 1);
+            let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+            from_certificate(certificate.der())
+        };
+        let jane = [(DnType::OrganizationName, "debuggers"), (DnType::CommonName, "jane")];
+        let caller = made(&jane, 4000).unwrap();
+        assert_eq!(caller.user.name, "jane");
+        assert_eq!(caller.user.groups, ["debuggers", "system:authenticated"]);
+        assert_eq!(caller.expires_at.unwrap().to_string(), "4000-01-01T00:00:00Z");
+        let nobody = [(DnType::OrganizationName, "debuggers")];
+        for refused in [made(&jane, 2001), made(&nobody, 4000), from_certificate(&vec![0x30, 0x80].into())] {
+            assert_eq!(refused.unwrap_err().reason, Reason::BadCertificate);
+        }
+    }
 }

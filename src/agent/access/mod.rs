@@ -2,7 +2,7 @@
 //!
 //! - [`method`]: the table: what each method asks of its caller;
 //! - [`caller`]: what a request shows of its caller;
-//! - [`cache`]: the API server's answers of the last seconds, for what only reads.
+//! - `cache`: the API server's answers of the last seconds, for what only reads.
 //!
 //! Every request comes here by way of [`super::rpc::gate`], before anything else is done. Where the API server gives no answer there
 //! is no access.
@@ -284,4 +284,87 @@ fn expired() -> Error {
 /// Whether the API server did not say anything about the caller.
 const fn is_no_answer(reason: Reason) -> bool {
     matches!(reason, Reason::ApiUnreachable | Reason::ReviewFailed | Reason::Bug)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use http::{Request, Response};
+    use kube::client::Body;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// An API server that answers everything with this status, and what it was asked.
+    fn answering(status: Value) -> (Access, Arc<Mutex<Vec<Value>>>) {
+        let asked: Arc<Mutex<Vec<Value>>> = Arc::default();
+        let seen = Arc::clone(&asked);
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let (status, seen) = (status.clone(), Arc::clone(&seen));
+            async move {
+                let body = request.into_body().collect_bytes().await?;
+                let mut review: Value = serde_json::from_slice(&body)?;
+                seen.lock().unwrap().push(review["spec"].clone());
+                review["status"] = status;
+                Ok::<_, tower::BoxError>(Response::new(Body::from(review.to_string().into_bytes())))
+            }
+        });
+        let options = Options { accept_api_server_audience: false, ..Options::default() };
+        (Access::new(Client::new(service, "default"), "node-a", options), asked)
+    }
+
+    #[tokio::test]
+    async fn a_token_for_whomever_is_not_for_the_agent() {
+        let token = Credentials::Token(Token::new("opaque"));
+        // As an authenticator answers that knows nothing of audiences, and one that says another than it was asked for.
+        for audiences in [json!(null), json!([]), json!(["vault"])] {
+            let status = json!({"authenticated": true, "user": {"username": "jane"}, "audiences": audiences});
+            let (access, asked) = answering(status);
+            let refused = access.authenticate(&token, true).await.unwrap_err();
+            assert_eq!(refused.reason, Reason::WrongAudience, "{audiences}");
+            assert_eq!(asked.lock().unwrap()[0], json!({"token": "opaque", "audiences": ["podsonde"]}));
+        }
+        // Nobody is not somebody.
+        let status = json!({"authenticated": true, "user": {"username": ""}, "audiences": ["podsonde"]});
+        let refused = answering(status).0.authenticate(&token, true).await.unwrap_err();
+        assert_eq!(refused.reason, Reason::BadToken);
+    }
+
+    #[tokio::test]
+    async fn all_that_is_known_of_the_user_is_sent() {
+        let (access, asked) = answering(json!({"allowed": true, "denied": true, "reason": "both"}));
+        let user = User {
+            name: "jane".into(),
+            uid: "u-1".into(),
+            groups: vec!["debuggers".into()],
+            extra: [("scopes".to_owned(), vec!["a".to_owned()])].into(),
+        };
+        let caller = Caller { user, by: Authentication::Token, expires_at: None };
+        let object = Object::Pod { namespace: "default".into(), name: "web".into(), uid: String::new() };
+        let rights = access.rights(Method::DebugCreate, &object);
+        let verdict = access.authorize(&caller, &rights, true).await;
+        // Denied counts for more than allowed.
+        assert_eq!(
+            (verdict.result.unwrap_err().reason, verdict.reason.as_str()),
+            (Reason::Forbidden, "both")
+        );
+        let asked = asked.lock().unwrap();
+        let expected = |verb: &str, more: Value| {
+            let mut attributes = json!({
+                "verb": verb, "group": "", "version": "v1", "resource": "pods", "namespace": "default", "name": "web",
+            });
+            attributes.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            json!({
+                "user": "jane", "uid": "u-1", "groups": ["debuggers"], "extra": {"scopes": ["a"]},
+                "resourceAttributes": attributes,
+            })
+        };
+        assert_eq!(asked.len(), 2);
+        assert!(asked.contains(&expected("get", json!({}))), "{asked:?}");
+        assert!(
+            asked.contains(&expected("patch", json!({"subresource": "ephemeralcontainers"}))),
+            "{asked:?}"
+        );
+    }
 }

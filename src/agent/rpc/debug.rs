@@ -11,12 +11,15 @@ use super::{
 };
 use crate::{
     agent::{
-        audit::Notes,
         config::Limits,
         expiry::{self, Ended},
-        sessions::{Progress, Sessions},
+        sessions::{Progress, Session, Sessions},
     },
-    domain::{Error, Result, pod::ContainerState},
+    domain::{
+        Error, Result,
+        pod::{Container, ContainerState},
+    },
+    kube::events::{Events, Happened},
     proto::v1::{self, debug_create_response::Event, debug_server::Debug},
     sys::containers::Containers,
 };
@@ -32,6 +35,8 @@ pub struct DebugService {
     pub sessions: Arc<Sessions>,
     /// The containers of the node.
     pub containers: Arc<Containers>,
+    /// Where pods' owners are told.
+    pub events: Events,
     /// How much of everything.
     pub limits: Limits,
     /// Name of the node.
@@ -47,6 +52,7 @@ impl Debug for DebugService {
         request: Request<v1::DebugCreateRequest>,
     ) -> Result<Response<Self::CreateStream>, Status> {
         let (sessions, node, ttl) = (Arc::clone(&self.sessions), self.node.clone(), self.limits.ttl());
+        let events = self.events.clone();
         self.gate
             .stream(request, move |call: Call<v1::DebugCreateRequest>, answers| async move {
                 let request = convert::debug_request(call.message, ttl)?;
@@ -54,7 +60,19 @@ impl Debug for DebugService {
                 let by = call.caller.to_string();
                 let (progress, steps) = mpsc::channel(16);
                 let create = sessions.create(&request, &by, deadline, &progress);
-                let created = forward(create, steps, &answers, &node, &call.notes).await?;
+                let accepted = |session: &Session| {
+                    call.notes.add("container", &session.container.name);
+                    call.notes.add("session", &session.facts.id);
+                    let Container { name, image, target, .. } = &session.container;
+                    let phrase = |word: &str, what: &str| match what {
+                        "" => String::new(),
+                        what => format!(" {word} {what}"),
+                    };
+                    let (target, image) = (phrase("for", target), phrase("from image", image));
+                    let message = format!("{by} created debug container {name}{target}{image}");
+                    events.tell(&session.pod, name, Happened::DebugContainerCreated, &message);
+                };
+                let created = forward(create, steps, &answers, &node, accepted).await?;
                 send(&answers, Event::Done(convert::created(&created, &node))).await;
                 Ok(())
             })
@@ -103,6 +121,10 @@ impl Debug for DebugService {
             for (name, count) in [("signalled", signalled), ("killed", killed), ("survivors", survivors)] {
                 call.notes.add(name, count);
             }
+            if signalled > 0 {
+                let message = format!("{} ended debug container {}", call.caller, container.name);
+                self.events.tell(&pod, &container.name, Happened::DebugContainerEnded, &message);
+            }
             let pod = format!("{}/{}", pod.namespace, pod.name);
             tracing::info!(pod, container = container.name, by = %call.caller, signalled, killed, survivors, "session ended");
             Ok(v1::DebugEndResponse { outcome: outcome.into(), signalled, killed, survivors })
@@ -148,7 +170,7 @@ async fn forward<T>(
     mut steps: mpsc::Receiver<Progress>,
     answers: &mpsc::Sender<v1::DebugCreateResponse>,
     node: &str,
-    notes: &Notes,
+    accepted: impl Fn(&Session),
 ) -> Result<T> {
     tokio::pin!(create);
     let mut listening = true;
@@ -159,8 +181,7 @@ async fn forward<T>(
             Some(step) = steps.recv() => {
                 let event = match step {
                     Progress::Accepted(session) => {
-                        notes.add("container", &session.container.name);
-                        notes.add("session", &session.facts.id);
+                        accepted(&session);
                         Event::Accepted(v1::DebugAccepted { session: Some(convert::session(&session, node)) })
                     }
                     Progress::Waiting { reason, message } => Event::Progress(v1::DebugProgress { reason, message }),
