@@ -7,10 +7,11 @@ use std::{
 };
 
 use futures::{Stream, StreamExt, stream};
-use tonic::{service::interceptor::InterceptedService, transport::Channel};
+use tonic::transport::Channel;
 
 use super::{
-    connect::{Credentials, Options},
+    connect::Options,
+    credentials::Authenticated,
     error::{Error, reason},
 };
 use crate::proto::v1::{
@@ -24,8 +25,6 @@ use crate::proto::v1::{
 const MOST_PODS: usize = 10_000;
 /// Sessions of one node that are accepted in one answer.
 const MOST_SESSIONS: usize = 50_000;
-
-type Authenticated = InterceptedService<Channel, Credentials>;
 
 /// A connected agent. Cheap to clone; clones share the connection.
 #[derive(Debug, Clone)]
@@ -213,7 +212,7 @@ impl Agent {
     }
 
     fn channel(&self) -> Authenticated {
-        InterceptedService::new(self.channel.clone(), self.options.credentials.clone())
+        Authenticated::new(self.channel.clone(), self.options.credentials.clone())
     }
 
     async fn within<T>(
