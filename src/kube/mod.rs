@@ -4,12 +4,14 @@
 //! - [`container`]: the definition of an ephemeral container;
 //! - [`ephemeral`]: adding one to a pod;
 //! - [`error`]: what an API error means;
+//! - [`leases`]: what an agent publishes about itself, and who signs client certificates;
 //! - [`workloads`], [`agents`], [`portforward`]: the client's way from a name to the agent of a node.
 
 pub mod agents;
 pub mod container;
 pub mod ephemeral;
 pub mod error;
+pub mod leases;
 pub mod pods;
 pub mod portforward;
 pub mod workloads;
