@@ -22,7 +22,7 @@ use super::{
     namespaces::{NamespaceRuntime, Options, enter_user_namespace},
 };
 use crate::agent::{
-    app::{Agent, Settings},
+    app::{Agent, Identity, Settings},
     config::{Limits, Listen},
 };
 
@@ -74,6 +74,7 @@ async fn perform(stage: &Stage, hold: bool) -> anyhow::Result<()> {
             // What the pods are compared with is where the demo itself runs.
             host_pid: std::process::id(),
             limits: Limits::default(),
+            identity: Identity::default(),
         };
         agents.push(Agent::start(cluster.client()?, settings).await?);
         cluster.register_agent(node, socket).await?;
@@ -159,6 +160,8 @@ impl Stage {
         command
             .args(arguments)
             .env("KUBECONFIG", self.kubeconfig())
+            // These agents have only sockets, which they share with nobody.
+            .env("PODSONDE_INSECURE_AGENT", "true")
             .env_remove("PODSONDE_AGENT")
             .stdin(Stdio::null());
         command.kill_on_drop(true);
@@ -212,7 +215,7 @@ impl Stage {
         let (kubeconfig, socket) = (kubeconfig.display(), socket.display());
         format!(
             "The cluster stays up until Ctrl-C. In another terminal:\n  \
-             export KUBECONFIG={kubeconfig}\n  \
+             export KUBECONFIG={kubeconfig} PODSONDE_INSECURE_AGENT=true\n  \
              podsonde debug web --image=busybox --target=nginx\n  \
              kubectl get pods -A\n  \
              podsonde --agent unix://{socket} node\n  \

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf, process::Command, sync::Arc, tim
 use k8s_openapi::api::core::v1::Pod;
 use podsonde::{
     agent::{
-        app::{Agent, Settings},
+        app::{Agent, Identity, Settings},
         config::{Limits, Listen},
     },
     embedded::{
@@ -146,6 +146,7 @@ async fn start_agent(cluster: &Cluster, limits: Limits) -> (Agent, Channel) {
         metrics_listen: Some(([127, 0, 0, 1], 0).into()),
         host_pid: std::process::id(),
         limits,
+        identity: Identity::default(),
     };
     let agent = Agent::start(cluster.client().unwrap(), settings).await.unwrap();
     let endpoint = format!("http://{}", agent.addresses()[0]);
