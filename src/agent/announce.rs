@@ -1,6 +1,6 @@
 //! Tells the cluster where the agent is and what certificate it serves, and learns whose client certificates to believe.
 //!
-//! One task, which wakes up every [`RENEWAL`] and when the certificate changes. What it cannot do it logs and tries again: the
+//! One task, which wakes up every five minutes and when the certificate changes. What it cannot do it logs and tries again: the
 //! agent serves on meanwhile.
 
 use std::{sync::Arc, time::Duration};
@@ -16,7 +16,7 @@ use crate::kube::leases::{self, Published};
 const RENEWAL: Duration = Duration::from_secs(300);
 /// For how long the Lease is good, in seconds: one renewal may fail.
 const DURATION: i32 = 900;
-/// The first pause after a failure; it doubles up to [`RENEWAL`].
+/// The first pause after a failure; it doubles up to `RENEWAL`.
 const PAUSE: Duration = Duration::from_secs(1);
 /// How long one call may take.
 const PATIENCE: Duration = Duration::from_secs(20);

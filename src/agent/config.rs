@@ -103,13 +103,14 @@ pub struct Limits {
 
 /// How much of everything on the connections, before anybody is asked who they are.
 ///
+/// Who has one too many takes the place of a connection on which no authorised request is at work, if there is one.
+///
 /// A peer is an IPv4 address, an IPv6 /64 or, on a unix socket, a user. All port-forwards of the cluster are one peer: they arrive
 /// from the pod's own loopback.
 #[derive(Debug, Clone, PartialEq, Eq, Parser)]
 #[command(next_help_heading = "Limits of connections")]
 pub struct TransportLimits {
-    /// Connections at a time; for one more, the one that has been without a request for longest is closed. Never more than half
-    /// of the files that the process may open
+    /// Connections at a time. Never more than a quarter of the files that the process may open
     #[arg(long, default_value_t = 512, value_name = "N", value_parser = at_least_one)]
     pub max_connections: usize,
 
@@ -117,7 +118,9 @@ pub struct TransportLimits {
     #[arg(long, default_value_t = 128, value_name = "N", value_parser = at_least_one)]
     pub max_connections_per_peer: usize,
 
-    /// TLS handshakes at a time; for one more, the oldest is given up
+    /// Connections beside these whose TLS handshake is not over; for one more, the oldest is given up once it
+    /// had 100 ms. Never more than a quarter
+    /// of the files, either
     #[arg(long, default_value_t = 64, value_name = "N", value_parser = at_least_one)]
     pub max_handshakes: usize,
 

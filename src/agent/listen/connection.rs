@@ -6,7 +6,7 @@ use std::{
     io,
     pin::{Pin, pin},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll, ready},
@@ -85,7 +85,9 @@ impl Server {
         place: Place,
     ) -> io::Result<()> {
         let limits = &self.limits;
-        place.idle();
+        if place.establish().is_err() {
+            return Err(io::Error::other("there are enough connections, all at work"));
+        }
         let activity = Arc::new(Activity::new(place, Arc::clone(limits)));
         let service = service_fn({
             let (activity, routes) = (Arc::clone(&activity), self.routes.clone());
@@ -132,19 +134,36 @@ impl Server {
 async fn answer(
     activity: Arc<Activity>,
     routes: tonic::service::Routes,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
     let Some(exchange) = Activity::begin(&activity) else {
         // Also when it is the transport that says no, the client is to read a gRPC status.
         return Ok(Status::resource_exhausted("the agent has too many open requests").into_http());
     };
     let exchange = Arc::new(exchange);
+    request.extensions_mut().insert(Voucher(Arc::downgrade(&exchange)));
     let deadline = Box::pin(sleep(activity.limits.request_timeout));
     let request = request.map(|body| {
         Body::new(Upload { body, exchange: Arc::clone(&exchange), bytes: 0, deadline, ended: false })
     });
     let response = routes.oneshot(request).await?;
+    // A client without room for a first byte is never asked about.
+    exchange.waits(Some(Instant::now()));
     Ok(response.map(|body| Body::new(Download { body, exchange })))
+}
+
+/// In the extensions of every request: how its handler says that the caller may make it.
+#[derive(Clone)]
+pub struct Voucher(Weak<Exchange>);
+
+impl Voucher {
+    /// The caller was asked who they are, and may do it: the request's connection does not give way to others any more while the
+    /// request is at work.
+    pub fn vouch(&self) {
+        if let Some(exchange) = self.0.upgrade() {
+            exchange.share().vouch();
+        }
+    }
 }
 
 /// What goes on on a connection.
@@ -187,10 +206,12 @@ impl Activity {
         let id = state.next;
         state.next = state.next.wrapping_add(1);
         state.exchanges.insert(id, None);
-        if state.exchanges.len() == 1 {
-            self.place.busy();
-        }
+        let first = state.exchanges.len() == 1;
         drop(state);
+        if first {
+            // From waiting for requests to watching over them.
+            self.changed.notify_waiters();
+        }
         let share = Mutex::new(share);
         Some(Exchange { activity: Arc::clone(self), id, share, complete: AtomicBool::new(false) })
     }
@@ -273,7 +294,6 @@ impl Drop for Exchange {
         }
         if state.exchanges.is_empty() {
             state.idle_since = Instant::now();
-            self.activity.place.idle();
         }
         let tell =
             state.exchanges.is_empty() || state.abandoned > self.activity.limits.max_abandoned_requests;

@@ -83,13 +83,6 @@ pub(super) enum Accepted {
     Unix(UnixStream),
 }
 
-impl Accepted {
-    /// Whether it begins with a handshake.
-    pub(super) fn has_handshake(&self) -> bool {
-        matches!(self, Self::Tls(_))
-    }
-}
-
 async fn tcp(address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
 }

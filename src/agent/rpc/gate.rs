@@ -21,6 +21,7 @@ use super::status::status;
 use crate::{
     agent::{
         access::{Access, Caller, Method, Object},
+        listen::Voucher,
         metrics::Metrics,
     },
     domain::{Error, ErrorKind, Reason, Result},
@@ -166,9 +167,11 @@ impl Gate {
         let busy =
             |_| Error::new(Reason::TooManyRequests, "the agent is working on as many requests as it may");
         let permit = Arc::clone(&self.permits).try_acquire_owned().map_err(busy)?;
+        let voucher = request.extensions().get::<Voucher>().cloned();
         let message = request.into_inner();
         let object = object(&message)?;
         self.access.authorize(&caller, method, &object).await?;
+        voucher.iter().for_each(Voucher::vouch);
         Ok((Call { caller, message, deadline }, permit))
     }
 
