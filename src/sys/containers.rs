@@ -8,7 +8,7 @@ use std::{
 use super::{SysError, process::ContainerProcess, procfs::Proc};
 use crate::domain::{
     cgroup::{self, Membership, Place},
-    namespace::{NamespaceId, NamespaceKind, NamespaceSet},
+    namespace::{NamespaceKind, NamespaceSet},
     pod::Pod,
     process::{self, Candidate},
 };
@@ -27,8 +27,6 @@ pub struct Containers {
 pub struct Host {
     /// Its namespaces.
     pub namespaces: NamespaceSet,
-    /// Its root directory; none if it may not be read.
-    pub root: Option<NamespaceId>,
     /// Whether it runs cgroup v2 only.
     pub unified: bool,
 }
@@ -99,7 +97,7 @@ impl Containers {
             dir = proc.process(2)?;
         }
         let unified = cgroup::is_unified(dir.read("cgroup", &mut buffer)?);
-        let host = Host { namespaces: dir.namespaces(), root: dir.root().ok(), unified };
+        let host = Host { namespaces: dir.namespaces(), unified };
         Ok(Self { proc, host, known: Mutex::default() })
     }
 

@@ -18,7 +18,7 @@ use super::{
 use crate::domain::{
     Error, Reason, Result,
     cgroup::{self, Place},
-    namespace::{NamespaceId, NamespaceKind, NamespaceSet},
+    namespace::{NamespaceKind, NamespaceSet},
     process::{self, Candidate},
 };
 
@@ -138,16 +138,6 @@ impl ContainerProcess {
         let since_boot =
             Duration::from_secs(whole) + Duration::from_millis(rest.saturating_mul(1000) / ticks);
         UNIX_EPOCH.checked_add(Duration::from_secs(procfs::boot_time_secs().ok()?))?.checked_add(since_boot)
-    }
-
-    /// Identity of its root directory.
-    ///
-    /// # Errors
-    /// PROCESS_GONE, or SYSTEM_CALL if it may not be looked into.
-    pub fn root(&self) -> Result<NamespaceId> {
-        let root = self.dir.root()?;
-        self.check_alive()?;
-        Ok(root)
     }
 
     /// The pid that `other` has in this process' pid namespace. None if it is not visible there.

@@ -89,14 +89,6 @@ impl ProcessDir {
         NamespaceSet::from_fn(|kind| self.identity(link(kind)).ok())
     }
 
-    /// Identity of its root directory. The number of a mount does not matter: equal exactly if it is the same directory.
-    ///
-    /// # Errors
-    /// ESRCH if the process has ended, EACCES if it may not be looked into.
-    pub fn root(&self) -> Result<NamespaceId, SysError> {
-        self.identity("root")
-    }
-
     /// Opens a link below it, such as `ns/pid`, and follows it.
     ///
     /// # Errors
