@@ -6,10 +6,19 @@ use tonic_prost_build::Config;
 
 /// The files of podsonde's own API. The order does not matter; imports are found below `proto`.
 const API: &[&str] = &[
+    "proto/podsonde/v1/capture.proto",
     "proto/podsonde/v1/common.proto",
     "proto/podsonde/v1/debug.proto",
+    "proto/podsonde/v1/files.proto",
     "proto/podsonde/v1/namespaces.proto",
     "proto/podsonde/v1/node.proto",
+];
+
+/// Bulk payloads, which are passed on without being copied.
+const BULK: &[&str] = &[
+    ".podsonde.v1.CaptureStartResponse.pcapng",
+    ".podsonde.v1.FilesReadResponse.data",
+    ".podsonde.v1.FilesWriteRequest.data",
 ];
 
 /// The container runtime's API, only for the embedded cluster.
@@ -20,9 +29,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let descriptors = protox::compile(API, ["proto"])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out.join("podsonde.v1.bin"), prost_bytes(&descriptors))?;
+    let mut config = Config::new();
+    config.bytes(BULK);
     tonic_prost_build::configure()
         .codec_path("crate::codec::StrictCodec")
-        .compile_fds_with_config(descriptors, Config::new())?;
+        .compile_fds_with_config(descriptors, config)?;
     if env::var_os("CARGO_FEATURE_EMBEDDED").is_some() {
         let descriptors = protox::compile(CRI, ["proto"])?;
         tonic_prost_build::configure()
