@@ -449,6 +449,14 @@ fn v4_packets() -> Vec<Vec<u8>> {
     }
     all.push(v4(2, &[0x22, 0, 0, 0, 0, 0, 0, 9, 1, 0, 0, 9, 224, 0, 0, 5]));
 
+    for reply in [[10, 0, 0, 9], [224, 0, 1, 32]] {
+        for kind in [0x1e, 0x1f] {
+            let query = [&[kind, 0, 0, 0, 224, 0, 0, 5][..], &V4_A, &V4_B, &reply, &[63, 0, 1, 2]].concat();
+            all.push(v4(2, &with_checksum(2, query)));
+        }
+    }
+    all.push(v4(2, &[0x1f, 0, 0, 0, 224, 0, 0, 5]));
+
     // The header itself.
     for tos in [1, 2, 3, 0xb8] {
         all.push(V4 { tos, ttl: 0, id: 0, ..V4::default() }.with(17, &udp(false, 40_000, 2000, &data)));
@@ -662,6 +670,10 @@ fn v6_packets() -> Vec<Vec<u8>> {
         all.push(v6(58, &icmp6(135, 0, &[&[0; 4][..], &V6_B, option].concat())));
         all.push(v6(58, &icmp6(136, 0, &[&[0xe0, 0, 0, 0][..], &V6_B, option].concat())));
         all.push(v6(58, &icmp6(137, 0, &[&[0; 4][..], &V6_A, &V6_B, option].concat())));
+    }
+    for flags in [0, 0x80, 0x40, 0xc0] {
+        all.push(v6(58, &icmp6(145, 0, &[&[1, 2, flags, 0][..], &V6_A, &V6_B].concat())));
+        all.push(v6(58, &icmp6(147, 0, &[&[1, 2, flags, 0][..], &options[2]].concat())));
     }
     for flags in [0, 0x80, 0x42, 0x38] {
         all.push(v6(58, &icmp6(134, 0, &[255, flags, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])));
