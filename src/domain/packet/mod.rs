@@ -32,6 +32,7 @@ mod ip;
 mod ip6;
 mod lines;
 mod link;
+mod llc;
 mod names;
 mod resp;
 mod tcp;
