@@ -1,0 +1,44 @@
+//! Classic pcap, as it lies in a file. <https://www.ietf.org/archive/id/draft-ietf-opsawg-pcap-04.html>
+
+use super::{Error, Order};
+
+/// Length of the file's header.
+pub(super) const FILE_HEADER: usize = 24;
+/// Length of a packet's header.
+pub(super) const PACKET_HEADER: usize = 16;
+
+/// What the file's header says.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Header {
+    pub(super) order: Order,
+    /// How many nanoseconds the smaller unit of its timestamps is.
+    pub(super) nanoseconds: u32,
+    pub(super) linktype: u16,
+    pub(super) snaplen: u32,
+}
+
+impl Header {
+    /// Reads it; None if `bytes` are too few.
+    pub(super) fn read(bytes: &[u8]) -> Result<Option<Self>, Error> {
+        let Some(magic) = Order::Little.u32(bytes, 0) else { return Ok(None) };
+        let (order, magic) = match magic {
+            0xa1b2_c3d4 | 0xa1b2_3c4d | 0xa1b2_cd34 => (Order::Little, magic),
+            _ => (Order::Big, magic.swap_bytes()),
+        };
+        let nanoseconds = match magic {
+            0xa1b2_c3d4 => 1000,
+            0xa1b2_3c4d => 1,
+            0xa1b2_cd34 => return Err(Error::Unsupported("modified (Kuznetzov's) pcap")),
+            _ => return Err(Error::UnknownFormat(magic)),
+        };
+        let Some(header) = bytes.get(..FILE_HEADER) else { return Ok(None) };
+        let (Some(2), Some(4), Some(snaplen), Some(linktype)) =
+            (order.u16(header, 4), order.u16(header, 6), order.u32(header, 16), order.u32(header, 20))
+        else {
+            return Err(Error::Unsupported("a version of pcap other than 2.4"));
+        };
+        // The upper half says how long the frame check sequences are.
+        let linktype = u16::try_from(linktype & 0xffff).unwrap_or_default();
+        Ok(Some(Self { order, nanoseconds, linktype, snaplen }))
+    }
+}

@@ -1,0 +1,263 @@
+//! Writes pcapng: every function appends one whole block to the caller's buffer.
+//!
+//! Little-endian, timestamps in nanoseconds. The caller numbers interfaces: the first [`interface`] after a
+//! [`section_header`] is 0, the next 1, and so on.
+
+use super::{
+    Direction,
+    block::{
+        ENHANCED_PACKET, INTERFACE_DESCRIPTION, INTERFACE_STATISTICS, ORDER_MAGIC, SECTION_HEADER, cut,
+        option,
+    },
+};
+
+/// What a section header says. Empty texts are left out.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Section<'a> {
+    /// `shb_hardware`: the machine.
+    pub hardware: &'a str,
+    /// `shb_os`: the operating system.
+    pub os: &'a str,
+    /// `shb_userappl`: the program that wrote it.
+    pub application: &'a str,
+    /// `opt_comment`.
+    pub comment: &'a str,
+}
+
+/// What an interface description says. Empty texts are left out.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Interface<'a> {
+    /// Link type of its packets ([`super::linktype`]).
+    pub linktype: u16,
+    /// Bytes of each packet that are captured at most. 0: no limit.
+    pub snaplen: u32,
+    /// `if_name`.
+    pub name: &'a str,
+    /// `if_description`.
+    pub description: &'a str,
+    /// `if_filter`, in the language of pcap-filter(7).
+    pub filter: &'a str,
+    /// `if_os`: the operating system of the machine that has it.
+    pub os: &'a str,
+}
+
+/// What an enhanced packet block says besides the packet's bytes.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Packet<'a> {
+    /// Number of the interface in this section.
+    pub interface: u32,
+    /// Nanoseconds since 1970.
+    pub timestamp: u64,
+    /// Length on the wire in bytes.
+    pub original_length: u32,
+    /// `epb_flags`, left out where unknown.
+    pub direction: Direction,
+    /// `epb_dropcount`: packets lost between this one and the one before it.
+    pub dropped: Option<u64>,
+    /// `epb_packetid`.
+    pub id: Option<u64>,
+    /// `opt_comment`, left out where empty.
+    pub comment: &'a str,
+}
+
+/// Figures of an interface. What is not known is left out.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Statistics {
+    /// Number of the interface in this section.
+    pub interface: u32,
+    /// When the figures were taken, in nanoseconds since 1970.
+    pub timestamp: u64,
+    /// `isb_starttime`: when the capture began, in nanoseconds since 1970.
+    pub started: Option<u64>,
+    /// `isb_endtime`: when it ended.
+    pub ended: Option<u64>,
+    /// `isb_ifrecv`: packets that came to the interface.
+    pub received: Option<u64>,
+    /// `isb_ifdrop`: packets that the interface lost for want of room.
+    pub dropped: Option<u64>,
+    /// `isb_filteraccept`: packets that passed the filter.
+    pub accepted: Option<u64>,
+    /// `isb_osdrop`: packets that passed the filter and were lost by the operating system.
+    pub dropped_by_os: Option<u64>,
+    /// `isb_usrdeliv`: packets that reached the file.
+    pub delivered: Option<u64>,
+}
+
+/// Appends a section header. Its length is not stated, so that the file may grow.
+pub fn section_header(out: &mut Vec<u8>, section: &Section<'_>) {
+    let block = begin(out, SECTION_HEADER);
+    out.extend_from_slice(&ORDER_MAGIC.to_le_bytes());
+    // Version 1.0; the length of the section is unknown.
+    out.extend_from_slice(&[1, 0, 0, 0]);
+    out.extend_from_slice(&[0xff; 8]);
+    let texts = [
+        (option::SHB_HARDWARE, section.hardware),
+        (option::SHB_OS, section.os),
+        (option::SHB_USERAPPL, section.application),
+        (option::COMMENT, section.comment),
+    ];
+    for (code, value) in texts {
+        text(out, code, value);
+    }
+    end(out, block, true);
+}
+
+/// Appends an interface description, with timestamps in nanoseconds.
+pub fn interface(out: &mut Vec<u8>, interface: &Interface<'_>) {
+    let block = begin(out, INTERFACE_DESCRIPTION);
+    out.extend_from_slice(&interface.linktype.to_le_bytes());
+    out.extend_from_slice(&[0, 0]);
+    out.extend_from_slice(&interface.snaplen.to_le_bytes());
+    text(out, option::IF_NAME, interface.name);
+    text(out, option::IF_DESCRIPTION, interface.description);
+    raw_option(out, option::IF_TSRESOL, &[&[9]]);
+    if !interface.filter.is_empty() {
+        // The byte before it says what language the filter is in: 0 is libpcap's.
+        raw_option(out, option::IF_FILTER, &[&[0], cut(interface.filter, MAX_OPTION - 1).as_bytes()]);
+    }
+    text(out, option::IF_OS, interface.os);
+    end(out, block, true);
+}
+
+/// Appends a packet whose bytes lie in `parts`, one after the other: one part for most, three where a VLAN tag goes
+/// between, two behind a made-up link-layer header. Together they should stay below [`super::MAX_BLOCK`], or no reader will take it.
+#[inline]
+pub fn enhanced_packet<const PARTS: usize>(out: &mut Vec<u8>, packet: &Packet<'_>, parts: [&[u8]; PARTS]) {
+    let captured: usize = parts.iter().map(|part| part.len()).sum();
+    let mut header = [0; 28];
+    let fields = [
+        ENHANCED_PACKET,
+        // The length of the block, known at its end.
+        0,
+        packet.interface,
+        high(packet.timestamp),
+        low(packet.timestamp),
+        clamp(captured),
+        packet.original_length,
+    ];
+    for (bytes, field) in header.as_chunks_mut().0.iter_mut().zip(fields) {
+        *bytes = field.to_le_bytes();
+    }
+    out.reserve(header.len() + captured + 64);
+    let block = out.len();
+    out.extend_from_slice(&header);
+    for part in parts {
+        out.extend_from_slice(part);
+    }
+    pad(out, captured);
+    let mut options = false;
+    if packet.direction != Direction::Unknown {
+        raw_option(out, option::EPB_FLAGS, &[&packet.direction.flags().to_le_bytes()]);
+        options = true;
+    }
+    for (code, value) in [(option::EPB_DROPCOUNT, packet.dropped), (option::EPB_PACKETID, packet.id)] {
+        if let Some(value) = value {
+            raw_option(out, code, &[&value.to_le_bytes()]);
+            options = true;
+        }
+    }
+    if !packet.comment.is_empty() {
+        text(out, option::COMMENT, packet.comment);
+        options = true;
+    }
+    end(out, block, options);
+}
+
+/// Appends the figures of an interface.
+pub fn interface_statistics(out: &mut Vec<u8>, statistics: &Statistics) {
+    let block = begin(out, INTERFACE_STATISTICS);
+    out.extend_from_slice(&statistics.interface.to_le_bytes());
+    timestamp(out, statistics.timestamp);
+    for (code, value) in
+        [(option::ISB_STARTTIME, statistics.started), (option::ISB_ENDTIME, statistics.ended)]
+    {
+        if let Some(value) = value {
+            raw_option(out, code, &[&high(value).to_le_bytes(), &low(value).to_le_bytes()]);
+        }
+    }
+    let counts = [
+        (option::ISB_IFRECV, statistics.received),
+        (option::ISB_IFDROP, statistics.dropped),
+        (option::ISB_FILTERACCEPT, statistics.accepted),
+        (option::ISB_OSDROP, statistics.dropped_by_os),
+        (option::ISB_USRDELIV, statistics.delivered),
+    ];
+    for (code, value) in counts {
+        if let Some(value) = value {
+            raw_option(out, code, &[&value.to_le_bytes()]);
+        }
+    }
+    end(out, block, true);
+}
+
+/// Longest value of an option that keeps its length, padded, in 16 bits.
+const MAX_OPTION: usize = 0xfffc;
+
+/// Begins a block, of a length that [`end`] fills in. Returns where it begins.
+fn begin(out: &mut Vec<u8>, kind: u32) -> usize {
+    let block = out.len();
+    out.extend_from_slice(&kind.to_le_bytes());
+    out.extend_from_slice(&[0; 4]);
+    block
+}
+
+/// Ends the options, if there may be any, and the block.
+#[inline]
+fn end(out: &mut Vec<u8>, block: usize, options: bool) {
+    if options {
+        out.extend_from_slice(&[0; 4]);
+    }
+    let length = clamp(out.len() - block + 4).to_le_bytes();
+    out.extend_from_slice(&length);
+    if let Some(field) = out.get_mut(block + 4..block + 8) {
+        field.copy_from_slice(&length);
+    }
+}
+
+fn text(out: &mut Vec<u8>, code: u16, value: &str) {
+    if !value.is_empty() {
+        raw_option(out, code, &[cut(value, MAX_OPTION).as_bytes()]);
+    }
+}
+
+/// Appends an option whose value lies in `parts`, together at most [`MAX_OPTION`] bytes.
+#[inline]
+fn raw_option(out: &mut Vec<u8>, code: u16, parts: &[&[u8]]) {
+    let length: usize = parts.iter().map(|part| part.len()).sum();
+    out.extend_from_slice(&code.to_le_bytes());
+    out.extend_from_slice(&u16::try_from(length).unwrap_or(u16::MAX).to_le_bytes());
+    for part in parts {
+        out.extend_from_slice(part);
+    }
+    pad(out, length);
+}
+
+/// Zeros up to a multiple of four.
+#[inline]
+fn pad(out: &mut Vec<u8>, length: usize) {
+    let zeros: &[u8] = match length % 4 {
+        1 => &[0; 3],
+        2 => &[0; 2],
+        3 => &[0; 1],
+        _ => &[],
+    };
+    out.extend_from_slice(zeros);
+}
+
+fn timestamp(out: &mut Vec<u8>, value: u64) {
+    out.extend_from_slice(&high(value).to_le_bytes());
+    out.extend_from_slice(&low(value).to_le_bytes());
+}
+
+fn high(value: u64) -> u32 {
+    (value >> 32) as u32
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the lower half")]
+fn low(value: u64) -> u32 {
+    value as u32
+}
+
+fn clamp(length: usize) -> u32 {
+    u32::try_from(length).unwrap_or(u32::MAX)
+}
