@@ -14,6 +14,8 @@
 
 mod engine;
 mod filters;
+mod fixture;
+mod service;
 #[path = "../support/mod.rs"]
 mod support;
 
