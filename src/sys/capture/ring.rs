@@ -24,10 +24,11 @@ use crate::{
     sys::SysError,
 };
 
-/// Size of a block. Larger than the largest frame (64 KiB of GSO) with its headers, and what one message to the client is made of.
-pub(super) const BLOCK: usize = 256 * 1024;
+/// Size of a block. Larger than the largest frame (64 KiB of GSO) with its headers. No larger than that takes: a block is handed over after
+/// its time, however little is in it, so a ring lasts for as many of these as it has blocks.
+pub(super) const BLOCK: usize = 128 * 1024;
 /// Fewest blocks of a ring.
-const MIN_BLOCKS: usize = 4;
+pub(super) const MIN_BLOCKS: usize = 8;
 
 /// Where a block says whose it is: `tpacket_block_desc.hdr.bh1.block_status`.
 const STATUS: usize = 8;
