@@ -313,7 +313,7 @@ impl<'b> Iterator for Packets<'b> {
                 _ => u16::from_ne_bytes([p0, p1]),
             };
             // The kernel's field has 32 bits for 16.
-            (protocol, u32::from_ne_bytes([t0, t1, t2, t3]) as u16)
+            (protocol, u16::try_from(u32::from_ne_bytes([t0, t1, t2, t3]) & 0xffff).unwrap_or_default())
         });
         let seconds = u64::from(u32::from_ne_bytes([s0, s1, s2, s3]));
         Some(Packet {
@@ -405,7 +405,7 @@ fn set<T>(socket: &OwnedFd, level: c_int, option: c_int, value: &T) -> Result<()
 
 fn length_of<T>() -> libc::socklen_t {
     // No option is longer than a few words.
-    size_of::<T>() as libc::socklen_t
+    libc::socklen_t::try_from(size_of::<T>()).unwrap_or_default()
 }
 
 fn last_errno() -> Errno {
