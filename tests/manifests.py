@@ -138,7 +138,7 @@ class Manifests(unittest.TestCase):
             "privileged: true": lambda o: context(o).update(privileged=True),
             "readOnlyRootFilesystem: false": lambda o: context(o).pop("readOnlyRootFilesystem"),
             "seccompProfile: Unconfined": lambda o: context(o).pop("seccompProfile"),
-            "capability NET_RAW": lambda o: context(o)["capabilities"]["add"].append("NET_RAW"),
+            "capability NET_ADMIN": lambda o: context(o)["capabilities"]["add"].append("NET_ADMIN"),
             "the runtime's default capabilities": lambda o: context(o)["capabilities"].pop("drop"),
             "get secrets": lambda o: rules(o).append({"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]}),
             "* */*": lambda o: rules(o).append({"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}),
