@@ -67,9 +67,8 @@ impl Credentials {
     /// From `/proc/<pid>/status`. None if a part of it is missing.
     pub fn of_status(status: &str) -> Option<Self> {
         let line = |key: &str| status.lines().find_map(|line| line.strip_prefix(key));
-        let ids = |key| {
-            line(key)?.split_ascii_whitespace().map(|id| id.parse().ok()).collect::<Option<Vec<u32>>>()
-        };
+        let ids =
+            |key| line(key)?.split_ascii_whitespace().map(|id| id.parse().ok()).collect::<Option<Vec<u32>>>();
         let capabilities = |key| u64::from_str_radix(line(key)?.trim(), 16).ok();
         Some(Self {
             uids: ids("Uid:")?.try_into().ok()?,

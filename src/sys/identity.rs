@@ -36,6 +36,10 @@ impl Identity {
     /// If something of it was not done. The thread is then to do nothing more. EPERM without CAP_SETUID, CAP_SETGID and, if it is asked
     /// for, CAP_DAC_READ_SEARCH.
     pub(super) fn assume(&self) -> Result<(), SysError> {
+        // The process keeps them at hand, not in force.
+        let mut had = capabilities(None).map_err(SysError::of("capget", "the thread"))?;
+        had.effective |= had.permitted & (CapabilitySet::SETUID | CapabilitySet::SETGID);
+        set_capabilities(None, had).map_err(SysError::of("capset", "SETUID, SETGID"))?;
         let groups: Vec<_> = self.groups.iter().copied().map(Gid::from_raw).collect();
         set_thread_groups(&groups).map_err(SysError::of("setgroups", format_args!("{:?}", self.groups)))?;
         // These two do not say whether they did anything; asked for an id that nobody has they tell the present one.
@@ -50,8 +54,7 @@ impl Identity {
         }
         let kept = if self.reads_any { CapabilitySet::DAC_READ_SEARCH } else { CapabilitySet::empty() };
         let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
-        set_capabilities(None, sets)
-            .map_err(SysError::of("capset", format_args!("{:#x}", kept.bits())))?;
+        set_capabilities(None, sets).map_err(SysError::of("capset", format_args!("{:#x}", kept.bits())))?;
         let has = capabilities(None).map_err(SysError::of("capget", "the thread"))?;
         if (has.effective, has.permitted) != (kept, kept) {
             return Err(SysError::new("capset", format!("{:#x}", kept.bits()), Errno::PERM));
@@ -71,8 +74,8 @@ impl Identity {
         let run = move || done(self.assume().map(|()| work()));
         let thread = std::thread::Builder::new().name("files".to_owned()).stack_size(256 * 1024).spawn(run);
         // It ends by itself.
-        thread.map(drop).map_err(|e| {
-            SysError::new("thread", "files", Errno::from_io_error(&e).unwrap_or(Errno::AGAIN))
-        })
+        thread
+            .map(drop)
+            .map_err(|e| SysError::new("thread", "files", Errno::from_io_error(&e).unwrap_or(Errno::AGAIN)))
     }
 }

@@ -1,6 +1,9 @@
 //! Reading a regular file.
 
-use std::os::fd::OwnedFd;
+use std::{
+    os::fd::OwnedFd,
+    time::{Duration, Instant},
+};
 
 use rustix::io::{Errno, pread};
 
@@ -74,12 +77,13 @@ impl LastLines {
         Self { at: end, end, left: u64::from(lines) }
     }
 
-    /// Looks at up to `blocks` blocks more. Returns where the lines begin, once that is found.
+    /// Goes on for so long. Returns where the lines begin, once that is found.
     ///
     /// # Errors
     /// FILE_SYSTEM_FAILED.
-    pub fn search(&mut self, content: &Content, blocks: usize) -> Result<Option<u64>> {
-        for _ in 0..blocks {
+    pub fn search(&mut self, content: &Content, time: Duration) -> Result<Option<u64>> {
+        let began = Instant::now();
+        while began.elapsed() < time {
             if self.left == 0 || self.at == 0 {
                 return Ok(Some(self.at));
             }

@@ -94,7 +94,8 @@ impl Directory {
     /// entered only if `cross_mounts`.
     pub fn walk(self, max_depth: usize, cross_mounts: bool) -> Walk {
         let top = Entry { path: Vec::new(), ..self.entry };
-        let level = Level { fd: self.fd, path: 0, names: VecDeque::new(), at_end: max_depth == 0, mount: self.mount };
+        let level =
+            Level { fd: self.fd, path: 0, names: VecDeque::new(), at_end: max_depth == 0, mount: self.mount };
         Walk { top: Some(top), levels: vec![level], path: Vec::new(), max_depth, cross_mounts }
     }
 }
@@ -217,8 +218,8 @@ impl Level {
         if entry.kind != Some(FileType::Directory) || !enter || (mount != self.mount && !cross_mounts) {
             return Ok((entry, None));
         }
-        let refused = mount != self.mount
-            && fstatfs(&node).map_or(true, |found| filesystem::is_refused(found.f_type));
+        let refused =
+            mount != self.mount && fstatfs(&node).map_or(true, |found| filesystem::is_refused(found.f_type));
         if refused {
             entry.reason = Some(Reason::PathRefused);
             return Ok((entry, None));

@@ -7,9 +7,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{
-        AtFlags, FileType, Statx, StatxAttributes, StatxFlags, StatxTimestamp, makedev, readlinkat, statx,
-    },
+    fs::{AtFlags, FileType, Statx, StatxAttributes, StatxFlags, StatxTimestamp, makedev, readlinkat, statx},
     io::Errno,
 };
 
@@ -151,4 +149,3 @@ pub(super) fn describe_at(directory: impl AsFd, name: &CStr, path: &[u8]) -> Res
 fn read_link(at: BorrowedFd<'_>, name: &CStr) -> Result<Vec<u8>, Errno> {
     readlinkat(at, name, Vec::with_capacity(256)).map(CString::into_bytes)
 }
-

@@ -70,6 +70,11 @@ impl RootedDir {
         Ok(Self { root, proc: Proc::open()? })
     }
 
+    /// Whether the kernel, and the filter of system calls that the process is under, let it resolve paths.
+    pub fn is_supported() -> bool {
+        openat2(rustix::fs::CWD, c"/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), WITHIN).is_ok()
+    }
+
     /// What is at a path, as a process whose root this is would find it. A link at its end is followed only if `follow`.
     ///
     /// # Errors
@@ -133,7 +138,8 @@ impl Node {
     /// NOT_A_DIRECTORY, FILE_PERMISSION, PATH_REFUSED, FILE_SYSTEM_FAILED.
     pub fn open_directory(self, root: &RootedDir) -> Result<Directory> {
         if self.entry.kind != Some(FileType::Directory) {
-            let message = format!("{}: is {}, not a directory", show(&self.entry.path), self.entry.kind_name());
+            let message =
+                format!("{}: is {}, not a directory", show(&self.entry.path), self.entry.kind_name());
             return Err(Error::new(Reason::NotADirectory, message));
         }
         let fd = self.reopen(root, OFlags::RDONLY | OFlags::DIRECTORY)?;
@@ -165,12 +171,7 @@ pub fn check_path(field: &str, path: &[u8]) -> Result<()> {
 }
 
 /// `openat2`, tried again as long as makes sense.
-fn open_within(
-    at: impl AsFd,
-    path: &[u8],
-    flags: OFlags,
-    resolve: ResolveFlags,
-) -> Result<OwnedFd, Errno> {
+fn open_within(at: impl AsFd, path: &[u8], flags: OFlags, resolve: ResolveFlags) -> Result<OwnedFd, Errno> {
     let mut attempts = 0;
     loop {
         match openat2(at.as_fd(), path, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
@@ -194,18 +195,26 @@ fn failed(op: &'static str, path: &[u8], errno: Errno) -> Error {
         Errno::XDEV => {
             (Reason::PathRefused, "it leads through a link of procfs, which leads out of the container")
         }
-        Errno::NAMETOOLONG => return Error::invalid("path", "a name in it is longer than file systems allow"),
-        Errno::AGAIN if op == "openat2" => (Reason::FileChanged, "directories are being renamed all the time"),
+        Errno::NAMETOOLONG => {
+            return Error::invalid("path", "a name in it is longer than file systems allow");
+        }
+        Errno::AGAIN if op == "openat2" => {
+            (Reason::FileChanged, "directories are being renamed all the time")
+        }
         Errno::AGAIN => (Reason::FileChanged, "another process holds a lease on it; try again"),
         Errno::ISDIR => (Reason::NotAFile, "is a directory"),
         Errno::EXIST => (Reason::FileExists, "exists"),
         Errno::ROFS => (Reason::ReadOnlyFileSystem, "the file system is read-only"),
-        Errno::NOSPC | Errno::DQUOT => (Reason::FileSystemFull, "the file system, or its owner's quota, is full"),
+        Errno::NOSPC | Errno::DQUOT => {
+            (Reason::FileSystemFull, "the file system, or its owner's quota, is full")
+        }
         Errno::FBIG => (Reason::FileSystemFull, "files may not become that large"),
         Errno::MFILE | Errno::NFILE | Errno::NOMEM => {
             (Reason::TooManyFileRequests, "the agent has no descriptors or memory left")
         }
-        Errno::NOSYS => (Reason::KernelUnsupported, "this needs Linux 5.8 and a seccomp profile that knows openat2"),
+        Errno::NOSYS => {
+            (Reason::KernelUnsupported, "this needs Linux 5.8 and a seccomp profile that knows openat2")
+        }
         // Gone network and FUSE file systems say many things.
         Errno::IO
         | Errno::STALE
@@ -221,7 +230,10 @@ fn failed(op: &'static str, path: &[u8], errno: Errno) -> Error {
         | Errno::OPNOTSUPP
         | Errno::UCLEAN => {
             let why = std::io::Error::from(errno);
-            return Error::new(Reason::FileSystemFailed, format!("{}: the file system failed: {why}", show(path)));
+            return Error::new(
+                Reason::FileSystemFailed,
+                format!("{}: the file system failed: {why}", show(path)),
+            );
         }
         _ => {
             let why = std::io::Error::from(errno);
