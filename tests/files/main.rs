@@ -15,5 +15,7 @@
 #[allow(dead_code)]
 #[path = "../agent/fixture.rs"]
 mod fixture;
+mod hostile;
+mod lab;
 mod service;
 mod support;

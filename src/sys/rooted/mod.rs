@@ -23,7 +23,10 @@ pub mod directory;
 pub mod entry;
 mod filesystem;
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::{
+    os::fd::{AsFd, OwnedFd},
+    time::{Duration, Instant},
+};
 
 use rustix::{
     fs::{FileType, Mode, OFlags, ResolveFlags, fstatfs, openat2},
@@ -37,9 +40,9 @@ use crate::domain::{Error, Reason, Result};
 /// The longest path, in bytes: PATH_MAX without the NUL.
 pub const MAX_PATH: usize = 4095;
 
-/// How often a path is tried again while the kernel cannot tell whether a rename has moved it out of the root. It looks at all renames of
-/// the machine.
-const ATTEMPTS: usize = 128;
+/// How long a path with `..` is tried again while the kernel cannot tell whether a rename has moved it out of the root. It looks at all
+/// renames of the machine.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Nothing leads out, and no magic link leads anywhere.
 const WITHIN: ResolveFlags = ResolveFlags::IN_ROOT.union(ResolveFlags::NO_MAGICLINKS);
@@ -172,12 +175,11 @@ pub fn check_path(field: &str, path: &[u8]) -> Result<()> {
 
 /// `openat2`, tried again as long as makes sense.
 fn open_within(at: impl AsFd, path: &[u8], flags: OFlags, resolve: ResolveFlags) -> Result<OwnedFd, Errno> {
-    let mut attempts = 0;
+    let mut began = None;
     loop {
         match openat2(at.as_fd(), path, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
             Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) if attempts < ATTEMPTS => {
-                attempts += 1;
+            Err(Errno::AGAIN) if began.get_or_insert_with(Instant::now).elapsed() < PATIENCE => {
                 std::thread::yield_now();
             }
             done => return done,
