@@ -197,7 +197,12 @@ impl Agent {
         };
         let files = Files::new(Arc::clone(&pods), Arc::clone(&containers), limits.files.clone());
         let files = Arc::new(files);
-        let read = FilesService { gate: Arc::clone(&gate), files: Arc::clone(&files), node: node.clone() };
+        let read = FilesService {
+            gate: Arc::clone(&gate),
+            files: Arc::clone(&files),
+            node: node.clone(),
+            drain: drain.clone(),
+        };
         let namespaces = NamespacesService {
             gate: Arc::clone(&gate),
             pods: Arc::clone(&pods),

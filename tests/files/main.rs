@@ -15,7 +15,9 @@
 #[allow(dead_code)]
 #[path = "../agent/fixture.rs"]
 mod fixture;
+mod follow;
 mod hostile;
 mod lab;
+mod roots;
 mod service;
 mod support;

@@ -54,13 +54,6 @@ impl Inside {
     pub(crate) fn target(&self) -> Option<FileTarget> {
         target(&self.pod)
     }
-
-    /// What a program of the host's says that runs in the container's mount namespace and root.
-    pub(crate) fn run(&self, program: &str, args: &[&str]) -> Vec<u8> {
-        let output = Command::new("chroot").arg(&self.root).arg(program).args(args).output().unwrap();
-        assert!(output.status.success(), "{program} {args:?}: {output:?}");
-        output.stdout
-    }
 }
 
 pub(crate) fn target(pod: &str) -> Option<FileTarget> {
@@ -127,4 +120,15 @@ pub(crate) fn sha256sum(path: &Path) -> String {
 
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// The body of an answer over plain HTTP.
+pub(crate) async fn http_get(address: std::net::SocketAddr, path: &str) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: agent\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
 }

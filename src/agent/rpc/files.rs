@@ -8,6 +8,7 @@ use std::{
 use futures::TryFutureExt;
 use rustix::fs::FileType;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
@@ -50,6 +51,8 @@ pub struct FilesService {
     pub files: Arc<Files>,
     /// Name of the node.
     pub node: String,
+    /// Ends what has no end of its own.
+    pub drain: CancellationToken,
 }
 
 #[tonic::async_trait]
@@ -107,11 +110,17 @@ impl files_server::Files for FilesService {
         &self,
         request: Request<v1::FilesReadRequest>,
     ) -> Result<Response<Self::ReadStream>, Status> {
-        let (files, node) = (Arc::clone(&self.files), self.node.clone());
+        let (files, node, drain) = (Arc::clone(&self.files), self.node.clone(), self.drain.clone());
         let act = |call: Call<v1::FilesReadRequest>, answers| async move {
             let (target, reading) = convert_reading(call.message, files.limits().max_read_bytes)?;
             let root = files.open(&call.caller.user.name, target).await?;
-            send_content(&root, reading, &node, &answers, &call.notes).await
+            let follow = reading.follow;
+            tokio::select! {
+                result = send_content(&root, reading, &node, &answers, &call.notes) => result,
+                () = drain.cancelled(), if follow => {
+                    Err(Error::new(Reason::Draining, "the agent is shutting down"))
+                }
+            }
         };
         self.gate.stream(request, act).await
     }
