@@ -19,10 +19,12 @@ mod credentials;
 mod endpoint;
 mod error;
 mod fleet;
+mod tls;
 
 pub use agent::Agent;
-pub use connect::{Options, connect};
+pub use connect::{Options, connect, published_trust};
 pub use credentials::Credentials;
 pub use endpoint::Endpoint;
 pub use error::{Error, reason};
 pub use fleet::{Failure, Fleet, Gathered, Place, by_reason};
+pub use tls::{Fingerprint, Identity, Trust};

@@ -21,7 +21,7 @@ use kube::{
 use podsonde::{
     agent::{
         access,
-        app::{Agent, Settings},
+        app::{Agent, Identity, Settings},
         audit::Sink,
         config::{Limits, Listen},
     },
@@ -122,6 +122,7 @@ impl World {
             entry: Arc::new(Entry::InProcess),
             access: setup.access,
             audit: Sink::File(audit.clone()),
+            identity: Identity::default(),
         };
         let agent = Agent::start(cluster.client_with(&agent_token).unwrap(), settings).await.unwrap();
         let endpoint = format!("http://{}", agent.addresses()[0]);
