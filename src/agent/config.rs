@@ -447,4 +447,27 @@ mod tests {
         assert!(review_cache("10s").is_ok() && review_cache("0s").is_ok() && review_cache("11s").is_err());
         assert!(interval("1s").is_ok() && interval("999ms").is_err());
     }
+
+    /// The flags that limit something, as a table. They are what is flattened from [`Limits`].
+    fn table() -> String {
+        let limits = Limits::command();
+        let rows =
+            limits.get_arguments().filter(|flag| !matches!(flag.get_id().as_str(), "help" | "version"));
+        let row = |flag: &clap::Arg| {
+            let help = flag.get_help().unwrap().to_string();
+            let default = flag.get_default_values().iter().map(|value| value.to_str().unwrap());
+            let default = default.collect::<Vec<_>>().join(",");
+            format!("| `--{}` | `{default}` | {help} |\n", flag.get_long().unwrap())
+        };
+        format!("| flag | default | what |\n|---|---|---|\n{}", rows.map(row).collect::<String>())
+    }
+
+    #[test]
+    fn the_limits_are_documented() {
+        let readme =
+            std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/README.md")).unwrap();
+        let (_, rest) = readme.split_once("<!-- limits:").unwrap();
+        let documented = rest.split_once("-->\n").unwrap().1.split_once("<!-- end of limits -->").unwrap().0;
+        assert!(documented == table(), "the table of limits in deploy/README.md is to be:\n{}", table());
+    }
 }
