@@ -22,7 +22,7 @@ const MOST_PODS: usize = 10_000;
 /// Sessions of one node that are accepted in one answer.
 const MOST_SESSIONS: usize = 50_000;
 
-type Authenticated = InterceptedService<Channel, Credentials>;
+pub(super) type Authenticated = InterceptedService<Channel, Credentials>;
 
 /// A connected agent. Cheap to clone; clones share the connection.
 #[derive(Debug, Clone)]
@@ -209,11 +209,15 @@ impl Agent {
         self.within(limit, async move { Ok(client.end(request).await?.into_inner()) }).await
     }
 
-    fn channel(&self) -> Authenticated {
+    pub(super) fn channel(&self) -> Authenticated {
         InterceptedService::new(self.channel.clone(), self.options.credentials.clone())
     }
 
-    async fn within<T>(
+    pub(super) fn request_timeout(&self) -> Option<Duration> {
+        self.options.request_timeout
+    }
+
+    pub(super) async fn within<T>(
         &self,
         limit: Option<Duration>,
         call: impl Future<Output = Result<T, Error>>,
@@ -228,7 +232,7 @@ impl Agent {
         answer.map_err(|error| self.explain(error))
     }
 
-    fn explain(&self, error: Error) -> Error {
+    pub(super) fn explain(&self, error: Error) -> Error {
         match &self.far_end {
             Some(far_end) => error.through(far_end, &self.name),
             None => error,

@@ -17,10 +17,12 @@ mod agent;
 mod connect;
 mod endpoint;
 mod error;
+pub mod files;
 mod fleet;
 
 pub use agent::Agent;
 pub use connect::{Credentials, Options, connect};
 pub use endpoint::Endpoint;
 pub use error::{Error, reason};
+pub use files::Files;
 pub use fleet::{Failure, Fleet, Gathered, Place, by_reason};
