@@ -7,30 +7,43 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig, KubeconfigError},
 };
 
-use super::{args::GlobalArgs, hint::hint, table::Tone, terminal::Terminal};
-use crate::client::{Error, Failure, Fleet, Options, by_reason, reason};
+use super::{args::GlobalArgs, hint::hint, table::Tone, terminal::Terminal, values::Named};
+use crate::{
+    client::{Error, Failure, Fleet, Options, by_reason, reason},
+    kube::workloads::{self, WorkloadKind},
+};
 
 /// How a command ended. The figures are documented in the help.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Exit {
-    Ok = 0,
-    Error = 1,
-    Usage = 2,
-    Drift = 3,
-    Unknown = 4,
-    Interrupted = 130,
+    Ok,
+    Error,
+    Usage,
+    Drift,
+    Unknown,
+    Interrupted,
+    /// Of `diff`.
+    Differs,
+    /// Of `ls` and `diff`: more than a minor problem.
+    Trouble,
+}
+
+impl Exit {
+    pub(super) fn code(self) -> u8 {
+        match self {
+            Self::Ok => 0,
+            Self::Error | Self::Differs => 1,
+            Self::Usage | Self::Trouble => 2,
+            Self::Drift => 3,
+            Self::Unknown => 4,
+            Self::Interrupted => 130,
+        }
+    }
 }
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
-        Self::from(match exit {
-            Exit::Ok => 0,
-            Exit::Error => 1,
-            Exit::Usage => 2,
-            Exit::Drift => 3,
-            Exit::Unknown => 4,
-            Exit::Interrupted => 130,
-        })
+        Self::from(exit.code())
     }
 }
 
@@ -77,14 +90,19 @@ pub(super) struct Scope {
 impl Context {
     /// The agent that was named, or those of the cluster that the kubeconfig leads to.
     pub(super) async fn scope(&self) -> Result<Scope, Error> {
+        self.scope_for(false).await
+    }
+
+    /// The same. `bulk`: much is going to be read from an agent.
+    pub(super) async fn scope_for(&self, bulk: bool) -> Result<Scope, Error> {
         if let Some(endpoint) = &self.global.agent {
             let namespace = self.global.namespace.clone().unwrap_or_else(|| "default".to_owned());
-            let fleet = Fleet::direct(endpoint.clone(), self.options());
+            let fleet = Fleet::direct(endpoint.clone(), self.options(bulk));
             return Ok(Scope { fleet, namespace, kube: None });
         }
         let (client, default_namespace) = self.kube().await?;
         let namespace = self.global.namespace.clone().unwrap_or(default_namespace);
-        let fleet = Fleet::cluster(client.clone(), Some(&self.global.agent_namespace), self.options());
+        let fleet = Fleet::cluster(client.clone(), Some(&self.global.agent_namespace), self.options(bulk));
         Ok(Scope { fleet, namespace, kube: Some(client) })
     }
 
@@ -99,6 +117,51 @@ impl Context {
         Ok((client, namespace))
     }
 
+    /// The name of the pod that is meant: of a workload's, the first. `quiet`: does not say which.
+    pub(super) async fn pod_of(
+        &self,
+        scope: &Scope,
+        namespace: &str,
+        object: &Named,
+        quiet: bool,
+    ) -> Result<String, Failed> {
+        let (kind, name) = match object {
+            Named::Pod(name) => return Ok(name.clone()),
+            Named::Other { kind, name } => (kind, name),
+        };
+        let Some(workload) = WorkloadKind::named(kind) else {
+            let hint = if matches!(kind.as_str(), "node" | "nodes" | "no") {
+                "; nodes: kubectl debug node/NAME"
+            } else {
+                ""
+            };
+            return Err(Failed::Usage(format!("{kind} is not a type that owns pods{hint}")));
+        };
+        let client = match &scope.kube {
+            Some(client) => client.clone(),
+            None => self.kube().await?.0,
+        };
+        let object = format!("{kind}/{name}");
+        let pods = workloads::pods_of(&client, namespace, &workload, name).await.map_err(|error| {
+            let error = Error::from_kube(&error, &format!("find the pods of {object}"));
+            match &*error.reason {
+                reason::API_NOT_FOUND => Error::new(
+                    reason::WORKLOAD_NOT_FOUND,
+                    format!("there is no {object} in namespace {namespace}"),
+                ),
+                _ => error,
+            }
+        })?;
+        let Some(pod) = pods.first() else {
+            let message = format!("{object} in namespace {namespace} has no pods");
+            return Err(Error::new(reason::WORKLOAD_NOT_FOUND, message).into());
+        };
+        if !quiet && pods.len() > 1 {
+            self.terminal.note(&format!("{object} has {} pods, using pod/{pod}", pods.len()));
+        }
+        Ok(pod.clone())
+    }
+
     /// An agent that is asked directly knows no node but its own.
     pub(super) fn refuse_nodes_with_agent(&self) -> Result<(), Failed> {
         if self.global.agent.is_none() {
@@ -109,9 +172,9 @@ impl Context {
         ))
     }
 
-    fn options(&self) -> Options {
+    fn options(&self, bulk: bool) -> Options {
         let timeout = self.global.request_timeout;
-        Options { request_timeout: (!timeout.is_zero()).then_some(timeout), ..Options::default() }
+        Options { request_timeout: (!timeout.is_zero()).then_some(timeout), bulk, ..Options::default() }
     }
 
     /// Says why a command failed, and what to do.

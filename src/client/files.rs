@@ -114,10 +114,27 @@ impl Files {
         path: &[u8],
         after: Vec<u8>,
     ) -> Result<(FileRoot, Vec<FileEntry>, Vec<u8>), Error> {
+        self.page(path, after, PAGE).await
+    }
+
+    /// Whether a directory has no entries.
+    ///
+    /// # Errors
+    /// Those of [`Files::list`].
+    pub async fn is_empty(&self, path: &[u8]) -> Result<bool, Error> {
+        self.page(path, Vec::new(), 1).await.map(|(_, entries, _)| entries.is_empty())
+    }
+
+    async fn page(
+        &self,
+        path: &[u8],
+        after: Vec<u8>,
+        page_size: u32,
+    ) -> Result<(FileRoot, Vec<FileEntry>, Vec<u8>), Error> {
         let request = FilesListRequest {
             target: Some(self.target.clone()),
             path: path.to_vec(),
-            page_size: PAGE,
+            page_size,
             after: after.clone(),
         };
         let mut client = self.client();
