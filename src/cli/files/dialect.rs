@@ -98,9 +98,14 @@ fn find(words: impl Iterator<Item = OsString>, out: &mut Vec<OsString>) {
             Some((name, value)) if text.starts_with("--") => (name, Some(OsString::from(value))),
             _ => (text, None),
         };
-        let Some((canonical, arity)) = expression::word(text).filter(|_| !is_output) else {
-            out.push(word);
-            continue;
+        let known = expression::word(text).filter(|_| !is_output);
+        // Not `-n onsense`.
+        let (canonical, arity) = match known.or_else(|| is_unknown(text).then_some((text, Arity::None))) {
+            Some(known) => known,
+            None => {
+                out.push(word);
+                continue;
+            }
         };
         let mut push = |word: &OsStr| {
             let mut value = OsString::from(format!("--{EXPRESSION}="));
@@ -114,6 +119,16 @@ fn find(words: impl Iterator<Item = OsString>, out: &mut Vec<OsString>) {
             push(&value);
         }
     }
+}
+
+/// Whether it has the form of find's words, and is none of the short options that clap knows: `-vv`, `-ojson`.
+fn is_unknown(word: &str) -> bool {
+    let Some(letters) = word.strip_prefix('-').filter(|rest| rest.len() > 1 && !rest.starts_with('-')) else {
+        return false;
+    };
+    let is_format =
+        letters.strip_prefix('o').is_some_and(|format| is_format(format.trim_start_matches('=').as_ref()));
+    !is_format && !letters.bytes().all(|letter| letter == b'v')
 }
 
 fn is_format(word: &OsStr) -> bool {
@@ -132,7 +147,10 @@ fn tail(words: impl Iterator<Item = OsString>, out: &mut Vec<OsString>) {
         let cluster =
             word.to_str().and_then(|word| word.strip_prefix('-')).filter(|rest| !rest.starts_with('-'));
         let Some(mut rest) = cluster.filter(|rest| !rest.is_empty()) else {
+            // Its value may look like `-20`.
+            let has_value = word == "--lines" || word == "--bytes";
             out.push(word);
+            out.extend(words.next_if(|_| has_value));
             continue;
         };
         let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
@@ -202,6 +220,7 @@ mod tests {
             ("p find -- web:/ -name", "p find -- web:/ -name"),
             ("p -v find web:/ -maxdepth 1", "p -v find web:/ %-maxdepth %1"),
             ("p find web:/ -size", "p find web:/ %-size"),
+            ("p find web:/ -vv -ojson -nonsense", "p find web:/ -vv -ojson %-nonsense"),
         ] {
             assert_eq!(rewritten(typed), read, "{typed}");
         }
@@ -218,6 +237,7 @@ mod tests {
             ("p tail -qn +3 web:/a", "p tail -q --lines=+3 web:/a"),
             ("p tail -v -o json --lines -5 web:/a", "p tail --headers -o json --lines -5 web:/a"),
             ("p tail -Fojson web:/a", "p tail -F -ojson web:/a"),
+            ("p tail --lines -4 -c -4 web:/a", "p tail --lines -4 --bytes=-4 web:/a"),
             ("p tail web:/a -n", "p tail web:/a --lines"),
             ("p -n shop tail -- -n", "p -n shop tail -- -n"),
         ] {

@@ -5,7 +5,7 @@ use std::{
     iter::Peekable,
 };
 
-use super::pattern;
+use super::pattern::Pattern;
 use crate::{
     cli::files::{accounts::Accounts, location::PodPath},
     proto::v1::{FileEntry, FileType},
@@ -105,9 +105,9 @@ enum Expression {
 
 #[derive(Debug)]
 enum Test {
-    Name { pattern: Vec<u8>, fold: bool },
-    Path { pattern: Vec<u8>, fold: bool },
-    Link { pattern: Vec<u8>, fold: bool },
+    Name(Pattern),
+    Path(Pattern),
+    Link(Pattern),
     Type(Vec<FileType>),
     Size { figure: Figure, unit: u64 },
     Empty,
@@ -319,8 +319,7 @@ impl<'a, I: Iterator<Item = &'a OsString>> Parser<'a, I> {
     }
 
     fn test(&mut self, word: &str, value: &OsStr) -> Result<Expression, String> {
-        let pattern = || value.as_encoded_bytes().to_vec();
-        let fold = word.starts_with("-i");
+        let pattern = || Pattern::new(value.as_encoded_bytes(), word.starts_with("-i"));
         let text = value.to_string_lossy();
         let wrong = |what: &str| format!("{word} {text}: {what}");
         let figure = || Figure::parse(&text).ok_or_else(|| wrong("not a number, as 5, +5 or -5"));
@@ -337,9 +336,9 @@ impl<'a, I: Iterator<Item = &'a OsString>> Parser<'a, I> {
                 }
                 return Ok(Expression::Always(true));
             }
-            "-name" | "-iname" => Test::Name { pattern: pattern(), fold },
-            "-path" | "-wholename" | "-ipath" | "-iwholename" => Test::Path { pattern: pattern(), fold },
-            "-lname" | "-ilname" => Test::Link { pattern: pattern(), fold },
+            "-name" | "-iname" => Test::Name(pattern()),
+            "-path" | "-wholename" | "-ipath" | "-iwholename" => Test::Path(pattern()),
+            "-lname" | "-ilname" => Test::Link(pattern()),
             "-type" => {
                 let types: Option<Vec<_>> = text.split(',').map(file_type).collect();
                 Test::Type(
@@ -369,7 +368,7 @@ impl<'a, I: Iterator<Item = &'a OsString>> Parser<'a, I> {
             "-newer" => {
                 self.search.references.push(match PodPath::parse(value.to_owned()) {
                     Ok(path) => Reference::Other(path),
-                    Err(_) => Reference::Same(pattern()),
+                    Err(_) => Reference::Same(value.as_encoded_bytes().to_vec()),
                 });
                 Test::Newer(self.search.references.len() - 1)
             }
@@ -455,13 +454,9 @@ impl Test {
     fn matches(&self, candidate: Candidate<'_>) -> bool {
         let Candidate { entry, accounts, .. } = candidate;
         match self {
-            Self::Name { pattern, fold } => pattern::matches(pattern, candidate.name, *fold),
-            Self::Path { pattern, fold } => {
-                [candidate.path, candidate.printed].iter().any(|path| pattern::matches(pattern, path, *fold))
-            }
-            Self::Link { pattern, fold } => {
-                entry.r#type() == FileType::Symlink && pattern::matches(pattern, &entry.link_target, *fold)
-            }
+            Self::Name(pattern) => pattern.matches(candidate.name),
+            Self::Path(pattern) => pattern.matches(candidate.path) || pattern.matches(candidate.printed),
+            Self::Link(pattern) => entry.r#type() == FileType::Symlink && pattern.matches(&entry.link_target),
             Self::Type(types) => types.contains(&entry.r#type()),
             Self::Size { figure, unit } => figure.matches(entry.size.div_ceil(*unit)),
             Self::Empty => match entry.r#type() {
