@@ -1,17 +1,24 @@
 //! What every command starts from: who is asked, about which namespace, and how it is said.
 
-use std::{io, process::ExitCode};
+use std::{io, path::Path, process::ExitCode};
 
+use k8s_openapi::ByteString;
 use kube::{
     Client, Config,
-    config::{KubeConfigOptions, Kubeconfig, KubeconfigError},
+    config::{AuthInfo, KubeConfigOptions, Kubeconfig, KubeconfigError},
 };
+use secrecy::ExposeSecret;
 
 use super::{args::GlobalArgs, hint::hint, table::Tone, terminal::Terminal, values::Named};
 use crate::{
-    client::{Error, Failure, Fleet, Options, by_reason, reason},
+    client::{
+        self, Credentials, Endpoint, Error, Failure, Fleet, Identity, Options, Trust, by_reason, reason,
+    },
     kube::workloads::{self, WorkloadKind},
 };
+
+/// Where a pod's projected token for agents is looked for.
+const PROJECTED_TOKEN: &str = "/var/run/secrets/podsonde.dev/token";
 
 /// How a command ended. The figures are documented in the help.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,31 +97,37 @@ pub(super) struct Scope {
 impl Context {
     /// The agent that was named, or those of the cluster that the kubeconfig leads to.
     pub(super) async fn scope(&self) -> Result<Scope, Error> {
-        self.scope_for(false).await
-    }
-
-    /// The same. `bulk`: much is going to be read from an agent.
-    pub(super) async fn scope_for(&self, bulk: bool) -> Result<Scope, Error> {
         if let Some(endpoint) = &self.global.agent {
             let namespace = self.global.namespace.clone().unwrap_or_else(|| "default".to_owned());
-            let fleet = Fleet::direct(endpoint.clone(), self.options(bulk));
+            let options =
+                Options { credentials: self.credentials(None)?, ..self.options_for(endpoint).await? };
+            let fleet = Fleet::direct(endpoint.clone(), options);
             return Ok(Scope { fleet, namespace, kube: None });
         }
-        let (client, default_namespace) = self.kube().await?;
+        let config = config(&self.global).await?;
+        let (credentials, identity) = (self.credentials(Some(&config))?, identity(&config.auth_info).await?);
+        let options = Options { credentials, identity, ..self.options() };
+        let (client, default_namespace) = connect(config)?;
         let namespace = self.global.namespace.clone().unwrap_or(default_namespace);
-        let fleet = Fleet::cluster(client.clone(), Some(&self.global.agent_namespace), self.options(bulk));
+        let fleet = Fleet::cluster(client.clone(), Some(&self.global.agent_namespace), options);
         Ok(Scope { fleet, namespace, kube: Some(client) })
     }
 
     /// The API server's client and the namespace that its configuration prefers.
     pub(super) async fn kube(&self) -> Result<(Client, String), Error> {
-        let config = config(&self.global).await?;
-        tracing::debug!(url = %config.cluster_url, "API server");
-        let namespace = config.default_namespace.clone();
-        let client = Client::try_from(config).map_err(|error| {
-            Error::new(reason::KUBECONFIG_INVALID, format!("cannot use the kubeconfig: {error}"))
-        })?;
-        Ok((client, namespace))
+        connect(config(&self.global).await?)
+    }
+
+    /// What is shown to agents: the token of the file that was named, of the volume that pods have one for agents in, or of the
+    /// kubeconfig. The last is good at the API server, too, and so is not for whoever answers at an endpoint that was typed in.
+    fn credentials(&self, config: Option<&Config>) -> Result<Credentials, Error> {
+        let projected = Path::new(PROJECTED_TOKEN);
+        match (&self.global.token_file, config) {
+            (Some(file), _) => Ok(Credentials::token_file(file)),
+            (None, _) if projected.exists() => Ok(Credentials::token_file(projected)),
+            (None, Some(config)) => Credentials::of(config),
+            (None, None) => Ok(Credentials::default()),
+        }
     }
 
     /// The name of the pod that is meant: of a workload's, the first. `quiet`: does not say which.
@@ -172,9 +185,38 @@ impl Context {
         ))
     }
 
-    fn options(&self, bulk: bool) -> Options {
+    fn options(&self) -> Options {
         let timeout = self.global.request_timeout;
-        Options { request_timeout: (!timeout.is_zero()).then_some(timeout), bulk, ..Options::default() }
+        Options {
+            request_timeout: (!timeout.is_zero()).then_some(timeout),
+            direct: self.global.direct,
+            insecure: self.global.insecure_agent,
+            ..Options::default()
+        }
+    }
+
+    /// How to talk to the one agent at `endpoint`. It need not belong to a cluster; where a kubeconfig says that there is one, its
+    /// client certificate is shown, and the agent's Lease is looked for.
+    async fn options_for(&self, endpoint: &Endpoint) -> Result<Options, Error> {
+        let mut options = self.options();
+        let Endpoint::Https(uri) = endpoint else { return Ok(options) };
+        options.trust = match (&self.global.agent_ca, self.global.agent_fingerprint) {
+            (Some(file), _) => Some(Trust::authorities(file)?),
+            (None, Some(fingerprint)) => Some(Trust::Fingerprint(fingerprint)),
+            (None, None) => None,
+        };
+        let Ok(config) = config(&self.global).await else { return Ok(options) };
+        options.identity = identity(&config.auth_info).await?;
+        if options.trust.is_none() {
+            let address = uri.authority().map(|authority| authority.as_str()).unwrap_or_default();
+            let (client, _) = connect(config)?;
+            let found = client::published_trust(&client, &self.global.agent_namespace, address, &options);
+            options.trust = found.await.unwrap_or_else(|error| {
+                tracing::info!(%error, "the agent's Lease is not looked at");
+                None
+            });
+        }
+        Ok(options)
     }
 
     /// Says why a command failed, and what to do.
@@ -233,6 +275,40 @@ impl Context {
             self.terminal.hint(&hint);
         }
         tracing::debug!(reason = %error.reason, code = ?error.code, facts = ?error.metadata, "error");
+    }
+}
+
+/// The API server's client and the namespace that its configuration prefers.
+fn connect(config: Config) -> Result<(Client, String), Error> {
+    tracing::debug!(url = %config.cluster_url, "API server");
+    let namespace = config.default_namespace.clone();
+    let client = Client::try_from(config).map_err(|error| {
+        Error::new(reason::KUBECONFIG_INVALID, format!("cannot use the kubeconfig: {error}"))
+    })?;
+    Ok((client, namespace))
+}
+
+/// The client certificate in a kubeconfig, if there is one.
+async fn identity(auth: &AuthInfo) -> Result<Option<Identity>, Error> {
+    let invalid = |what: &str, why: &dyn std::fmt::Display| {
+        let message = format!("cannot use the kubeconfig's client {what}: {why}");
+        Error::new(reason::KUBECONFIG_INVALID, message)
+    };
+    let read = async |what: &str, data: Option<&str>, file: Option<&String>| match (data, file) {
+        // A JSON string of base64 is what Kubernetes' types for bytes are read from.
+        (Some(data), _) => serde_json::from_value(data.into())
+            .map(|ByteString(bytes)| Some(bytes))
+            .map_err(|error| invalid(what, &error)),
+        (None, Some(file)) => tokio::fs::read(file).await.map(Some).map_err(|error| invalid(what, &error)),
+        (None, None) => Ok(None),
+    };
+    let key_data = auth.client_key_data.as_ref().map(ExposeSecret::expose_secret);
+    let certificate = auth.client_certificate_data.as_deref();
+    let certificate = read("certificate", certificate, auth.client_certificate.as_ref()).await?;
+    let key = read("key", key_data, auth.client_key.as_ref()).await?;
+    match (certificate, key) {
+        (Some(certificate), Some(key)) => Identity::from_pem(&certificate, &key).map(Some),
+        _ => Ok(None),
     }
 }
 

@@ -10,7 +10,8 @@ use futures::Stream;
 use tonic::Streaming;
 
 use super::{
-    agent::{Agent, Authenticated},
+    agent::Agent,
+    credentials::Authenticated,
     error::{Error, reason},
 };
 use crate::proto::v1::{

@@ -15,14 +15,18 @@
 
 mod agent;
 mod connect;
+mod credentials;
 mod endpoint;
 mod error;
 pub mod files;
 mod fleet;
+mod tls;
 
 pub use agent::Agent;
-pub use connect::{Credentials, Options, connect};
+pub use connect::{Options, connect, published_trust};
+pub use credentials::Credentials;
 pub use endpoint::Endpoint;
 pub use error::{Error, reason};
 pub use files::Files;
 pub use fleet::{Failure, Fleet, Gathered, Place, by_reason};
+pub use tls::{Fingerprint, Identity, Trust};

@@ -44,7 +44,10 @@ pub(super) struct Pod {
 impl<'a> Pods<'a> {
     /// `bulk`: much is going to be read.
     pub(super) async fn new(context: &'a Context, whose: &'a WhoseArgs, bulk: bool) -> Result<Self, Failed> {
-        let scope = context.scope_for(bulk).await?;
+        let mut scope = context.scope().await?;
+        if bulk {
+            scope.fleet = scope.fleet.bulk();
+        }
         Ok(Self {
             context,
             scope,
