@@ -25,10 +25,14 @@ use super::{
     audit::{self, Audit},
     config::{BrokerLoss, Config, Limits, Listen},
     expiry,
+    files::Files,
     listen::{Server, Socket},
     metrics::{Metrics, Snapshot},
     probes,
-    rpc::{debug::DebugService, gate::Gate, namespaces::NamespacesService, node::NodeService},
+    rpc::{
+        debug::DebugService, files::FilesService, gate::Gate, namespaces::NamespacesService,
+        node::NodeService,
+    },
     sessions::Sessions,
     tls::{Source, Tls},
     verify::Verifier,
@@ -37,7 +41,8 @@ use crate::{
     domain::{name, pod::ContainerState},
     kube::{agents::AGENT_NAMESPACE, events::Events, pods::Pods},
     proto::v1::{
-        self, debug_server::DebugServer, namespaces_server::NamespacesServer, node_server::NodeServer,
+        self, debug_server::DebugServer, files_server::FilesServer, namespaces_server::NamespacesServer,
+        node_server::NodeServer,
     },
     sys::{
         broker::{Broker, Entry},
@@ -45,6 +50,9 @@ use crate::{
         preflight::{self, Feature},
     },
 };
+
+/// Beyond what other requests may take: a part of a file that is written has 1 MiB, and some.
+const MAX_WRITE: usize = (1 << 20) + 64 * 1024;
 
 /// What an agent is made from.
 #[derive(Debug, Clone)]
@@ -228,6 +236,14 @@ impl Agent {
             limits: limits.clone(),
             node: node.clone(),
         };
+        let files = Files::new(Arc::clone(&pods), Arc::clone(&containers), limits.files.clone());
+        let files = Arc::new(files);
+        let read = FilesService {
+            gate: Arc::clone(&gate),
+            files: Arc::clone(&files),
+            node: node.clone(),
+            drain: drain.clone(),
+        };
         let namespaces = NamespacesService {
             gate: Arc::clone(&gate),
             pods: Arc::clone(&pods),
@@ -253,6 +269,7 @@ impl Agent {
         let routes = Routes::new(health_service)
             .add_service(reflection)
             .add_service(DebugServer::new(debug).max_decoding_message_size(largest))
+            .add_service(FilesServer::new(read).max_decoding_message_size(largest.max(MAX_WRITE)))
             .add_service(NamespacesServer::new(namespaces).max_decoding_message_size(largest))
             .add_service(NodeServer::new(describe).max_decoding_message_size(largest));
 
@@ -304,6 +321,7 @@ impl Agent {
             sessions: Arc::clone(&sessions),
             metrics,
             entry: Arc::clone(&entry),
+            files,
             drain: drain.clone(),
         });
         let mut metrics_address = None;
@@ -415,7 +433,8 @@ async fn tell_health(
 }
 
 /// The services that health is told of; the empty name is all of them.
-const HEALTH: [&str; 4] = ["", "podsonde.v1.Debug", "podsonde.v1.Namespaces", "podsonde.v1.Node"];
+const HEALTH: [&str; 5] =
+    ["", "podsonde.v1.Debug", "podsonde.v1.Files", "podsonde.v1.Namespaces", "podsonde.v1.Node"];
 
 async fn set_health(health: &HealthReporter, status: ServingStatus) {
     for service in HEALTH {
@@ -430,6 +449,7 @@ struct Status {
     sessions: Arc<Sessions>,
     metrics: Arc<Metrics>,
     entry: Arc<Entry>,
+    files: Arc<Files>,
     drain: CancellationToken,
 }
 
@@ -455,6 +475,7 @@ impl probes::Status for Status {
         let verdicts = self.verifier.counts();
         let (pods, watch_errors) = (self.pods.all().len(), self.pods.watch_errors());
         let can_enter = self.entry.is_available();
-        self.metrics.render(Snapshot { pods, sessions, watch_errors, verdicts, can_enter })
+        let file_threads = self.files.thread_counts();
+        self.metrics.render(Snapshot { pods, sessions, watch_errors, verdicts, can_enter, file_threads })
     }
 }

@@ -158,6 +158,10 @@ pub struct Limits {
     #[arg(long, default_value_t = 32, value_name = "N")]
     pub max_requests_per_user: usize,
 
+    /// How much of files
+    #[command(flatten)]
+    pub files: FileLimits,
+
     /// How long to let running requests end after SIGTERM
     #[arg(long, default_value = "10s", value_parser = duration, value_name = "DURATION")]
     pub drain_timeout: Duration,
@@ -289,7 +293,54 @@ impl Default for Limits {
             max_requests: 256,
             max_requests_per_user: 32,
             drain_timeout: Duration::from_secs(10),
+            files: FileLimits::default(),
             transport: TransportLimits::default(),
+        }
+    }
+}
+
+/// How much of files.
+#[derive(Debug, Clone, Args, PartialEq, Eq)]
+pub struct FileLimits {
+    /// Threads for file work; one user may have half of them, one container a quarter
+    #[arg(long, default_value_t = 16, value_name = "N")]
+    pub file_threads: usize,
+
+    /// How long a thread for file work is waited for; one that takes longer counts as stuck
+    #[arg(long, default_value = "10s", value_parser = duration, value_name = "DURATION")]
+    pub file_timeout: Duration,
+
+    /// Bytes that one request may read
+    #[arg(long, default_value_t = 64 << 30, value_name = "BYTES")]
+    pub max_read_bytes: u64,
+
+    /// Entries that one walk may list
+    #[arg(long, default_value_t = 1_000_000, value_name = "N")]
+    pub max_walk_entries: u64,
+
+    /// Directories that a walk may go down; each takes a descriptor
+    #[arg(long, default_value_t = 128, value_name = "N")]
+    pub max_walk_depth: u32,
+
+    /// Let files be written
+    #[arg(long)]
+    pub allow_file_writes: bool,
+
+    /// Bytes that one request may write
+    #[arg(long, default_value_t = 1 << 30, value_name = "BYTES")]
+    pub max_write_bytes: u64,
+}
+
+impl Default for FileLimits {
+    fn default() -> Self {
+        Self {
+            file_threads: 16,
+            file_timeout: Duration::from_secs(10),
+            max_read_bytes: 64 << 30,
+            max_walk_entries: 1_000_000,
+            max_walk_depth: 128,
+            allow_file_writes: false,
+            max_write_bytes: 1 << 30,
         }
     }
 }
@@ -360,6 +411,7 @@ mod tests {
             (config.limits.max_sessions, config.limits.max_requests, config.limits.max_requests_per_user),
             (defaults.max_sessions, defaults.max_requests, defaults.max_requests_per_user)
         );
+        assert_eq!(config.limits.files, FileLimits::default());
         assert_eq!(config.access.options(), access::Options::default());
         assert_eq!(config.access.audit_log, Sink::Stdout);
         assert_eq!(config.limits.transport, defaults.transport);
@@ -394,5 +446,28 @@ mod tests {
         }
         assert!(review_cache("10s").is_ok() && review_cache("0s").is_ok() && review_cache("11s").is_err());
         assert!(interval("1s").is_ok() && interval("999ms").is_err());
+    }
+
+    /// The flags that limit something, as a table. They are what is flattened from [`Limits`].
+    fn table() -> String {
+        let limits = Limits::command();
+        let rows =
+            limits.get_arguments().filter(|flag| !matches!(flag.get_id().as_str(), "help" | "version"));
+        let row = |flag: &clap::Arg| {
+            let help = flag.get_help().unwrap().to_string();
+            let default = flag.get_default_values().iter().map(|value| value.to_str().unwrap());
+            let default = default.collect::<Vec<_>>().join(",");
+            format!("| `--{}` | `{default}` | {help} |\n", flag.get_long().unwrap())
+        };
+        format!("| flag | default | what |\n|---|---|---|\n{}", rows.map(row).collect::<String>())
+    }
+
+    #[test]
+    fn the_limits_are_documented() {
+        let readme =
+            std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/README.md")).unwrap();
+        let (_, rest) = readme.split_once("<!-- limits:").unwrap();
+        let documented = rest.split_once("-->\n").unwrap().1.split_once("<!-- end of limits -->").unwrap().0;
+        assert!(documented == table(), "the table of limits in deploy/README.md is to be:\n{}", table());
     }
 }

@@ -28,6 +28,7 @@ pub struct Metrics {
     sessions: Family<StateLabels, Gauge>,
     pods: Gauge,
     can_enter: Gauge,
+    file_threads: Family<StateLabels, Gauge>,
     resident: Gauge,
     cpu: Counter<f64, AtomicU64>,
     fds: Gauge,
@@ -67,6 +68,8 @@ pub struct Snapshot {
     pub verdicts: [(Outcome, u64); 3],
     /// Whether namespaces can be entered.
     pub can_enter: bool,
+    /// Threads at work on files, and how many of these are stuck.
+    pub file_threads: (usize, usize),
 }
 
 impl Metrics {
@@ -84,6 +87,7 @@ impl Metrics {
             sessions: Family::default(),
             pods: Gauge::default(),
             can_enter: Gauge::default(),
+            file_threads: Family::default(),
             resident: Gauge::default(),
             cpu: Counter::default(),
             fds: Gauge::default(),
@@ -136,6 +140,11 @@ impl Metrics {
             "Whether namespaces can be entered: 0 once the broker has ended",
             self.can_enter.clone(),
         );
+        r.register(
+            "file_threads",
+            "Threads at work on files; those that are stuck in a file system were given up, but are not free",
+            self.file_threads.clone(),
+        );
     }
 
     /// A request has ended.
@@ -163,6 +172,10 @@ impl Metrics {
         let gauge = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         self.pods.set(gauge(snapshot.pods));
         self.can_enter.set(i64::from(snapshot.can_enter));
+        let (busy, stuck) = snapshot.file_threads;
+        for (state, count) in [("busy", busy.saturating_sub(stuck)), ("stuck", stuck)] {
+            self.file_threads.get_or_create(&StateLabels { state }).set(gauge(count));
+        }
         for (state, count) in ["waiting", "running", "ended"].into_iter().zip(snapshot.sessions) {
             self.sessions.get_or_create(&StateLabels { state }).set(gauge(count));
         }

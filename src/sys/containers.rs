@@ -2,8 +2,11 @@
 
 use std::{
     collections::HashMap,
+    os::fd::OwnedFd,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
+
+use rustix::io::Errno;
 
 use super::{SysError, process::ContainerProcess, procfs::Proc};
 use crate::domain::{
@@ -18,6 +21,8 @@ use crate::domain::{
 pub struct Containers {
     proc: Proc,
     host: Host,
+    /// The host's root, if it may be looked at.
+    host_root: Result<OwnedFd, SysError>,
     /// Processes that were found before, by container id. Their pidfds tell when they are no good any more.
     known: Mutex<HashMap<String, Arc<ContainerProcess>>>,
 }
@@ -98,7 +103,18 @@ impl Containers {
         }
         let unified = cgroup::is_unified(dir.read("cgroup", &mut buffer)?);
         let host = Host { namespaces: dir.namespaces(), unified };
-        Ok(Self { proc, host, known: Mutex::default() })
+        Ok(Self { proc, host, host_root: dir.open_path("root"), known: Mutex::default() })
+    }
+
+    /// The host's root directory, O_PATH.
+    ///
+    /// # Errors
+    /// If it may not be looked at.
+    pub fn host_root(&self) -> Result<OwnedFd, SysError> {
+        let root = self.host_root.as_ref().map_err(Clone::clone)?;
+        root.try_clone().map_err(|error| {
+            SysError::new("dup", "the host's root", Errno::from_io_error(&error).unwrap_or(Errno::MFILE))
+        })
     }
 
     /// The open `/proc`.

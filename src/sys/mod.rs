@@ -9,6 +9,8 @@
 //! - [`evidence`]: what is seen from inside;
 //! - [`broker`]: the process that may enter namespaces, so that the agent's own need not;
 //! - [`confine`]: giving up privileges for good;
+//! - [`rooted`]: the files below a root directory that somebody else controls;
+//! - [`identity`]: reading them as somebody else;
 //! - [`stop`]: ending a container's processes;
 //! - [`preflight`]: whether the node lets us do all that.
 
@@ -19,9 +21,11 @@ pub mod enter;
 mod error;
 pub mod evidence;
 mod ffi;
+pub mod identity;
 pub mod preflight;
 pub mod process;
 pub mod procfs;
+pub mod rooted;
 mod seccomp;
 pub mod stop;
 

@@ -47,13 +47,16 @@ async fn the_agent_has_what_the_table_says_and_no_more() {
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("children");
     let broker: u32 = children.trim().parse().expect("one child");
     for (process, pid) in [("gRPC", pid), ("broker", broker)] {
-        let kept = table.iter().filter(|(_, by)| by == process || by == "both");
-        let kept: Vec<&str> = kept.filter_map(|(cell, _)| cell.strip_prefix("capability ")).collect();
-        println!("{process}: {kept:?}");
+        let of = |wanted: &[&str]| {
+            let rows = table.iter().filter(|(_, by)| wanted.contains(&by.as_str()));
+            rows.filter_map(|(cell, _)| cell.strip_prefix("capability ")).collect::<Vec<_>>()
+        };
+        let at_hand = format!("{process}, at hand");
+        let (kept, permitted) = (of(&[process, "both"]), of(&[process, "both", &at_hand]));
+        println!("{process}: {kept:?} of {permitted:?}");
         assert!(!kept.is_empty());
-        let mask = mask(&kept);
         let sets = ["CapEff", "CapPrm", "CapBnd"].map(|set| node::status_of(pid, set));
-        assert_eq!(sets, [mask.clone(), mask.clone(), mask], "{process}");
+        assert_eq!(sets, [mask(&kept), mask(&permitted), mask(&permitted)], "{process}");
         let of = |field: &str| node::status_of(pid, field);
         assert_eq!([of("CapInh"), of("CapAmb")], ["0000000000000000"; 2], "{process}");
         // The container's own filter, and the process'.
@@ -120,7 +123,7 @@ async fn the_agent_has_what_the_table_says_and_no_more() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn probes_and_metrics_are_served_on_the_pod_network_and_grpc_is_not() {
+async fn probes_and_metrics_are_served_to_everybody_and_grpc_to_who_says_who_they_are() {
     let Some(fixture) = Fixture::start().await else { return };
     let web = fixture.pod("web", nginx()).await;
     let agent = fixture.agent().await;
@@ -160,12 +163,18 @@ async fn probes_and_metrics_are_served_on_the_pod_network_and_grpc_is_not() {
     assert!(value("process_resident_memory_bytes") > 0.0);
     assert!(metrics.ends_with("# EOF\n"), "OpenMetrics");
 
-    // The API is the port-forward's alone: its port is on the pod's loopback.
+    // The API is there with TLS alone, and for whom the API server knows.
     let ports = template()["spec"]["containers"][0]["ports"].as_array().expect("ports");
     let grpc =
         ports.iter().find(|port| port["name"] == "grpc").and_then(|port| port["containerPort"].as_u64());
-    let refused =
-        http(ip, u16::try_from(grpc.expect("a port")).unwrap(), "/").await.expect_err("not served there");
-    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+    let port = u16::try_from(grpc.expect("a port")).unwrap();
+    let in_the_clear = http(ip, port, "/").await;
+    assert!(!matches!(in_the_clear, Ok((1.., _))), "{in_the_clear:?}");
+    fixture.podsonde(&["verify", "web", "--direct"]).await.expect(0);
+    let nothing = fixture.node.dir.join("nothing");
+    fs::write(&nothing, "nothing").expect("write");
+    let nothing = nothing.to_str().expect("UTF-8");
+    let refused = fixture.podsonde(&["verify", "web", "--direct", "--token-file", nothing]).await.expect(1);
+    assert!(refused.stderr.contains("the API server does not know this token"), "{}", refused.stderr);
     fixture.end().await;
 }

@@ -22,6 +22,18 @@ pub enum Method {
     NamespacesVerifyNode,
     /// `Node/Get`
     NodeGet,
+    /// `Files/Stat`
+    FilesStat,
+    /// `Files/List`
+    FilesList,
+    /// `Files/Read`
+    FilesRead,
+    /// `Files/Walk`
+    FilesWalk,
+    /// `Files/Checksum`
+    FilesChecksum,
+    /// `Files/Write`
+    FilesWrite,
 }
 
 /// Something that RBAC must allow.
@@ -31,6 +43,10 @@ pub enum Right {
     SeePods,
     /// `patch pods/ephemeralcontainers`.
     DebugPod,
+    /// `create pods/exec`: what already reads the files of a container.
+    ExecInPod,
+    /// `update files` of the group `podsonde.dev`, for the pod's name.
+    WriteFiles,
     /// `get nodes`: what a node's status shows.
     SeeNode,
     /// `create nodes/proxy`: what already is power over the node.
@@ -42,8 +58,12 @@ pub enum Right {
 pub struct Permission {
     /// All of these, on what the request names.
     pub rights: &'static [Right],
+    /// And these, if it is to be done as root.
+    pub as_root: &'static [Right],
     /// And these, if the pod is as powerful as its node.
     pub on_powerful_pods: &'static [Right],
+    /// And these, if the pod has a directory of the node in it.
+    pub on_host_paths: &'static [Right],
     /// Whether it changes something. If so, nothing that was answered before counts.
     pub mutates: bool,
 }
@@ -58,6 +78,12 @@ impl Method {
         Self::NamespacesVerify,
         Self::NamespacesVerifyNode,
         Self::NodeGet,
+        Self::FilesStat,
+        Self::FilesList,
+        Self::FilesRead,
+        Self::FilesWalk,
+        Self::FilesChecksum,
+        Self::FilesWrite,
     ];
 
     /// Its name in metrics, logs and the audit log.
@@ -70,26 +96,51 @@ impl Method {
             Self::NamespacesVerify => "Namespaces/Verify",
             Self::NamespacesVerifyNode => "Namespaces/VerifyNode",
             Self::NodeGet => "Node/Get",
+            Self::FilesStat => "Files/Stat",
+            Self::FilesList => "Files/List",
+            Self::FilesRead => "Files/Read",
+            Self::FilesWalk => "Files/Walk",
+            Self::FilesChecksum => "Files/Checksum",
+            Self::FilesWrite => "Files/Write",
         }
     }
 
     /// What it asks of its caller. There is no default: a new method does not compile without.
     pub const fn permission(self) -> Permission {
         const fn read(rights: &'static [Right]) -> Permission {
-            Permission { rights, on_powerful_pods: &[], mutates: false }
+            Permission { rights, as_root: &[], on_powerful_pods: &[], on_host_paths: &[], mutates: false }
         }
         match self {
             // The debug container is made by the agent's service account, so what the caller's own would have been refused by
             // admission may pass. On pods that are as good as root on the node that is too much.
             Self::DebugCreate | Self::DebugEnd => Permission {
                 rights: &[Right::SeePods, Right::DebugPod],
+                as_root: &[],
                 on_powerful_pods: &[Right::RuleNode],
+                on_host_paths: &[],
                 mutates: true,
             },
             Self::DebugGet | Self::DebugList | Self::NamespacesVerify | Self::NamespacesVerifyNode => {
                 read(&[Right::SeePods])
             }
             Self::NodeGet => read(&[Right::SeeNode]),
+            // What `kubectl exec` reads with an image that has the tools. As root, what a debug container would.
+            Self::FilesStat | Self::FilesList | Self::FilesRead | Self::FilesWalk | Self::FilesChecksum => {
+                Permission {
+                    rights: &[Right::SeePods, Right::ExecInPod],
+                    as_root: &[Right::DebugPod],
+                    on_powerful_pods: &[Right::RuleNode],
+                    on_host_paths: &[Right::RuleNode],
+                    mutates: false,
+                }
+            }
+            Self::FilesWrite => Permission {
+                rights: &[Right::SeePods, Right::ExecInPod, Right::WriteFiles],
+                as_root: &[Right::DebugPod],
+                on_powerful_pods: &[Right::RuleNode],
+                on_host_paths: &[Right::RuleNode],
+                mutates: true,
+            },
         }
     }
 }
@@ -139,6 +190,10 @@ impl Right {
         match self {
             Self::SeePods => Attributes { verb: if name.is_empty() { "list" } else { "get" }, ..pods },
             Self::DebugPod => Attributes { verb: "patch", subresource: "ephemeralcontainers", ..pods },
+            Self::ExecInPod => Attributes { verb: "create", subresource: "exec", ..pods },
+            Self::WriteFiles => {
+                Attributes { verb: "update", group: "podsonde.dev", resource: "files", ..pods }
+            }
             Self::SeeNode => Attributes { verb: "get", ..nodes },
             Self::RuleNode => Attributes { verb: "create", subresource: "proxy", ..nodes },
         }
@@ -176,6 +231,29 @@ mod tests {
             assert_eq!(asks(method, &all), ["list pods in all namespaces"]);
         }
         assert_eq!(asks(Method::NodeGet, &Object::Node), ["get nodes n"]);
+        let exec = "create pods/exec web in namespace a";
+        let files = [
+            Method::FilesStat,
+            Method::FilesList,
+            Method::FilesRead,
+            Method::FilesWalk,
+            Method::FilesChecksum,
+        ];
+        for method in files {
+            assert_eq!(asks(method, &pod), [get, exec]);
+        }
+        assert_eq!(
+            asks(Method::FilesWrite, &pod),
+            [get, exec, "update files.podsonde.dev web in namespace a"]
+        );
+        for method in Method::ALL.iter().filter(|method| method.as_str().starts_with("Files/")) {
+            let permission = method.permission();
+            assert_eq!(permission.as_root, [Right::DebugPod]);
+            assert_eq!(
+                (permission.on_powerful_pods, permission.on_host_paths),
+                (&[Right::RuleNode][..], &[Right::RuleNode][..])
+            );
+        }
         assert_eq!(Right::RuleNode.attributes(&pod, "n").to_string(), "create nodes/proxy n");
     }
 }

@@ -323,7 +323,7 @@ fn reference(pod: &Pod, reference: &Reference, node: &str) -> v1::Reference {
     v1::Reference { kind: kind.into(), container }
 }
 
-fn identity(
+pub(super) fn identity(
     pod: &Pod,
     container: &str,
     process: Option<&ContainerProcess>,

@@ -34,9 +34,6 @@ use crate::{
 /// A stream of answers.
 pub type Answers<A> = Pin<Box<dyn Stream<Item = Result<A, Status>> + Send>>;
 
-/// Messages of a stream that wait for a slow client, at most.
-const QUEUE: usize = 16;
-
 /// The way into every service.
 #[derive(Debug)]
 pub struct Gate {
@@ -77,7 +74,14 @@ impl Method {
             Self::DebugCreate => 660,
             Self::DebugEnd => 330,
             Self::NamespacesVerifyNode => 120,
-            Self::DebugGet | Self::DebugList | Self::NamespacesVerify | Self::NodeGet => 30,
+            Self::DebugGet
+            | Self::DebugList
+            | Self::NamespacesVerify
+            | Self::NodeGet
+            | Self::FilesStat
+            | Self::FilesList => 30,
+            // As long as a slow client takes for a large file, or follows one.
+            Self::FilesRead | Self::FilesWalk | Self::FilesChecksum | Self::FilesWrite => 24 * 3600,
         })
     }
 }
@@ -146,7 +150,7 @@ impl Gate {
                 return Err(status.unwrap_or_else(lost));
             }
         };
-        let (answers, queue) = mpsc::channel(QUEUE);
+        let (answers, queue) = mpsc::channel(Q::QUEUE);
         let (end, ended) = tokio::sync::oneshot::channel();
         let deadline = call.deadline.into();
         let work = act(call, answers);
@@ -203,11 +207,11 @@ impl Gate {
         record.object(&object);
 
         // By the name alone first: who may not see the pod does not learn whether it exists.
-        let mut rights = self.access.rights(Q::METHOD, &object);
+        let mut rights = self.access.rights(Q::METHOD, message.as_root(), &object);
         let verdict = self.access.authorize(&caller, &rights, permission.mutates).await;
         record.decision(&verdict);
         verdict.result?;
-        if !permission.on_powerful_pods.is_empty()
+        if !(permission.on_powerful_pods.is_empty() && permission.on_host_paths.is_empty())
             && let Some(pod) = self.pod(&object).await?
         {
             record.pod_uid(&pod.uid);

@@ -7,6 +7,7 @@
 
 pub mod convert;
 pub mod debug;
+pub mod files;
 pub mod gate;
 pub mod namespaces;
 pub mod node;
