@@ -20,6 +20,9 @@ use crate::{
     proto::v1::{FileRoot, FileTarget, PodRef, RootView},
 };
 
+/// Most errors that a report has.
+const MOST_ERRORS: usize = 1000;
+
 /// The pods that operands name.
 pub(super) struct Pods<'a> {
     pub(super) context: &'a Context,
@@ -139,11 +142,7 @@ impl<'a> Troubles<'a> {
     pub(super) fn note(&mut self, subject: &str, failed: Failed, exit: Exit) -> Result<(), Failed> {
         let Failed::Asking(error) = failed else { return Err(failed) };
         let error = Error { message: format!("{subject}: {}", error.message), ..*error };
-        self.errors.push(ErrorReport {
-            subject: subject.to_owned(),
-            reason: error.reason.to_string(),
-            message: error.message.clone(),
-        });
+        self.keep(subject, &error.reason, &error.message);
         self.context.report(&Failed::from(error));
         self.worsen(exit);
         Ok(())
@@ -153,8 +152,18 @@ impl<'a> Troubles<'a> {
     pub(super) fn say(&mut self, subject: &str, reason: &str, message: &str, exit: Exit) {
         let message = format!("{subject}: {message}");
         self.context.terminal.error(&message);
-        self.errors.push(ErrorReport { subject: subject.to_owned(), reason: reason.to_owned(), message });
+        self.keep(subject, reason, &message);
         self.worsen(exit);
+    }
+
+    fn keep(&mut self, subject: &str, reason: &str, message: &str) {
+        if self.errors.len() < MOST_ERRORS {
+            self.errors.push(ErrorReport {
+                subject: subject.to_owned(),
+                reason: reason.to_owned(),
+                message: message.to_owned(),
+            });
+        }
     }
 
     fn worsen(&mut self, exit: Exit) {

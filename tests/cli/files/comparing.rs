@@ -48,24 +48,18 @@ fn differences_are_diff_s() {
     };
     for flags in ["", "-q", "-s", "-U1", "-qs", "-U 0"] {
         let flags: Vec<&str> = flags.split_whitespace().collect();
-        let mut expected =
-            theirs(&[&["-ru", "--no-dereference"], flags.as_slice()].concat(), "root/app", "other/app");
+        let format = if flags.iter().any(|flag| flag.starts_with("-U")) { "-r" } else { "-ru" };
+        let (code, text) =
+            theirs(&[&[format, "--no-dereference"], flags.as_slice()].concat(), "root/app", "other/app");
         // diff repeats the options that it was given.
-        let lines = expected.1.lines().map(|line| match line.strip_prefix("diff -ru ") {
-            Some(rest) => format!(
-                "diff -ru {}\n",
-                rest.split(' ')
-                    .rev()
-                    .take(2)
-                    .collect::<Vec<_>>()
-                    .into_iter()
-                    .rev()
-                    .collect::<Vec<_>>()
-                    .join(" ")
-            ),
+        let line = |line: &str| match line.strip_prefix("diff -") {
+            Some(command) => {
+                let words: Vec<&str> = command.split(' ').collect();
+                format!("diff -ru {}\n", words[words.len() - 2..].join(" "))
+            }
             None => format!("{line}\n"),
-        });
-        expected.1 = lines.collect();
+        };
+        let expected = (code, text.lines().map(line).collect::<String>());
         assert_eq!(ours(&flags, "web:/app", "web-1:/app"), expected, "{flags:?}");
     }
     for path in ["app/text.conf", "app/same.conf", "app/binary", "app/no-newline", "app/sub/grown"] {

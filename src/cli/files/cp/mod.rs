@@ -37,6 +37,8 @@ use crate::{
 
 /// Most skipped entries that are named one by one.
 const MOST_NAMED: usize = 20;
+/// Most that a report has.
+const MOST_REPORTED: usize = 1000;
 
 pub(super) async fn run(context: &Context, args: &CpArgs) -> Result<Exit, Failed> {
     match (&args.source, &args.destination) {
@@ -202,7 +204,10 @@ impl<'a> Copy<'a> {
                 if self.report.skipped.len() < MOST_NAMED {
                     self.note(&format!("skipped {}: {why}", shown(&path)));
                 }
-                self.report.skipped.push(SkippedReport { path: PathReport::new(&path), why });
+                if self.report.skipped.len() < MOST_REPORTED {
+                    self.report.skipped.push(SkippedReport { path: PathReport::new(&path), why });
+                }
+                self.report.skipped_count += 1;
             }
             Happened::Failed(path, stopped) => {
                 let subject = shown(&path);
@@ -288,15 +293,15 @@ impl<'a> Copy<'a> {
     }
 
     fn summarise(&mut self, started: Instant) -> std::io::Result<()> {
-        let CopyReport { files, directories, links, bytes, skipped, .. } = &self.report;
+        let CopyReport { files, directories, links, bytes, skipped_count: skipped, .. } = &self.report;
         if self.args.output != Format::Text && !self.args.to_stdout() {
             self.report.errors = std::mem::take(&mut self.troubles.errors);
             return open::print(self.context, self.args.output, &self.report);
         }
         if !self.context.terminal.live || self.args.to_stdout() {
             // cp says nothing when all went well.
-            if skipped.len() > MOST_NAMED {
-                self.note(&format!("skipped {} in all", skipped.len()));
+            if *skipped > MOST_NAMED as u64 {
+                self.note(&format!("skipped {skipped} in all"));
             }
             return Ok(());
         }
@@ -311,7 +316,7 @@ impl<'a> Copy<'a> {
             parts.push(plural(links, "link", "links"));
         }
         let verified = if self.report.verified { ", verified" } else { "" };
-        let skipped = if skipped.is_empty() { String::new() } else { format!(", {} skipped", skipped.len()) };
+        let skipped = if *skipped == 0 { String::new() } else { format!(", {skipped} skipped") };
         self.note(&format!("{}, {} in {seconds:.1} s{verified}{skipped}", parts.join(", "), binary(*bytes)));
         Ok(())
     }

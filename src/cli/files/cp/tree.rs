@@ -138,7 +138,7 @@ impl Tree<'_> {
         }
         // The deepest first, for each changes the time of the one above.
         for (path, attributes) in directories.into_iter().rev() {
-            let set = self.enter(&path).and_then(|directory| directory.finish(attributes));
+            let set = enter(&self.top, &path).and_then(|directory| directory.finish(attributes));
             if let Err(error) = set {
                 tell(Happened::Failed(path, error.into()));
             }
@@ -175,7 +175,13 @@ impl Tree<'_> {
             return skipped("it is named like an unfinished copy");
         }
         if last.0 != parent {
-            *last = (parent.to_vec(), Arc::new(self.enter(parent)?));
+            // Further down from there is not all the way from the top.
+            let further = parent.strip_prefix(last.0.as_slice()).and_then(|rest| rest.strip_prefix(b"/"));
+            let (from, rest) = match further {
+                Some(rest) if !last.0.is_empty() => (&last.1, rest),
+                _ => (&self.top, parent),
+            };
+            *last = (parent.to_vec(), Arc::new(enter(from, rest)?));
         }
         let directory = &last.1;
         match entry.r#type() {
@@ -203,18 +209,15 @@ impl Tree<'_> {
             FileType::Regular | FileType::Unspecified => skipped("it could not be described"),
         }
     }
+}
 
-    /// A directory of the copy, name by name from its top.
-    fn enter(&self, path: &[u8]) -> io::Result<Directory> {
-        let mut names = path.split(|b| *b == b'/').filter(|name| !name.is_empty());
-        let named = |name: &[u8]| local_name(name).map_err(io::Error::other);
-        let Some(first) = names.next() else { return self.top.enter(".".as_ref()) };
-        let mut directory = self.top.enter(&named(first)?)?;
-        for name in names {
-            directory = directory.enter(&named(name)?)?;
-        }
-        Ok(directory)
+/// What is below a directory, name by name.
+fn enter(from: &Directory, path: &[u8]) -> io::Result<Directory> {
+    let mut directory = from.enter(".".as_ref())?;
+    for name in path.split(|b| *b == b'/').filter(|name| !name.is_empty()) {
+        directory = directory.enter(&local_name(name).map_err(io::Error::other)?)?;
     }
+    Ok(directory)
 }
 
 enum Step {
