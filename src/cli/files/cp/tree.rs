@@ -15,7 +15,7 @@ use super::{
     download::{Copied, How, Stopped, download, is_part},
 };
 use crate::{
-    cli::files::ls::join,
+    cli::files::{ls::join, open::reason_words},
     client::{Error, Files, files::WalkEvent, reason},
     proto::v1::{FileEntry, FileType},
 };
@@ -122,11 +122,18 @@ impl Tree<'_> {
                     }
                     Err(error) => tell(Happened::Failed(entry.path.clone(), error.into())),
                 }
-                // Not a directory that could not be entered: its entries are not told of one by one.
-                if !entry.reason.is_empty() {
-                    let error =
-                        Error::new(reason::PROTOCOL, crate::cli::files::open::reason_words(&entry.reason));
-                    tell(Happened::Failed(entry.path, Error { reason: entry.reason.into(), ..error }.into()));
+                // Of a directory that could not be entered, its entries are not told of one by one.
+                let why = reason_words(&entry.reason).to_owned();
+                match entry.reason.as_str() {
+                    "" => {}
+                    "PATH_REFUSED" => tell(Happened::Skipped(entry.path, why)),
+                    _ => {
+                        let error = Error::new(reason::PROTOCOL, why);
+                        tell(Happened::Failed(
+                            entry.path,
+                            Error { reason: entry.reason.into(), ..error }.into(),
+                        ));
+                    }
                 }
             }
         }

@@ -160,7 +160,11 @@ impl Finding<'_> {
         if !entry.reason.is_empty() {
             self.out.flush()?;
             let shown = String::from_utf8_lossy(&printed).into_owned();
-            self.troubles.say(&shown, &entry.reason, reason_words(&entry.reason), Exit::Error);
+            let why = reason_words(&entry.reason);
+            match entry.reason.as_str() {
+                "PATH_REFUSED" => self.context.terminal.note(&format!("not searched: {shown}: {why}")),
+                reason => self.troubles.say(&shown, reason, why, Exit::Error),
+            }
         }
         let depth = if entry.path.is_empty() { 0 } else { entry.path.split(|b| *b == b'/').count() };
         if depth < self.search.min_depth {
