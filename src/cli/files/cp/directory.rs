@@ -144,6 +144,7 @@ mod unix {
             attributes: Attributes,
         ) -> io::Result<()> {
             // It was made with the bits that the umask leaves, and those that writing needs.
+            #[allow(clippy::useless_conversion, reason = "mode_t is u16 on macOS")]
             let left = u32::from(fstat(file)?.st_mode) & 0o777;
             let mode = if attributes.preserve { attributes.mode } else { left & attributes.mode };
             fchmod(file, mode_of(mode))?;

@@ -20,7 +20,7 @@ use bar::{Bar, binary};
 use directory::Directory;
 pub(super) use directory::local_name;
 use download::{Copied, How, Stopped, compare, download};
-use tree::{Happened, Tree};
+use tree::{Happened, LINK, Tree};
 
 use super::{
     args::{CpArgs, Format},
@@ -76,12 +76,11 @@ struct Copy<'a> {
 impl<'a> Copy<'a> {
     fn new(context: &'a Context, args: &'a CpArgs, pod: &'a Pod, source: &'a PodPath) -> Self {
         let bar = Bar::start(context.terminal, args.quiet || args.to_stdout());
-        let interrupted = CancellationToken::new();
         let how = How {
             preserve: args.preserve,
             verify: !args.no_verify,
             resume: !args.no_resume,
-            interrupted: interrupted.clone(),
+            interrupted: CancellationToken::new(),
             progress: Arc::clone(&bar.progress),
         };
         let report = CopyReport { source: source.shown(), verified: how.verify, ..CopyReport::default() };
@@ -124,7 +123,7 @@ impl<'a> Copy<'a> {
         let (root, entry) = self.pod.files.stat(&self.source.path, true).await?;
         self.pod.say_whose(&root);
         if self.args.to_stdout() {
-            return self.to_stdout().await;
+            return self.print().await;
         }
         match entry.r#type() {
             FileType::Regular => self.file(&entry, destination).await,
@@ -178,7 +177,11 @@ impl<'a> Copy<'a> {
             cross_mounts: !self.args.one_file_system,
             how: self.how.clone(),
         };
-        tree.copy(&mut |happened| self.happened(happened)).await
+        let copied = tree.copy(&mut |happened| self.happened(happened)).await;
+        if !self.args.links && self.report.skipped.iter().any(|skipped| skipped.why.starts_with(LINK)) {
+            self.note("symbolic links are left out; --links makes those that stay inside of the tree");
+        }
+        copied
     }
 
     fn source_name(&self) -> Result<OsString, Stopped> {
@@ -253,7 +256,7 @@ impl<'a> Copy<'a> {
     }
 
     /// One file to stdout, verified when it is too late to take it back.
-    async fn to_stdout(&mut self) -> Result<(), Stopped> {
+    async fn print(&mut self) -> Result<(), Stopped> {
         let mut hash = Hash::new(&SHA256);
         let (mut have, mut version) = (0_u64, Vec::new());
         loop {

@@ -23,6 +23,9 @@ use crate::{
 /// Files that are copied at the same time. An agent serves a user only so many.
 const AT_ONCE: usize = 4;
 
+/// What the reason for leaving out a symbolic link begins with.
+pub(super) const LINK: &str = "a symbolic link";
+
 /// What happens on the way, for whoever tells it.
 pub(super) enum Happened {
     /// A file was copied.
@@ -199,13 +202,13 @@ impl Tree<'_> {
             FileType::Regular if entry.reason.is_empty() => Ok(Step::Download(Arc::clone(directory), local)),
             FileType::Symlink if !self.links => {
                 let target = String::from_utf8_lossy(&entry.link_target).into_owned();
-                skipped(&format!("a symbolic link to {target}; --links makes those that stay inside"))
+                skipped(&format!("{LINK} to {target}"))
             }
             FileType::Symlink => {
                 let depth = parent.split(|b| *b == b'/').filter(|name| !name.is_empty()).count();
                 if !stays_inside(&entry.link_target, depth) {
                     let target = String::from_utf8_lossy(&entry.link_target).into_owned();
-                    return skipped(&format!("a symbolic link to {target}, which leads out of the tree"));
+                    return skipped(&format!("{LINK} to {target}, which leads out of the tree"));
                 }
                 directory.link(&entry.link_target, &local)?;
                 Ok(Step::Told(Happened::Link))

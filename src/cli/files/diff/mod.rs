@@ -75,7 +75,7 @@ struct Diff<'a> {
 /// What is to be compared next, by paths below the operands.
 enum Work {
     Directories(Vec<u8>, Vec<u8>),
-    Pair(Pair),
+    Pair(Box<Pair>),
     Only { from: bool, directory: Vec<u8>, name: Vec<u8> },
 }
 
@@ -127,7 +127,7 @@ impl Diff<'_> {
                 }
             },
         };
-        self.work(vec![Work::Pair(pair)]).await
+        self.work(vec![Work::Pair(Box::new(pair))]).await
     }
 
     /// Works off what there is, the last first.
@@ -190,7 +190,7 @@ impl Diff<'_> {
                 Ordering::Equal => left.next().zip(right.next()).map(|(from, to)| {
                     match [from.entry.r#type(), to.entry.r#type()] {
                         [FileType::Directory, FileType::Directory] => Work::Directories(from.path, to.path),
-                        _ => Work::Pair(Pair { from, to, is_inside: true }),
+                        _ => Work::Pair(Box::new(Pair { from, to, is_inside: true })),
                     }
                 }),
             });

@@ -21,6 +21,7 @@ use crate::{
     proto::v1::{FileEntry, FileType, FilesReadRequest, ReadEnd},
 };
 
+#[allow(clippy::large_enum_variant, reason = "there are two of them")]
 pub(super) enum Side {
     Pod(Pod, PodPath),
     Local(PathBuf),
