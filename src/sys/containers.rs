@@ -6,9 +6,11 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use rustix::io::Errno;
-
-use super::{SysError, process::ContainerProcess, procfs::Proc};
+use super::{
+    SysError,
+    process::ContainerProcess,
+    procfs::{Proc, ProcessDir},
+};
 use crate::domain::{
     cgroup::{self, Membership, Place},
     namespace::{NamespaceKind, NamespaceSet},
@@ -21,8 +23,8 @@ use crate::domain::{
 pub struct Containers {
     proc: Proc,
     host: Host,
-    /// The host's root, if it may be looked at.
-    host_root: Result<OwnedFd, SysError>,
+    /// The process that stands for the host.
+    host_process: ProcessDir,
     /// Processes that were found before, by container id. Their pidfds tell when they are no good any more.
     known: Mutex<HashMap<String, Arc<ContainerProcess>>>,
 }
@@ -103,18 +105,15 @@ impl Containers {
         }
         let unified = cgroup::is_unified(dir.read("cgroup", &mut buffer)?);
         let host = Host { namespaces: dir.namespaces(), unified };
-        Ok(Self { proc, host, host_root: dir.open_path("root"), known: Mutex::default() })
+        Ok(Self { proc, host, host_process: dir, known: Mutex::default() })
     }
 
-    /// The host's root directory, O_PATH.
+    /// The host's root directory, O_PATH. Opened each time: nothing of the host's stays open.
     ///
     /// # Errors
     /// If it may not be looked at.
     pub fn host_root(&self) -> Result<OwnedFd, SysError> {
-        let root = self.host_root.as_ref().map_err(Clone::clone)?;
-        root.try_clone().map_err(|error| {
-            SysError::new("dup", "the host's root", Errno::from_io_error(&error).unwrap_or(Errno::MFILE))
-        })
+        self.host_process.open_path("root")
     }
 
     /// The open `/proc`.

@@ -1,6 +1,6 @@
 //! The `/proc` of the node, read through descriptors: nothing is opened by an absolute path a second time.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::{
     fs::{self, AtFlags, Dir, Mode, OFlags},
@@ -74,6 +74,12 @@ impl Proc {
     /// ENOENT or ESRCH if the process has ended.
     pub fn read<'b>(&self, pid: u32, name: &str, buffer: &'b mut Vec<u8>) -> Result<&'b str, SysError> {
         read(&self.0, &format!("{pid}/{name}"), buffer)
+    }
+}
+
+impl AsFd for Proc {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

@@ -6,7 +6,7 @@ use prost::Message;
 use tonic::Code;
 
 use crate::{
-    rpc::{self, ALL, ENV_SECRET, Rpc},
+    rpc::{self, ALL, ENV_SECRET, FILES, Rpc},
     world::{self, HOUR, Right, World, reason, records},
 };
 
@@ -17,6 +17,8 @@ async fn populated() -> World {
     world.pod("default", "web", serde_json::json!({})).await;
     world.pod("default", "powerful", serde_json::json!({"hostPID": true})).await;
     world.pod("other", "db", serde_json::json!({})).await;
+    let volumes = serde_json::json!({"volumes": [{"name": "host", "hostPath": {"path": "/var"}}]});
+    world.pod("default", "host-path", volumes).await;
     let all = [
         world::right("get", "pods", ""),
         world::right("patch", "pods/ephemeralcontainers", ""),
@@ -112,7 +114,7 @@ async fn only_who_has_all_rights_may() {
     let world = populated().await;
     let mut seen = world.audited().len();
     let mut requests = 0;
-    for rpc in ALL {
+    for rpc in ALL.iter().chain(FILES) {
         for case in cases(&world, rpc).await {
             let at = format!("{}: {}", rpc.name, case.name);
             let result = world::within((rpc.call)(world.channel.clone(), case.header)).await;
@@ -213,7 +215,7 @@ fn the_table_is_complete() {
             }
         }
     }
-    let tested: BTreeSet<_> = ALL.iter().map(|rpc| rpc.method.to_owned()).collect();
+    let tested: BTreeSet<_> = ALL.iter().chain(FILES).map(|rpc| rpc.method.to_owned()).collect();
     assert_eq!(tested, methods);
 }
 

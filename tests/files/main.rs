@@ -21,3 +21,4 @@ mod lab;
 mod roots;
 mod service;
 mod support;
+mod writing;

@@ -3,6 +3,7 @@
 //! - [`Files::open`] finds the root of the container that was named, or of whom `/proc/1/root` is from there, and proves whose it is;
 //! - [`threads`]: what does the work, so that a file system that hangs harms nobody else;
 //! - [`read`]: the content of a file, also as it grows;
+//! - [`write`]: writing one;
 //! - [`tree`]: everything else.
 //!
 //! What keeps paths within the root is [`crate::sys::rooted`].
@@ -10,13 +11,14 @@
 pub mod read;
 pub mod threads;
 pub mod tree;
+pub mod write;
 
 use std::{os::fd::AsFd, sync::Arc};
 
 use rustix::fs::{AtFlags, StatxFlags, statx};
 use tokio::sync::Semaphore;
 
-use self::threads::{FileThreads, Lane};
+use self::threads::{FileThreads, Held, Lane};
 use super::config::FileLimits;
 use crate::{
     domain::{
@@ -303,7 +305,7 @@ impl Root {
     /// CONTAINER_RESTARTED, PROCESS_GONE, TOO_MANY_FILE_REQUESTS, FILE_SYSTEM_STUCK, and those of `work`.
     pub async fn run<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&RootedDir) -> Result<T> + Send + 'static,
+        work: impl FnOnce(&Arc<RootedDir>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let result = self.run_past_end(work).await;
         if self.is_alive() { result } else { Err(self.ended().await) }
@@ -312,11 +314,20 @@ impl Root {
     /// The same for what may go on after the container has ended: what is open stays.
     async fn run_past_end<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&RootedDir) -> Result<T> + Send + 'static,
+        work: impl FnOnce(&Arc<RootedDir>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let dir = Arc::clone(&self.dir);
         let result = self.lane.run(move || work(&dir)).await;
         result.map_err(|error| error.pod(&self.pod.namespace, &self.pod.name).container(&self.container))
+    }
+
+    /// The same for something that stays open between steps of work.
+    async fn open<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Arc<RootedDir>) -> Result<T> + Send + 'static,
+    ) -> Result<Held<T>> {
+        let lane = self.lane.clone();
+        self.run(move |root| work(root).map(|opened| lane.hold(opened))).await
     }
 
     fn is_alive(&self) -> bool {

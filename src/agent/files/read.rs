@@ -6,9 +6,12 @@
 //! writes has opened the new one then, so nothing of the old is missed. A file that is rotated twice between two looks, or truncated and
 //! written again beyond where it was, is not told from one that was not.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use super::Root;
+use super::{Root, threads::Held};
 use crate::{
     domain::{Error, Reason, Result},
     sys::rooted::{
@@ -103,9 +106,10 @@ pub struct Reader<'r> {
     pub bytes: u64,
     length: Option<u64>,
     limit: u64,
+    follow: bool,
     wait: Duration,
     /// None once it is over, or lost with a stuck thread.
-    file: Option<Followed>,
+    file: Option<Held<Followed>>,
 }
 
 /// An open file, and what is known of its name.
@@ -132,9 +136,13 @@ impl Root {
     /// NOT_A_FILE, FILE_CHANGED, and those of [`Root::stat`].
     pub async fn read(&self, reading: Reading) -> Result<Reader<'_>> {
         let Reading { path, begin, length, limit, follow, version: wanted } = reading;
-        let name = path.clone();
-        let mut content = self.run(move |root| root.resolve(&name, true)?.open(root)).await?;
-        let entry = content.entry().clone();
+        let mut file = self
+            .open(move |root| {
+                let content = root.resolve(&path, true)?.open(root)?;
+                Ok(Followed { path, content, offset: 0, follow, missing: false })
+            })
+            .await?;
+        let entry = file.with(|file| Ok(file.content.entry().clone()))?;
         if !wanted.is_empty() && wanted != version(&entry) {
             return Err(
                 Error::new(Reason::FileChanged, "the file is not what it was").container(&self.container)
@@ -147,11 +155,11 @@ impl Root {
                 let mut search = LastLines::new(entry.size, lines);
                 loop {
                     let step = move |_: &_| {
-                        let found = search.search(&content, STEP)?;
-                        Ok((content, search, found))
+                        let found = file.with(|file| search.search(&file.content, STEP))?;
+                        Ok((file, search, found))
                     };
-                    let (opened, searched, found) = self.run(step).await?;
-                    (content, search) = (opened, searched);
+                    let found;
+                    (file, search, found) = self.run(step).await?;
                     match found {
                         Some(offset) => break offset,
                         None if search.bytes() >= limit => {
@@ -163,8 +171,12 @@ impl Root {
                 }
             }
         };
-        let file = Followed { path, content, offset, follow, missing: false };
-        Ok(Reader { root: self, entry, offset, bytes: 0, length, limit, wait: SOON, file: Some(file) })
+        file.with(|file| {
+            file.offset = offset;
+            Ok(())
+        })?;
+        let file = Some(file);
+        Ok(Reader { root: self, entry, offset, bytes: 0, length, limit, follow, wait: SOON, file })
     }
 }
 
@@ -181,15 +193,14 @@ impl Reader<'_> {
                 let whole = self.length.is_some_and(|length| self.bytes >= length);
                 return Ok(Some(vec![Event::End(if whole { End::Length } else { End::Limit })]));
             }
-            let follow = file.follow;
             // Before the file is read, so that what was written until then is.
             let alive = self.root.is_alive();
-            let step = move |root: &RootedDir| {
-                let events = file.next(root, left, alive)?;
+            let step = move |root: &Arc<RootedDir>| {
+                let events = file.with(|file| file.next(root, left, alive))?;
                 Ok((file, events))
             };
             let (file, mut events) =
-                if follow { self.root.run_past_end(step).await? } else { self.root.run(step).await? };
+                if self.follow { self.root.run_past_end(step).await? } else { self.root.run(step).await? };
             let length = |event: &Event| if let Event::Data(data) = event { data.len() } else { 0 };
             let bytes: usize = events.iter().map(length).sum();
             self.bytes = self.bytes.saturating_add(bytes as u64);

@@ -11,6 +11,7 @@ use std::{
 };
 
 use tokio::{
+    runtime::Handle,
     sync::{OwnedSemaphorePermit, Semaphore, oneshot},
     time::{Instant, timeout_at},
 };
@@ -46,6 +47,8 @@ pub struct Lane {
     timeout: Duration,
     count: Arc<Count>,
     identity: Identity,
+    /// Where what is given up is seen to.
+    runtime: Handle,
 }
 
 impl FileThreads {
@@ -66,7 +69,7 @@ impl FileThreads {
         (self.count.busy.load(Ordering::Relaxed), self.count.stuck.load(Ordering::Relaxed))
     }
 
-    /// For work for this user on this container, done as `identity`.
+    /// For work for this user on this container, done as `identity`. To be called within the runtime.
     pub fn lane(&self, user: &str, container_id: &str, identity: Identity) -> Lane {
         let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
         shares.retain(|_, share| share.strong_count() > 0);
@@ -82,7 +85,8 @@ impl FileThreads {
         let user = share(format!("user {user}"), self.share.saturating_mul(2));
         let container = share(format!("container {container_id}"), self.share);
         let permits = [user, container, Arc::clone(&self.all)];
-        Lane { permits, timeout: self.timeout, count: Arc::clone(&self.count), identity }
+        let count = Arc::clone(&self.count);
+        Lane { permits, timeout: self.timeout, count, identity, runtime: Handle::current() }
     }
 }
 
@@ -122,7 +126,71 @@ impl Drop for Waiter {
     }
 }
 
+/// Something whose end is file work, too: closing a file may wait for its file system as long as reading it. When dropped it is
+/// given to a thread, once there is one.
+#[derive(Debug)]
+pub struct Held<T: Send + 'static> {
+    /// None once it is being dropped.
+    value: Option<T>,
+    lane: Lane,
+}
+
+impl<T: Send + 'static> Held<T> {
+    /// Works with it.
+    ///
+    /// # Errors
+    /// Those of `work`.
+    pub fn with<R>(&mut self, work: impl FnOnce(&mut T) -> Result<R>) -> Result<R> {
+        // It is there until it is dropped.
+        self.value.as_mut().map_or_else(|| Err(Error::new(Reason::Bug, "it is dropped")), work)
+    }
+
+    /// Works with it for the last time, on a thread for file work.
+    ///
+    /// # Errors
+    /// Those of `work`.
+    pub fn end<R>(mut self, work: impl FnOnce(T) -> Result<R>) -> Result<R> {
+        self.value.take().map_or_else(|| Err(Error::new(Reason::Bug, "it is dropped")), work)
+    }
+}
+
+impl<T: Send + 'static> Drop for Held<T> {
+    fn drop(&mut self) {
+        if let Some(value) = self.value.take() {
+            self.lane.runtime.spawn(self.lane.clone().dispose(value));
+        }
+    }
+}
+
 impl Lane {
+    /// Sees to it that the end of `value` is file work.
+    pub fn hold<T: Send + 'static>(&self, value: T) -> Held<T> {
+        Held { value: Some(value), lane: self.clone() }
+    }
+
+    async fn dispose<T: Send + 'static>(self, value: T) {
+        let [user, container, all] = &self.permits;
+        let take = |from: &Arc<Semaphore>| Arc::clone(from).acquire_owned();
+        // However long it takes: who has no thread left opens nothing else, either.
+        let (Ok(user), Ok(container), Ok(all)) = (take(user).await, take(container).await, take(all).await)
+        else {
+            return;
+        };
+        self.count.busy.fetch_add(1, Ordering::Relaxed);
+        let state = Arc::new(AtomicU8::new(WAITED_FOR));
+        let held = Work { _permits: [user, container, all], count: Arc::clone(&self.count), state };
+        let done = self.identity.run(
+            || drop(value),
+            |result| {
+                drop(result);
+                drop(held);
+            },
+        );
+        if let Err(error) = done {
+            tracing::error!(%error, "no thread to close a file with");
+        }
+    }
+
     /// Runs `work` on a thread of its own.
     ///
     /// # Errors
@@ -151,9 +219,9 @@ impl Lane {
         let waiter = Waiter { count: Arc::clone(&self.count), state };
         let (sender, done) = oneshot::channel();
         self.identity.clone().run(work, move |result| {
-            drop(held);
             // Nobody waits any more after the deadline.
-            let _ = sender.send(result);
+            drop(sender.send(result));
+            drop(held);
         })?;
         // The time that it waited for its turn is not the file system's fault.
         let done = tokio::time::timeout(self.timeout, done).await;
@@ -214,6 +282,44 @@ mod tests {
         let panics: fn() -> Result<u8> = || panic!("on purpose");
         assert_eq!(lane.run(panics).await.unwrap_err().reason, Reason::Bug);
         assert_eq!(lane.run(|| Ok(1)).await, Ok(1));
-        assert_eq!(threads.counts(), (0, 0));
+        while threads.counts() != (0, 0) {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Says on which thread it ended.
+    struct Ending(mpsc::Sender<std::thread::ThreadId>);
+
+    impl Drop for Ending {
+        fn drop(&mut self) {
+            let _ = self.0.send(std::thread::current().id());
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_held_ends_on_a_thread_for_file_work() {
+        if rustix::process::geteuid().as_raw() != 0 {
+            return;
+        }
+        let threads = FileThreads::new(1, Duration::from_secs(20));
+        let lane = threads.lane("jane", "a", own());
+        let (sender, ended) = mpsc::channel();
+        let own_thread = std::thread::current().id();
+        for given_up in [false, true] {
+            let held = lane.hold(Ending(sender.clone()));
+            if given_up {
+                // Whoever waits hangs up before there is a thread.
+                drop(lane.run(move || Ok(held)));
+            } else {
+                drop(held);
+            }
+            let on = loop {
+                match ended.try_recv() {
+                    Ok(on) => break on,
+                    Err(_) => tokio::task::yield_now().await,
+                }
+            };
+            assert_ne!(on, own_thread);
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use aws_lc_rs::digest;
 
-use super::{Root, read};
+use super::{Root, read, threads::Held};
 use crate::{
     domain::{Error, Reason, Result},
     sys::rooted::{
@@ -46,7 +46,7 @@ impl Root {
     /// NOT_A_DIRECTORY and those of [`Root::stat`].
     pub async fn walk(&self, path: Vec<u8>, max_depth: usize, cross_mounts: bool) -> Result<Walking<'_>> {
         let walk = self
-            .run(move |root| {
+            .open(move |root| {
                 Ok(root.resolve(&path, true)?.open_directory(root)?.walk(max_depth, cross_mounts))
             })
             .await?;
@@ -58,9 +58,14 @@ impl Root {
     /// # Errors
     /// NOT_A_FILE and those of [`Root::stat`].
     pub async fn checksum(&self, path: Vec<u8>, offset: u64, length: u64) -> Result<Summing<'_>> {
-        let content = self.run(move |root| root.resolve(&path, true)?.open(root)).await?;
-        let entry = content.entry().clone();
-        let sum = Sum { content, context: digest::Context::new(&digest::SHA256), offset, left: length };
+        let mut sum = self
+            .open(move |root| {
+                let content = root.resolve(&path, true)?.open(root)?;
+                let context = digest::Context::new(&digest::SHA256);
+                Ok(Sum { content, context, offset, left: length })
+            })
+            .await?;
+        let entry = sum.with(|sum| Ok(sum.content.entry().clone()))?;
         Ok(Summing { root: self, entry, bytes: 0, sum: Some(sum) })
     }
 }
@@ -70,7 +75,7 @@ impl Root {
 pub struct Walking<'r> {
     root: &'r Root,
     /// None once it is over, or lost with a stuck thread.
-    walk: Option<Walk>,
+    walk: Option<Held<Walk>>,
 }
 
 impl Walking<'_> {
@@ -82,7 +87,7 @@ impl Walking<'_> {
         let Some(mut walk) = self.walk.take() else { return Ok(None) };
         let at_most = usize::try_from(at_most).unwrap_or(usize::MAX).min(BATCH);
         let step = move |_: &_| {
-            let entries = walk.next(at_most, BATCH_BYTES, Instant::now() + STEP);
+            let entries = walk.with(|walk| Ok(walk.next(at_most, BATCH_BYTES, Instant::now() + STEP)))?;
             Ok((walk, entries))
         };
         let (walk, entries) = self.root.run(step).await?;
@@ -99,7 +104,7 @@ pub struct Summing<'r> {
     pub entry: Entry,
     /// How many bytes of it were summed up.
     pub bytes: u64,
-    sum: Option<Sum>,
+    sum: Option<Held<Sum>>,
 }
 
 struct Sum {
@@ -116,8 +121,8 @@ impl std::fmt::Debug for Sum {
 }
 
 impl Sum {
-    /// Sums up the next part. Returns how long it was, and whether it was the last.
-    fn step(&mut self) -> Result<(u64, bool)> {
+    /// Sums up the next part. Returns how long it was, and the sum if it was the last.
+    fn step(&mut self) -> Result<(u64, Option<Vec<u8>>)> {
         let began = Instant::now();
         let mut done = 0_u64;
         while began.elapsed() < STEP {
@@ -129,10 +134,10 @@ impl Sum {
             self.left = self.left.saturating_sub(length);
             done = done.saturating_add(length);
             if data.len() < want || self.left == 0 {
-                return Ok((done, true));
+                return Ok((done, Some(self.context.clone().finish().as_ref().to_owned())));
             }
         }
-        Ok((done, false))
+        Ok((done, None))
     }
 }
 
@@ -144,13 +149,10 @@ impl Summing<'_> {
     pub async fn next(&mut self) -> Result<Option<Vec<u8>>> {
         let lost = || Error::new(Reason::Bug, "the sum is lost");
         let mut sum = self.sum.take().ok_or_else(lost)?;
-        let step = move |_: &_| sum.step().map(|step| (sum, step));
-        let (sum, (bytes, last)) = self.root.run(step).await?;
+        let step = move |_: &_| sum.with(Sum::step).map(|step| (sum, step));
+        let (sum, (bytes, done)) = self.root.run(step).await?;
         self.bytes = self.bytes.saturating_add(bytes);
-        if last {
-            return Ok(Some(sum.context.finish().as_ref().to_owned()));
-        }
         self.sum = Some(sum);
-        Ok(None)
+        Ok(done)
     }
 }

@@ -26,7 +26,7 @@ use crate::{
     domain::{Error, Reason, Result, process::IdMap},
     proto::v1::{
         self, files_checksum_response as checksum, files_read_response as reading, files_server,
-        files_walk_response as walking,
+        files_walk_response as walking, files_write_request as writing,
     },
     sys::rooted::{
         self,
@@ -208,9 +208,48 @@ impl files_server::Files for FilesService {
 
     async fn write(
         &self,
-        _request: Request<Streaming<v1::FilesWriteRequest>>,
+        request: Request<Streaming<v1::FilesWriteRequest>>,
     ) -> Result<Response<v1::FilesWriteResponse>, Status> {
-        Err(Status::unimplemented("not yet"))
+        // Who calls, and whether they may, is asked about the first message; how long it may take is the transport's to say.
+        let (metadata, extensions, mut content) = request.into_parts();
+        let start = match content.message().await?.and_then(|message| message.event) {
+            Some(writing::Event::Start(start)) => start,
+            _ => return Err(Status::invalid_argument("the first message is not `start`")),
+        };
+        let act = |call: Call<v1::FilesWriteStart>| async move {
+            let v1::FilesWriteStart { target, path, mode, overwrite, sha256 } = call.message;
+            let limits = self.files.limits();
+            if !limits.allow_file_writes {
+                let message = "this agent writes no files; it is to be started with --allow-file-writes";
+                return Err(Error::new(Reason::WritesDisabled, message));
+            }
+            rooted::check_path("path", &path)?;
+            let mode = match mode {
+                0 => 0o600,
+                mode if mode <= 0o777 => mode,
+                mode => return Err(Error::invalid("mode", format!("is {mode:#o}; at most 0777 is allowed"))),
+            };
+            if !matches!(sha256.len(), 0 | 32) {
+                return Err(Error::invalid("sha256", format!("is {} bytes long, not 32", sha256.len())));
+            }
+            let root = self.files.open(&call.caller.user.name, convert_target(target)?).await?;
+            let mut writer = root.create(path, mode, limits.max_write_bytes).await?;
+            let mut bytes = 0_u64;
+            // A stream that breaks off is not a file that ends.
+            let broken = |status: Status| Error::new(Reason::PeerGone, status.message());
+            while let Some(message) = content.message().await.map_err(broken)? {
+                let Some(writing::Event::Data(data)) = message.event else {
+                    return Err(Error::invalid("data", "is required after the first message"));
+                };
+                bytes = bytes.saturating_add(data.len() as u64);
+                writer.write(data).await?;
+                call.notes.add("bytes", bytes);
+            }
+            let entry = writer.complete(overwrite, &sha256).await?;
+            let entry = Some(convert_entry(entry, &root.maps));
+            Ok(v1::FilesWriteResponse { root: Some(convert_root(&root, &self.node)), entry })
+        };
+        self.gate.unary(Request::from_parts(metadata, extensions, start), act).await
     }
 }
 

@@ -44,9 +44,8 @@ impl Directory {
         Self { fd, entry, mount }
     }
 
-    /// What it is.
-    pub fn entry(&self) -> &Entry {
-        &self.entry
+    pub(super) fn fd(&self) -> &OwnedFd {
+        &self.fd
     }
 
     /// The first `limit` entries with names behind `after`, or fewer so that they take no more than about `max_bytes`. However many

@@ -13,12 +13,14 @@
 //!
 //! - [`entry`]: what is said of a file;
 //! - [`content`]: reading one;
+//! - [`create`]: writing one;
 //! - [`directory`]: listing one, in pages or as a tree;
 //! - [`filesystem`]: kinds of file systems.
 //!
 //! <https://man7.org/linux/man-pages/man2/openat2.2.html>
 
 pub mod content;
+pub mod create;
 pub mod directory;
 pub mod entry;
 mod filesystem;
