@@ -2,7 +2,7 @@
 
 use std::{
     ffi::{OsStr, OsString},
-    fs::File,
+    fs::{File, TryLockError},
     io::{self, Read, Seek, SeekFrom, Write},
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
@@ -119,8 +119,10 @@ impl<'a> Part<'a> {
         if resume && let Ok(saved) = directory.existing(&version_name) {
             saved.take(LONGEST_VERSION).read_to_end(&mut version)?;
         }
-        // Of what has a version that is still valid a second process might be writing: the lock is for the next one to see.
-        file.try_lock().map_err(|_| io::Error::other("another copy of it is under way"))?;
+        // Two copies of the same at the same time would write into one another. Not all file systems have locks.
+        if let Err(TryLockError::WouldBlock) = file.try_lock() {
+            return Err(io::Error::other("another copy of it is under way"));
+        }
         let mut hash = Hash::new(&SHA256);
         let have = match version.is_empty() {
             true => {

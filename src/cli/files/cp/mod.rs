@@ -325,10 +325,13 @@ impl<'a> Copy<'a> {
     }
 }
 
-/// Cancels when the person interrupts.
+/// Cancels when the person interrupts, and gives up when they do it again: a disk may hang.
 fn listen(interrupted: CancellationToken) -> tokio::task::JoinHandle<()> {
     tokio::spawn(async move {
-        if tokio::signal::ctrl_c().await.is_ok() {
+        while tokio::signal::ctrl_c().await.is_ok() {
+            if interrupted.is_cancelled() {
+                std::process::exit(Exit::Interrupted.code().into());
+            }
             interrupted.cancel();
         }
     })

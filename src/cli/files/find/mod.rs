@@ -1,11 +1,13 @@
 //! `podsonde find`.
 
+mod condition;
 pub(super) mod expression;
 mod pattern;
 
 use std::{collections::HashSet, io};
 
-use expression::{Action, Candidate, Instant, Reference, Search};
+use condition::{Candidate, Instant};
+use expression::{Action, Reference, Search};
 
 use super::{
     accounts::Accounts,
