@@ -8,12 +8,13 @@ use tonic_prost_build::Config;
 const API: &[&str] = &[
     "proto/podsonde/v1/common.proto",
     "proto/podsonde/v1/debug.proto",
+    "proto/podsonde/v1/files.proto",
     "proto/podsonde/v1/namespaces.proto",
     "proto/podsonde/v1/node.proto",
 ];
 
 /// Defined, and not served yet: left out of reflection.
-const UPCOMING: &[&str] = &["proto/podsonde/v1/capture.proto", "proto/podsonde/v1/files.proto"];
+const UPCOMING: &[&str] = &["proto/podsonde/v1/capture.proto"];
 
 /// Bulk payloads, which are passed on without being copied.
 const BULK: &[&str] = &[
