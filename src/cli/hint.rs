@@ -107,6 +107,7 @@ pub(super) fn hint(error: &Error, program: &str) -> Option<String> {
         "TOO_MANY_SESSIONS" => format!("end one: {program} sessions -n {namespace}; {program} end POD SESSION"),
         "SESSION_NOT_FOUND" => format!("see which there are: {program} sessions --all -n {namespace}"),
         // Files.
+        "FILE_PERMISSION" if error.fact("as_root").is_some() => return None,
         "FILE_PERMISSION" => {
             "the container's own user may not; --as-root reads it, if you may patch pods/ephemeralcontainers".to_owned()
         }

@@ -207,15 +207,17 @@ impl Files {
         Ok(Walking { root, answers })
     }
 
-    /// The SHA-256 of a file, computed by the agent. The request timeout is for each message.
+    /// The SHA-256 of the first `length` bytes of a file, 0 for all of it, computed by the agent. The request timeout is for
+    /// each message.
     ///
     /// # Errors
     /// As documented in `files.proto`, and `PROTOCOL` for a checksum that is not 32 bytes.
-    pub async fn checksum(&self, path: &[u8]) -> Result<FilesChecksumDone, Error> {
+    pub async fn checksum(&self, path: &[u8], length: u64) -> Result<FilesChecksumDone, Error> {
         let request = FilesChecksumRequest {
             target: Some(self.target.clone()),
             path: path.to_vec(),
-            ..FilesChecksumRequest::default()
+            offset: 0,
+            length: i64::try_from(length).unwrap_or(i64::MAX),
         };
         let mut client = self.client();
         let stream = self.in_time(async move { Ok(client.checksum(request).await?.into_inner()) }).await?;

@@ -7,7 +7,7 @@
 use nix::unistd::{setfsgid, setfsuid};
 use rustix::{
     io::Errno,
-    process::Gid,
+    process::{Gid, getgroups},
     thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities, set_thread_groups},
 };
 
@@ -41,7 +41,11 @@ impl Identity {
         had.effective |= had.permitted & (CapabilitySet::SETUID | CapabilitySet::SETGID);
         set_capabilities(None, had).map_err(SysError::of("capset", "SETUID, SETGID"))?;
         let groups: Vec<_> = self.groups.iter().copied().map(Gid::from_raw).collect();
-        set_thread_groups(&groups).map_err(SysError::of("setgroups", format_args!("{:?}", self.groups)))?;
+        // A user namespace made by an ordinary user has no setgroups: there the processes have the groups that all have.
+        if getgroups().map_err(SysError::of("getgroups", "the thread"))? != groups {
+            set_thread_groups(&groups)
+                .map_err(SysError::of("setgroups", format_args!("{:?}", self.groups)))?;
+        }
         // These two do not say whether they did anything; asked for an id that nobody has they tell the present one.
         let (uid, gid) = (nix::unistd::Uid::from_raw(self.uid), nix::unistd::Gid::from_raw(self.gid));
         setfsgid(gid);

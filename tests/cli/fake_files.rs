@@ -265,9 +265,9 @@ impl files_server::Files for FakeAgent {
             (Some(0), _) => size,
             (Some(lines), _) => {
                 let body = content.strip_suffix(b"\n").unwrap_or(&content);
-                let starts =
+                let mut starts =
                     body.iter().enumerate().rev().filter(|(_, b)| **b == b'\n').map(|(at, _)| at + 1);
-                starts.skip(usize::try_from(lines - 1).unwrap()).next().unwrap_or(0)
+                starts.nth(usize::try_from(lines - 1).unwrap()).unwrap_or(0)
             }
             (None, offset @ 0..) => usize::try_from(offset).unwrap().min(size),
             (None, offset) => size.saturating_sub(usize::try_from(offset.unsigned_abs()).unwrap()),

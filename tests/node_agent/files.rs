@@ -156,7 +156,7 @@ async fn a_distroless_container_is_read_like_any_other() {
                     .replace("..data", "..2026_01_01"),
             ),
         );
-        let sum = files.checksum(path.as_bytes()).await.unwrap();
+        let sum = files.checksum(path.as_bytes(), 0).await.unwrap();
         let ours: String = sum.sha256.iter().map(|b| format!("{b:02x}")).collect();
         assert_eq!(ours, theirs, "{path}");
         let copy = fixture.node.dir.join("copy");

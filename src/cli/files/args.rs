@@ -11,6 +11,9 @@ use clap::{
 use super::location::{Location, PodPath};
 use crate::cli::{args::TEMPLATE, values::label};
 
+/// Heading of the options that say whose files.
+const WHICH: &str = "Which files";
+
 /// The commands on files.
 #[derive(Debug, Clone, Subcommand)]
 pub(in crate::cli) enum FilesCommand {
@@ -32,17 +35,16 @@ pub(in crate::cli) enum FilesCommand {
 
 /// Whose files, and as whom.
 #[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Which files")]
 pub(in crate::cli) struct WhoseArgs {
     /// Container whose files are meant [default: the pod's default container, else its first]
-    #[arg(short, long, value_name = "CONTAINER", value_parser = label)]
+    #[arg(short, long, value_name = "CONTAINER", value_parser = label, help_heading = WHICH)]
     pub(super) container: Option<String>,
     /// Whose root directory: container for the container's own; proc1 for what /proc/1/root is inside of it, which for a debug container
     /// is its target's
-    #[arg(long, value_name = "VIEW", default_value = "container", hide_possible_values = true)]
+    #[arg(long, value_name = "VIEW", default_value = "container", hide_possible_values = true, help_heading = WHICH)]
     pub(super) view: View,
     /// Read with all rights of root instead of as the container's own user; needs a right of its own
-    #[arg(long)]
+    #[arg(long, help_heading = WHICH)]
     pub(super) as_root: bool,
 }
 
@@ -257,10 +259,11 @@ pub(in crate::cli) struct StatArgs {
     help_template = TEMPLATE,
     after_help = "Tests (with one dash or two; a number N is exact, +N more, -N less):
   -name PATTERN  -iname PATTERN     the name, with *, ? and [..]
-  -path PATTERN  -ipath PATTERN     the whole path, as it is printed
+  -path PATTERN  -ipath PATTERN     the path in the pod, or as it is printed
   -type f|d|l|p|s|c|b               several with commas
   -size N[ckMG]  -empty             blocks of 512 bytes without a unit
-  -mtime N  -mmin N  -newer POD:PATH    days, minutes; changed later than that file (also -atime, -amin, -ctime, -cmin)
+  -mtime N  -mmin N                 days, minutes since it was changed; also -atime, -amin, -ctime, -cmin
+  -newer PATH                       changed later than that file, of the same pod or POD:PATH
   -perm MODE  -user U  -group G  -links N  -inum N
 Operators: ( EXPR )   ! EXPR   EXPR -a EXPR   EXPR -o EXPR
 Depth: -maxdepth N  -mindepth N  -xdev (stays out of volumes and other mounts)

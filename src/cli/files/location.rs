@@ -48,17 +48,13 @@ impl PodPath {
             }
             path => path.to_vec(),
         };
+        let prefix = format!("{object}:");
         let (namespace, object) = match object.split_once('/') {
             Some((_, rest)) if !rest.contains('/') && is_type(object) => (None, object),
             Some((namespace, rest)) => (Some(values::label(namespace)?), rest),
             None => (None, object),
         };
-        Ok(Self {
-            prefix: format!("{}:", String::from_utf8_lossy(&bytes[..colon])),
-            namespace,
-            object: values::named(object)?,
-            path,
-        })
+        Ok(Self { prefix, namespace, object: values::named(object)?, path })
     }
 
     /// As it was typed, for messages.

@@ -8,7 +8,7 @@ use super::{
     entries::{Clock, human, is_device, is_known, mode_string},
     location::PodPath,
     names::{Shown, Style},
-    open::{self, Pod, Pods, Troubles},
+    open::{self, Pod, Pods, Troubles, reason_words},
     out::Out,
     report::{EntryReport, ListingReport, ListingsReport, PathReport},
 };
@@ -223,6 +223,10 @@ impl Listing<'_> {
                             }
                         }
                     }
+                }
+                Err(error) if error.reason == "PATH_REFUSED" && exit == Exit::Error => {
+                    self.out.flush()?;
+                    self.terminal.note(&format!("not listed: {}: {}", shown(), reason_words(&error.reason)));
                 }
                 Err(error) => {
                     self.out.flush()?;

@@ -1,6 +1,9 @@
 //! From `POD:PATH` to the agent that has it, and what every command on files does alike.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use tokio::sync::Mutex;
 
@@ -20,6 +23,9 @@ use crate::{
     proto::v1::{FileRoot, FileTarget, PodRef, RootView},
 };
 
+/// Most errors that a report has.
+const MOST_ERRORS: usize = 1000;
+
 /// The pods that operands name.
 pub(super) struct Pods<'a> {
     pub(super) context: &'a Context,
@@ -37,6 +43,7 @@ pub(super) struct Pod {
     pub(super) files: Files,
     pub(super) namespace: String,
     pub(super) pod: String,
+    as_root: bool,
     accounts: Arc<tokio::sync::OnceCell<Accounts>>,
     said: Arc<std::sync::OnceLock<()>>,
 }
@@ -95,6 +102,7 @@ impl<'a> Pods<'a> {
             files: agent.files(target),
             namespace,
             pod,
+            as_root: self.whose.as_root,
             accounts: Arc::default(),
             said: Arc::default(),
         };
@@ -116,20 +124,24 @@ impl Pod {
 
     /// The error with what it is about.
     pub(super) fn about(&self, error: Error) -> Error {
-        error.about("namespace", &self.namespace).about("pod", &self.pod)
+        let error = error.about("namespace", &self.namespace).about("pod", &self.pod);
+        if self.as_root { error.about("as_root", "true") } else { error }
     }
 }
 
 /// What went wrong so far with a command that goes on to the next operand.
 pub(super) struct Troubles<'a> {
     context: &'a Context,
+    /// The first of them.
     pub(super) errors: Vec<ErrorReport>,
     pub(super) exit: Exit,
+    /// Reasons for which it was said what to do.
+    hinted: HashSet<String>,
 }
 
 impl<'a> Troubles<'a> {
     pub(super) fn new(context: &'a Context) -> Self {
-        Self { context, errors: Vec::new(), exit: Exit::Ok }
+        Self { context, errors: Vec::new(), exit: Exit::Ok, hinted: HashSet::new() }
     }
 
     /// Says that something could not be done with `subject`. Errors of the arguments end the command.
@@ -138,13 +150,15 @@ impl<'a> Troubles<'a> {
     /// What is not about one operand.
     pub(super) fn note(&mut self, subject: &str, failed: Failed, exit: Exit) -> Result<(), Failed> {
         let Failed::Asking(error) = failed else { return Err(failed) };
-        let error = Error { message: format!("{subject}: {}", error.message), ..*error };
-        self.errors.push(ErrorReport {
-            subject: subject.to_owned(),
-            reason: error.reason.to_string(),
-            message: error.message.clone(),
-        });
-        self.context.report(&Failed::from(error));
+        let error =
+            Error { message: format!("{subject}: {}", without_path(subject, &error.message)), ..*error };
+        self.keep(subject, &error.reason, &error.message);
+        // What to do is said once.
+        if self.hinted.insert(error.reason.to_string()) {
+            self.context.report(&Failed::from(error));
+        } else {
+            self.context.terminal.error(&error.message);
+        }
         self.worsen(exit);
         Ok(())
     }
@@ -153,8 +167,18 @@ impl<'a> Troubles<'a> {
     pub(super) fn say(&mut self, subject: &str, reason: &str, message: &str, exit: Exit) {
         let message = format!("{subject}: {message}");
         self.context.terminal.error(&message);
-        self.errors.push(ErrorReport { subject: subject.to_owned(), reason: reason.to_owned(), message });
+        self.keep(subject, reason, &message);
         self.worsen(exit);
+    }
+
+    fn keep(&mut self, subject: &str, reason: &str, message: &str) {
+        if self.errors.len() < MOST_ERRORS {
+            self.errors.push(ErrorReport {
+                subject: subject.to_owned(),
+                reason: reason.to_owned(),
+                message: message.to_owned(),
+            });
+        }
     }
 
     fn worsen(&mut self, exit: Exit) {
@@ -162,6 +186,13 @@ impl<'a> Troubles<'a> {
             self.exit = exit;
         }
     }
+}
+
+/// The agent's message without the pod and the path that it is about, which are said already.
+fn without_path<'m>(subject: &str, message: &'m str) -> &'m str {
+    let path = subject.split_once(':').map_or("", |(_, path)| path);
+    let rest = message.strip_prefix("pod ").and_then(|rest| rest.split_once(&format!(": {path}: ")));
+    rest.filter(|_| !path.is_empty()).map_or(message, |(_, rest)| rest)
 }
 
 /// Prints a report in the format that was asked for.
@@ -182,7 +213,20 @@ pub(super) fn reason_words(reason: &str) -> &str {
         "FILE_PERMISSION" => "Permission denied",
         "PATH_NOT_FOUND" => "No such file or directory",
         "TOO_MANY_LINKS" => "Too many levels of symbolic links",
-        "PATH_REFUSED" => "not given away: a file system of the kernel's",
+        "PATH_REFUSED" => "a file system of the kernel's, which holds no files of the container's",
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_said_once() {
+        let shortened = |message| without_path("web:/a: b", message);
+        assert_eq!(shortened("pod default/web, container app: /a: b: no such file"), "no such file");
+        assert_eq!(shortened("pod default/web: /other: no"), "pod default/web: /other: no");
+        assert_eq!(without_path("./local", "pod x/y: : z"), "pod x/y: : z");
     }
 }

@@ -146,6 +146,9 @@ pub(super) struct CopyReport {
     pub(super) resumed_bytes: u64,
     /// Whether the agent's checksums were compared.
     pub(super) verified: bool,
+    /// How many entries were left out.
+    pub(super) skipped_count: u64,
+    /// The first of them, at most 1000.
     pub(super) skipped: Vec<SkippedReport>,
     pub(super) errors: Vec<ErrorReport>,
 }

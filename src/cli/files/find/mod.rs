@@ -1,11 +1,13 @@
 //! `podsonde find`.
 
+mod condition;
 pub(super) mod expression;
 mod pattern;
 
 use std::{collections::HashSet, io};
 
-use expression::{Action, Candidate, Instant, Reference, Search};
+use condition::{Candidate, Instant};
+use expression::{Action, Reference, Search};
 
 use super::{
     accounts::Accounts,
@@ -160,7 +162,11 @@ impl Finding<'_> {
         if !entry.reason.is_empty() {
             self.out.flush()?;
             let shown = String::from_utf8_lossy(&printed).into_owned();
-            self.troubles.say(&shown, &entry.reason, reason_words(&entry.reason), Exit::Error);
+            let why = reason_words(&entry.reason);
+            match entry.reason.as_str() {
+                "PATH_REFUSED" => self.context.terminal.note(&format!("not searched: {shown}: {why}")),
+                reason => self.troubles.say(&shown, reason, why, Exit::Error),
+            }
         }
         let depth = if entry.path.is_empty() { 0 } else { entry.path.split(|b| *b == b'/').count() };
         if depth < self.search.min_depth {
@@ -193,7 +199,7 @@ impl Finding<'_> {
                 }
                 Action::Print => out.write(&[&shown, b"\n".as_slice()].concat()),
                 Action::Print0 => out.write(&[&printed, b"\0".as_slice()].concat()),
-                Action::Ls => out.write(&widths.line(entry, &shown, tree.accounts, clock)),
+                Action::Ls => out.write(&widths.line(entry, &printed, tree.accounts, clock)),
                 Action::Prune => {
                     if is_directory {
                         pruned.insert(entry.path.clone());
@@ -235,7 +241,7 @@ impl Default for Widths {
 }
 
 impl Widths {
-    fn line(&mut self, entry: &FileEntry, shown: &[u8], accounts: &Accounts, clock: &Clock) -> Vec<u8> {
+    fn line(&mut self, entry: &FileEntry, path: &[u8], accounts: &Accounts, clock: &Clock) -> Vec<u8> {
         let figure = |figure: u64| if is_known(entry) { figure.to_string() } else { "?".to_owned() };
         let owner = |name: Option<&str>, id: u32| name.map_or_else(|| figure(id.into()), str::to_owned);
         let inode = wide(figure(entry.inode), &mut self.inode);
@@ -257,13 +263,29 @@ impl Widths {
             clock.short(entry.modified_at),
         )
         .into_bytes();
-        line.extend_from_slice(shown);
+        escape(path, &mut line);
         if entry.r#type() == FileType::Symlink {
             line.extend_from_slice(b" -> ");
-            line.extend_from_slice(&names::safe(&entry.link_target));
+            escape(&entry.link_target, &mut line);
         }
         line.push(b'\n');
         line
+    }
+}
+
+/// As `-ls` writes names, on a terminal and elsewhere.
+fn escape(name: &[u8], line: &mut Vec<u8>) {
+    for byte in name {
+        match byte {
+            b'\n' => line.extend_from_slice(b"\\n"),
+            b'\t' => line.extend_from_slice(b"\\t"),
+            b'\r' => line.extend_from_slice(b"\\r"),
+            0x08 => line.extend_from_slice(b"\\b"),
+            0x0c => line.extend_from_slice(b"\\f"),
+            b' ' | b'"' | b'\\' => line.extend_from_slice(&[b'\\', *byte]),
+            b'!'..=b'~' => line.push(*byte),
+            byte => line.extend_from_slice(format!("\\{byte:03o}").as_bytes()),
+        }
     }
 }
 
