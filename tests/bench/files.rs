@@ -265,9 +265,9 @@ async fn memory(world: &World) {
 
     let many = world.volume.join("many");
     fs::create_dir(&many).unwrap();
-    for i in 0..1_000_000 {
+    for i in 0..1_000_000_u32 {
         // Names in no order.
-        File::create(many.join(format!("{:08x}", (i as u32).wrapping_mul(2_654_435_761)))).unwrap();
+        File::create(many.join(format!("{:08x}", i.wrapping_mul(2_654_435_761)))).unwrap();
     }
     let before = world.reset_peak();
     let began = Instant::now();
