@@ -14,6 +14,7 @@
     clippy::print_stdout
 )]
 
+#[allow(dead_code)]
 mod figures;
 #[allow(dead_code)]
 #[path = "../agent/fixture.rs"]
