@@ -17,6 +17,12 @@ mod fake_agent;
 #[cfg(feature = "embedded")]
 #[path = "cli/fake_api.rs"]
 mod fake_api;
+#[cfg(target_os = "linux")]
+#[path = "cli/fake_files.rs"]
+mod fake_files;
+#[cfg(target_os = "linux")]
+#[path = "cli/files/mod.rs"]
+mod files;
 #[cfg(feature = "embedded")]
 #[path = "cli/cluster.rs"]
 mod through_the_api_server;

@@ -26,12 +26,13 @@ use super::{
     capture::Captures,
     config::{BrokerLoss, Config, Limits, Listen},
     expiry,
+    files::Files,
     listen::{Server, Socket},
     metrics::{Metrics, Snapshot},
     probes,
     rpc::{
-        capture::CaptureService, debug::DebugService, gate::Gate, namespaces::NamespacesService,
-        node::NodeService,
+        capture::CaptureService, debug::DebugService, files::FilesService, gate::Gate,
+        namespaces::NamespacesService, node::NodeService,
     },
     sessions::Sessions,
     tls::{Source, Tls},
@@ -41,8 +42,8 @@ use crate::{
     domain::{name, pod::ContainerState},
     kube::{agents::AGENT_NAMESPACE, events::Events, pods::Pods},
     proto::v1::{
-        self, capture_server::CaptureServer, debug_server::DebugServer, namespaces_server::NamespacesServer,
-        node_server::NodeServer,
+        self, capture_server::CaptureServer, debug_server::DebugServer, files_server::FilesServer,
+        namespaces_server::NamespacesServer, node_server::NodeServer,
     },
     sys::{
         broker::{Broker, Entry},
@@ -51,6 +52,9 @@ use crate::{
         preflight::{self, Feature},
     },
 };
+
+/// Beyond what other requests may take: a part of a file that is written has 1 MiB, and some.
+const MAX_WRITE: usize = (1 << 20) + 64 * 1024;
 
 /// What an agent is made from.
 #[derive(Debug, Clone)]
@@ -247,6 +251,14 @@ impl Agent {
             limits: limits.clone(),
             node: node.clone(),
         };
+        let files = Files::new(Arc::clone(&pods), Arc::clone(&containers), limits.files.clone());
+        let files = Arc::new(files);
+        let read = FilesService {
+            gate: Arc::clone(&gate),
+            files: Arc::clone(&files),
+            node: node.clone(),
+            drain: drain.clone(),
+        };
         let namespaces = NamespacesService {
             gate: Arc::clone(&gate),
             pods: Arc::clone(&pods),
@@ -289,6 +301,7 @@ impl Agent {
         let routes = Routes::new(health_service)
             .add_service(reflection)
             .add_service(DebugServer::new(debug).max_decoding_message_size(largest))
+            .add_service(FilesServer::new(read).max_decoding_message_size(largest.max(MAX_WRITE)))
             .add_service(NamespacesServer::new(namespaces).max_decoding_message_size(largest))
             .add_service(CaptureServer::new(capture).max_decoding_message_size(largest))
             .add_service(NodeServer::new(describe).max_decoding_message_size(largest));
@@ -341,6 +354,7 @@ impl Agent {
             sessions: Arc::clone(&sessions),
             metrics,
             entry: Arc::clone(&entry),
+            files,
             drain: drain.clone(),
         });
         let mut metrics_address = None;
@@ -455,8 +469,14 @@ async fn tell_health(
 }
 
 /// The services that health is told of; the empty name is all of them.
-const HEALTH: [&str; 5] =
-    ["", "podsonde.v1.Capture", "podsonde.v1.Debug", "podsonde.v1.Namespaces", "podsonde.v1.Node"];
+const HEALTH: [&str; 6] = [
+    "",
+    "podsonde.v1.Capture",
+    "podsonde.v1.Debug",
+    "podsonde.v1.Files",
+    "podsonde.v1.Namespaces",
+    "podsonde.v1.Node",
+];
 
 async fn set_health(health: &HealthReporter, status: ServingStatus) {
     for service in HEALTH {
@@ -471,6 +491,7 @@ struct Status {
     sessions: Arc<Sessions>,
     metrics: Arc<Metrics>,
     entry: Arc<Entry>,
+    files: Arc<Files>,
     drain: CancellationToken,
 }
 
@@ -496,6 +517,7 @@ impl probes::Status for Status {
         let verdicts = self.verifier.counts();
         let (pods, watch_errors) = (self.pods.all().len(), self.pods.watch_errors());
         let can_enter = self.entry.is_available();
-        self.metrics.render(Snapshot { pods, sessions, watch_errors, verdicts, can_enter })
+        let file_threads = self.files.thread_counts();
+        self.metrics.render(Snapshot { pods, sessions, watch_errors, verdicts, can_enter, file_threads })
     }
 }

@@ -166,6 +166,10 @@ pub struct Limits {
     #[arg(long, default_value_t = 32, value_name = "N")]
     pub max_requests_per_user: usize,
 
+    /// How much of files
+    #[command(flatten)]
+    pub files: FileLimits,
+
     /// How long to let running requests end after SIGTERM
     #[arg(long, default_value = "10s", value_parser = duration, value_name = "DURATION")]
     pub drain_timeout: Duration,
@@ -361,7 +365,54 @@ impl Default for Limits {
             max_requests_per_user: 32,
             drain_timeout: Duration::from_secs(10),
             captures: CaptureLimits::default(),
+            files: FileLimits::default(),
             transport: TransportLimits::default(),
+        }
+    }
+}
+
+/// How much of files.
+#[derive(Debug, Clone, Args, PartialEq, Eq)]
+pub struct FileLimits {
+    /// Threads for file work; one user may have half of them, one container a quarter
+    #[arg(long, default_value_t = 16, value_name = "N")]
+    pub file_threads: usize,
+
+    /// How long a thread for file work is waited for; one that takes longer counts as stuck
+    #[arg(long, default_value = "10s", value_parser = duration, value_name = "DURATION")]
+    pub file_timeout: Duration,
+
+    /// Bytes that one request may read
+    #[arg(long, default_value_t = 64 << 30, value_name = "BYTES")]
+    pub max_read_bytes: u64,
+
+    /// Entries that one walk may list
+    #[arg(long, default_value_t = 1_000_000, value_name = "N")]
+    pub max_walk_entries: u64,
+
+    /// Directories that a walk may go down; each takes a descriptor
+    #[arg(long, default_value_t = 128, value_name = "N")]
+    pub max_walk_depth: u32,
+
+    /// Let files be written
+    #[arg(long)]
+    pub allow_file_writes: bool,
+
+    /// Bytes that one request may write
+    #[arg(long, default_value_t = 1 << 30, value_name = "BYTES")]
+    pub max_write_bytes: u64,
+}
+
+impl Default for FileLimits {
+    fn default() -> Self {
+        Self {
+            file_threads: 16,
+            file_timeout: Duration::from_secs(10),
+            max_read_bytes: 64 << 30,
+            max_walk_entries: 1_000_000,
+            max_walk_depth: 128,
+            allow_file_writes: false,
+            max_write_bytes: 1 << 30,
         }
     }
 }
@@ -439,6 +490,7 @@ mod tests {
             (config.limits.max_sessions, config.limits.max_requests, config.limits.max_requests_per_user),
             (defaults.max_sessions, defaults.max_requests, defaults.max_requests_per_user)
         );
+        assert_eq!(config.limits.files, FileLimits::default());
         assert_eq!(config.access.options(), access::Options::default());
         assert_eq!(config.access.audit_log, Sink::Stdout);
         assert_eq!(config.limits.transport, defaults.transport);

@@ -32,6 +32,7 @@ pub struct Metrics {
     captured_packets: Counter,
     captured_bytes: Counter,
     capture_drops: Family<ByLabels, Counter>,
+    file_threads: Family<StateLabels, Gauge>,
     resident: Gauge,
     cpu: Counter<f64, AtomicU64>,
     fds: Gauge,
@@ -76,6 +77,8 @@ pub struct Snapshot {
     pub verdicts: [(Outcome, u64); 3],
     /// Whether namespaces can be entered.
     pub can_enter: bool,
+    /// Threads at work on files, and how many of these are stuck.
+    pub file_threads: (usize, usize),
 }
 
 impl Metrics {
@@ -97,6 +100,7 @@ impl Metrics {
             captured_packets: Counter::default(),
             captured_bytes: Counter::default(),
             capture_drops: Family::default(),
+            file_threads: Family::default(),
             resident: Gauge::default(),
             cpu: Counter::default(),
             fds: Gauge::default(),
@@ -148,6 +152,11 @@ impl Metrics {
             "broker_up",
             "Whether namespaces can be entered: 0 once the broker has ended",
             self.can_enter.clone(),
+        );
+        r.register(
+            "file_threads",
+            "Threads at work on files; those that are stuck in a file system were given up, but are not free",
+            self.file_threads.clone(),
         );
         r.register("captures", "Captures that run", self.captures.clone());
         r.register("captured_packets", "Packets that captures have sent", self.captured_packets.clone());
@@ -205,6 +214,10 @@ impl Metrics {
         let gauge = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         self.pods.set(gauge(snapshot.pods));
         self.can_enter.set(i64::from(snapshot.can_enter));
+        let (busy, stuck) = snapshot.file_threads;
+        for (state, count) in [("busy", busy.saturating_sub(stuck)), ("stuck", stuck)] {
+            self.file_threads.get_or_create(&StateLabels { state }).set(gauge(count));
+        }
         for (state, count) in ["waiting", "running", "ended"].into_iter().zip(snapshot.sessions) {
             self.sessions.get_or_create(&StateLabels { state }).set(gauge(count));
         }

@@ -4,6 +4,7 @@
 //! - [`app`]: the one place where everything is wired together, and drained;
 //! - [`privileges`]: what its processes may do, settled before anything listens;
 //! - [`access`]: who is calling, and what each method asks of them; [`audit`]: the record of it;
+//! - [`files`]: the files of containers;
 //! - [`verify`] and [`sessions`]: the two things it does, [`expiry`] ends what has lasted long enough;
 //! - [`rpc`]: the gRPC services: conversions and calls, no decisions;
 //! - [`tls`], [`announce`]: its certificate, and how clients learn it;
@@ -16,6 +17,7 @@ pub mod audit;
 pub mod capture;
 pub mod config;
 pub mod expiry;
+pub mod files;
 pub mod listen;
 pub mod metrics;
 pub mod privileges;

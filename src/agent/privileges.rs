@@ -5,11 +5,15 @@ use rustix::thread::CapabilitySet;
 
 use crate::sys::{
     broker::{Broker, Entry},
-    confine::{self, Confined, Filter},
+    confine::{self, Confined, Filter, Keep},
 };
 
-/// What the process that speaks gRPC keeps: looking into other users' processes, and ending them.
-const CAPABILITIES: CapabilitySet = CapabilitySet::SYS_PTRACE.union(CapabilitySet::KILL);
+/// What the process that speaks gRPC keeps: looking into other users' processes, and ending them. And at hand for threads that read files, and
+/// for these alone: being another user, and reading any file.
+const CAPABILITIES: Keep = Keep {
+    effective: CapabilitySet::SYS_PTRACE.union(CapabilitySet::KILL),
+    at_hand: CapabilitySet::SETUID.union(CapabilitySet::SETGID).union(CapabilitySet::DAC_READ_SEARCH),
+};
 
 /// Starts the broker and gives up everything else, for good. To be called before there is a second thread or a socket.
 ///

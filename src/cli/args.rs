@@ -5,18 +5,21 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, builder::Styles};
 
-use super::values::{duration, label, object_name};
+use super::{
+    files::args::FilesCommand,
+    values::{duration, label, object_name},
+};
 use crate::client::{Endpoint, Fingerprint};
 
 /// kubectl's order: description and examples before the options.
-const TEMPLATE: &str = "{about}{after-help}\n\n{usage-heading} {usage}\n\n{all-args}";
+pub(super) const TEMPLATE: &str = "{about}{after-help}\n\n{usage-heading} {usage}\n\n{all-args}";
 
 /// What the exit codes mean.
 const EXIT_CODES: &str = "\
 Exit codes:
   0    the verdict is OK (debug: and the container runs)
-  1    error; for several pods: some could not be asked about
-  2    usage
+  1    error; for several pods: some could not be asked about; diff: they differ
+  2    usage; ls, diff: trouble, as with the tools of that name
   3    DRIFT: a namespace is not what the pod's spec asks for
   4    UNKNOWN: it cannot be told
   130  interrupted
@@ -114,6 +117,9 @@ pub(super) enum Command {
     End(EndArgs),
     /// Show agents, their nodes, and what the nodes let them do
     Node(NodeArgs),
+    // Those on files.
+    #[command(flatten)]
+    Files(FilesCommand),
     /// Show the versions of the client and of the agents
     Version(VersionArgs),
     /// Print a completion script for a shell

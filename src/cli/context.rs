@@ -9,9 +9,12 @@ use kube::{
 };
 use secrecy::ExposeSecret;
 
-use super::{args::GlobalArgs, hint::hint, table::Tone, terminal::Terminal};
-use crate::client::{
-    self, Credentials, Endpoint, Error, Failure, Fleet, Identity, Options, Trust, by_reason, reason,
+use super::{args::GlobalArgs, hint::hint, table::Tone, terminal::Terminal, values::Named};
+use crate::{
+    client::{
+        self, Credentials, Endpoint, Error, Failure, Fleet, Identity, Options, Trust, by_reason, reason,
+    },
+    kube::workloads::{self, WorkloadKind},
 };
 
 /// Where a pod's projected token for agents is looked for.
@@ -20,24 +23,34 @@ const PROJECTED_TOKEN: &str = "/var/run/secrets/podsonde.dev/token";
 /// How a command ended. The figures are documented in the help.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Exit {
-    Ok = 0,
-    Error = 1,
-    Usage = 2,
-    Drift = 3,
-    Unknown = 4,
-    Interrupted = 130,
+    Ok,
+    Error,
+    Usage,
+    Drift,
+    Unknown,
+    Interrupted,
+    /// Of `diff`.
+    Differs,
+    /// Of `ls` and `diff`: more than a minor problem.
+    Trouble,
+}
+
+impl Exit {
+    pub(super) fn code(self) -> u8 {
+        match self {
+            Self::Ok => 0,
+            Self::Error | Self::Differs => 1,
+            Self::Usage | Self::Trouble => 2,
+            Self::Drift => 3,
+            Self::Unknown => 4,
+            Self::Interrupted => 130,
+        }
+    }
 }
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
-        Self::from(match exit {
-            Exit::Ok => 0,
-            Exit::Error => 1,
-            Exit::Usage => 2,
-            Exit::Drift => 3,
-            Exit::Unknown => 4,
-            Exit::Interrupted => 130,
-        })
+        Self::from(exit.code())
     }
 }
 
@@ -115,6 +128,51 @@ impl Context {
             (None, Some(config)) => Credentials::of(config),
             (None, None) => Ok(Credentials::default()),
         }
+    }
+
+    /// The name of the pod that is meant: of a workload's, the first. `quiet`: does not say which.
+    pub(super) async fn pod_of(
+        &self,
+        scope: &Scope,
+        namespace: &str,
+        object: &Named,
+        quiet: bool,
+    ) -> Result<String, Failed> {
+        let (kind, name) = match object {
+            Named::Pod(name) => return Ok(name.clone()),
+            Named::Other { kind, name } => (kind, name),
+        };
+        let Some(workload) = WorkloadKind::named(kind) else {
+            let hint = if matches!(kind.as_str(), "node" | "nodes" | "no") {
+                "; nodes: kubectl debug node/NAME"
+            } else {
+                ""
+            };
+            return Err(Failed::Usage(format!("{kind} is not a type that owns pods{hint}")));
+        };
+        let client = match &scope.kube {
+            Some(client) => client.clone(),
+            None => self.kube().await?.0,
+        };
+        let object = format!("{kind}/{name}");
+        let pods = workloads::pods_of(&client, namespace, &workload, name).await.map_err(|error| {
+            let error = Error::from_kube(&error, &format!("find the pods of {object}"));
+            match &*error.reason {
+                reason::API_NOT_FOUND => Error::new(
+                    reason::WORKLOAD_NOT_FOUND,
+                    format!("there is no {object} in namespace {namespace}"),
+                ),
+                _ => error,
+            }
+        })?;
+        let Some(pod) = pods.first() else {
+            let message = format!("{object} in namespace {namespace} has no pods");
+            return Err(Error::new(reason::WORKLOAD_NOT_FOUND, message).into());
+        };
+        if !quiet && pods.len() > 1 {
+            self.terminal.note(&format!("{object} has {} pods, using pod/{pod}", pods.len()));
+        }
+        Ok(pod.clone())
     }
 
     /// An agent that is asked directly knows no node but its own.

@@ -10,12 +10,10 @@ use super::{
     progress::Progress,
     report::{DebugReport, instant},
     table::{Tone, age},
-    values::{self, Named},
-    verdict,
+    values, verdict,
 };
 use crate::{
     client::{Error, reason},
-    kube::workloads::{self, WorkloadKind},
     proto::v1::{
         self, DebugCreateRequest, DebugDone, EnvVar, ImagePullPolicy, PodRef, Session, SessionState,
         debug_create_response::Event,
@@ -29,7 +27,8 @@ pub(super) async fn run(context: &Context, args: &DebugArgs) -> Result<Exit, Fai
     let request = request(args)?;
     let scope = context.scope().await?;
     let progress = Progress::start(context.terminal, args.quiet);
-    let pod = pod(context, &scope, args).await?;
+    let object = values::named(&args.target_object).map_err(Failed::Usage)?;
+    let pod = context.pod_of(&scope, &scope.namespace, &object, args.quiet).await?;
     let request = DebugCreateRequest {
         pod: Some(PodRef { namespace: scope.namespace.clone(), name: pod.clone(), uid: String::new() }),
         ..request
@@ -117,45 +116,6 @@ fn request(args: &DebugArgs) -> Result<DebugCreateRequest, Failed> {
         start_timeout: Some(wire(args.start_timeout)?),
         wait_for_image: args.wait_for_image,
     })
-}
-
-/// The name of the pod that is meant.
-async fn pod(context: &Context, scope: &Scope, args: &DebugArgs) -> Result<String, Failed> {
-    let (kind, name) = match values::named(&args.target_object).map_err(Failed::Usage)? {
-        Named::Pod(name) => return Ok(name),
-        Named::Other { kind, name } => (kind, name),
-    };
-    let Some(workload) = WorkloadKind::named(&kind) else {
-        let hint = if matches!(kind.as_str(), "node" | "nodes" | "no") {
-            "; nodes: kubectl debug node/NAME"
-        } else {
-            ""
-        };
-        return Err(Failed::Usage(format!("{kind} is not a type that owns pods{hint}")));
-    };
-    let client = match &scope.kube {
-        Some(client) => client.clone(),
-        None => context.kube().await?.0,
-    };
-    let object = format!("{kind}/{name}");
-    let pods = workloads::pods_of(&client, &scope.namespace, &workload, &name).await.map_err(|error| {
-        let error = Error::from_kube(&error, &format!("find the pods of {object}"));
-        match &*error.reason {
-            reason::API_NOT_FOUND => Error::new(
-                reason::WORKLOAD_NOT_FOUND,
-                format!("there is no {object} in namespace {}", scope.namespace),
-            ),
-            _ => error,
-        }
-    })?;
-    let Some(pod) = pods.first() else {
-        let message = format!("{object} in namespace {} has no pods", scope.namespace);
-        return Err(Error::new(reason::WORKLOAD_NOT_FOUND, message).into());
-    };
-    if !args.quiet && pods.len() > 1 {
-        context.terminal.note(&format!("{object} has {} pods, using pod/{pod}", pods.len()));
-    }
-    Ok(pod.clone())
 }
 
 async fn create(

@@ -106,6 +106,25 @@ pub(super) fn hint(error: &Error, program: &str) -> Option<String> {
         }
         "TOO_MANY_SESSIONS" => format!("end one: {program} sessions -n {namespace}; {program} end POD SESSION"),
         "SESSION_NOT_FOUND" => format!("see which there are: {program} sessions --all -n {namespace}"),
+        // Files.
+        "FILE_PERMISSION" if error.fact("as_root").is_some() => return None,
+        "FILE_PERMISSION" => {
+            "the container's own user may not; --as-root reads it, if you may patch pods/ephemeralcontainers".to_owned()
+        }
+        "PATH_REFUSED" => {
+            "procfs, sysfs and their like show the node, not the container; what /proc/1/root is to a debug container: --view=proc1"
+                .to_owned()
+        }
+        "CONTAINER_NOT_RUNNING" => {
+            format!("see its state: kubectl describe pod {pod} -n {namespace}; another container with -c")
+        }
+        "WRITES_DISABLED" => {
+            "the agent writes files only if it is started with --allow-file-writes".to_owned()
+        }
+        "FILE_EXISTS" => "replace it with --force".to_owned(),
+        "NOT_A_FILE" => format!("directories: {program} ls, {program} cp"),
+        "TOO_MANY_FILE_REQUESTS" => "others are reading, too; try again in a moment".to_owned(),
+        "FILE_SYSTEM_STUCK" => "it does not answer: a network or FUSE file system, most likely; nothing else is held up by it".to_owned(),
         // The kubelet.
         "IMAGE_PULL_FAILED" => {
             "check the image's name and the pod's imagePullSecrets; --wait-for-image keeps waiting while the kubelet retries"

@@ -4,6 +4,7 @@
 mod args;
 mod context;
 mod debug;
+mod files;
 mod hint;
 mod node;
 mod progress;
@@ -53,13 +54,14 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     let stem = arguments.first().and_then(|program| Path::new(program).file_stem());
     let plugin = stem.is_some_and(|stem| stem == PLUGIN);
+    let arguments = files::dialect::rewrite(&Cli::command(), arguments);
     let parsed = command(plugin).try_get_matches_from(arguments);
     match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => Ok(Invocation { cli, plugin }),
         Err(error) => {
             // Where it cannot be printed there is nobody to tell.
             let _ = error.print();
-            Err(ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(Exit::Usage as u8)))
+            Err(ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(Exit::Usage.code())))
         }
     }
 }
@@ -103,6 +105,7 @@ async fn perform(context: &Context, command: &Command, plugin: bool) -> Result<E
         Command::Sessions(args) => sessions::list(context, args).await,
         Command::End(args) => sessions::end(context, args).await,
         Command::Node(args) => node::run(context, args).await,
+        Command::Files(command) => files::run(context, command).await,
         Command::Version(args) => node::version(context, args).await,
         Command::Completion(args) => {
             let mut script = Vec::new();

@@ -482,6 +482,7 @@ pub(super) fn instant(time: Timestamp) -> Option<jiff::Timestamp> {
     jiff::Timestamp::new(time.seconds, time.nanos).ok()
 }
 
-fn rfc3339(time: Timestamp) -> Option<String> {
+/// The instant in RFC 3339, UTC.
+pub(super) fn rfc3339(time: Timestamp) -> Option<String> {
     instant(time).map(|time| time.to_string())
 }

@@ -18,6 +18,8 @@ pub(super) struct Terminal {
     pub(super) colour_notes: bool,
     /// Whether a line on stderr can be rewritten.
     pub(super) live: bool,
+    /// Whether a person reads stdout.
+    pub(super) interactive: bool,
 }
 
 impl Terminal {
@@ -34,12 +36,20 @@ impl Terminal {
             colour: wanted(io::stdout().is_terminal()),
             colour_notes: wanted(notes_on_terminal),
             live: notes_on_terminal && anstyle_query::term_supports_ansi_color(),
+            interactive: io::stdout().is_terminal(),
         }
     }
 
     /// Columns of the terminal on stderr; 80 where they are not known.
     pub(super) fn width() -> usize {
         terminal_size::terminal_size_of(io::stderr()).map_or(80, |(width, _)| width.0.into())
+    }
+
+    /// Columns of the terminal on stdout, else what COLUMNS says, else 80.
+    pub(super) fn width_of_stdout() -> usize {
+        let told = || std::env::var("COLUMNS").ok()?.parse().ok().filter(|columns| *columns > 0);
+        let size = terminal_size::terminal_size_of(io::stdout()).map(|(width, _)| usize::from(width.0));
+        size.filter(|width| *width > 0).or_else(told).unwrap_or(80)
     }
 
     /// Writes a result.

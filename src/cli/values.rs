@@ -69,7 +69,7 @@ fn not_a_name(text: &str, longest: usize) -> String {
 }
 
 /// What a person names on the command line.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Named {
     /// `POD` or `pod/POD`.
     Pod(String),

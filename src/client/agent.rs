@@ -219,11 +219,15 @@ impl Agent {
         self.within(limit, async move { Ok(client.end(request).await?.into_inner()) }).await
     }
 
-    fn channel(&self) -> Authenticated {
+    pub(super) fn channel(&self) -> Authenticated {
         Authenticated::new(self.channel.clone(), self.options.credentials.clone())
     }
 
-    async fn within<T>(
+    pub(super) fn request_timeout(&self) -> Option<Duration> {
+        self.options.request_timeout
+    }
+
+    pub(super) async fn within<T>(
         &self,
         limit: Option<Duration>,
         call: impl Future<Output = Result<T, Error>>,
@@ -238,7 +242,7 @@ impl Agent {
         answer.map_err(|error| self.explain(error))
     }
 
-    fn explain(&self, error: Error) -> Error {
+    pub(super) fn explain(&self, error: Error) -> Error {
         if let Some(refusal) = self.refusal.get().filter(|_| error.reason == reason::CONNECTION_LOST) {
             return refusal.clone();
         }

@@ -49,6 +49,8 @@ pub struct Options {
     pub connect_timeout: Duration,
     /// How many agents are asked at the same time. At least 1. Default: 32.
     pub concurrency: usize,
+    /// Whether much is expected to come: windows and frames for bulk, which take up to 32 MiB of memory. Default: false.
+    pub bulk: bool,
     /// Who asks.
     pub credentials: Credentials,
     /// The client certificate that is shown to agents. Default: none.
@@ -67,6 +69,7 @@ impl Default for Options {
             request_timeout: Some(Duration::from_secs(60)),
             connect_timeout: Duration::from_secs(15),
             concurrency: 32,
+            bulk: false,
             credentials: Credentials::default(),
             identity: None,
             trust: None,
@@ -304,12 +307,16 @@ async fn direct(address: &str) -> io::Result<TcpStream> {
 }
 
 fn transport(uri: Uri, options: &Options) -> Transport {
+    const MIB: u32 = 1024 * 1024;
     // A verification of a full node is a few hundred kilobytes; a stream that outgrows the window waits a round trip
-    // through the API server for each window's worth.
+    // through the API server for each window's worth. It is the reader's windows and frames that govern a download.
+    let (stream, connection, frame) =
+        if options.bulk { (16 * MIB, 32 * MIB, MIB / 4) } else { (MIB, 4 * MIB, 16 * 1024) };
     Transport::from(uri)
         .connect_timeout(options.connect_timeout)
-        .initial_stream_window_size(1024 * 1024)
-        .initial_connection_window_size(4 * 1024 * 1024)
+        .initial_stream_window_size(stream)
+        .initial_connection_window_size(connection)
+        .max_frame_size(frame)
         .http2_keep_alive_interval(Duration::from_secs(20))
         .keep_alive_timeout(Duration::from_secs(10))
 }

@@ -37,6 +37,10 @@ pub mod reason {
     pub const REQUEST_TIMEOUT: &str = "REQUEST_TIMEOUT";
     /// The agent's answer makes no sense.
     pub const PROTOCOL: &str = "PROTOCOL";
+    /// What came of a file is not what the agent says it is.
+    pub const CHECKSUM_MISMATCH: &str = "CHECKSUM_MISMATCH";
+    /// A file of this machine cannot be used.
+    pub const LOCAL_FILE: &str = "LOCAL_FILE";
     /// There is no agent pod on the node.
     pub const AGENT_NOT_FOUND: &str = "AGENT_NOT_FOUND";
     /// The agent pod on the node is not Ready.
@@ -99,6 +103,8 @@ impl Error {
             reason::POD_NOT_SCHEDULED | reason::KUBECONFIG_MISSING => Code::FailedPrecondition,
             reason::AGENT_NOT_PUBLISHED => Code::FailedPrecondition,
             reason::PROTOCOL | reason::API_ERROR => Code::Internal,
+            reason::CHECKSUM_MISMATCH => Code::Aborted,
+            reason::LOCAL_FILE => Code::FailedPrecondition,
             _ => Code::Unavailable,
         };
         Self { reason: reason.into(), code, message: shorten(message.into()), metadata: BTreeMap::new() }

@@ -84,6 +84,13 @@ impl Fleet {
         Self { route: Route::Cluster { client, namespace }, options }
     }
 
+    /// The same agents, of which much is going to be read: [`Options::bulk`].
+    #[must_use]
+    pub fn bulk(mut self) -> Self {
+        self.options.bulk = true;
+        self
+    }
+
     /// The agent that is responsible for a pod.
     ///
     /// # Errors

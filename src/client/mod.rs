@@ -18,6 +18,7 @@ mod connect;
 mod credentials;
 mod endpoint;
 mod error;
+pub mod files;
 mod fleet;
 mod tls;
 
@@ -26,5 +27,6 @@ pub use connect::{Options, connect, published_trust};
 pub use credentials::Credentials;
 pub use endpoint::Endpoint;
 pub use error::{Error, reason};
+pub use files::Files;
 pub use fleet::{Failure, Fleet, Gathered, Place, by_reason};
 pub use tls::{Fingerprint, Identity, Trust};

@@ -71,8 +71,12 @@ reasons! {
     InterfaceNotFound = "INTERFACE_NOT_FOUND" => NotFound,
     /// The pod has no such session.
     SessionNotFound = "SESSION_NOT_FOUND" => NotFound,
+    /// Nothing is at that path.
+    PathNotFound = "PATH_NOT_FOUND" => NotFound,
     /// The pod already has a container of that name.
     NameTaken = "NAME_TAKEN" => AlreadyExists,
+    /// Something is at that path already.
+    FileExists = "FILE_EXISTS" => AlreadyExists,
     /// An admission policy or webhook refused it.
     AdmissionDenied = "ADMISSION_DENIED" => PermissionDenied,
     /// The agent's own service account may not do it.
@@ -91,6 +95,10 @@ reasons! {
     Forbidden = "FORBIDDEN" => PermissionDenied,
     /// The caller's transport is not one the agent serves.
     PeerRefused = "PEER_REFUSED" => PermissionDenied,
+    /// The path leads to or through what is not the container's: procfs, sysfs and the like, or a magic link.
+    PathRefused = "PATH_REFUSED" => PermissionDenied,
+    /// The user that the files are read as may not.
+    FilePermission = "FILE_PERMISSION" => PermissionDenied,
     /// The pod runs on another node.
     PodOnOtherNode = "POD_ON_OTHER_NODE" => FailedPrecondition,
     /// The pod is not scheduled to a node yet.
@@ -121,6 +129,20 @@ reasons! {
     CommandFailed = "COMMAND_FAILED" => FailedPrecondition,
     /// The container has exited.
     ContainerExited = "CONTAINER_EXITED" => FailedPrecondition,
+    /// The container's root is the host's: it is still being set up.
+    HostRoot = "HOST_ROOT" => FailedPrecondition,
+    /// Not a regular file.
+    NotAFile = "NOT_A_FILE" => FailedPrecondition,
+    /// Not a directory.
+    NotADirectory = "NOT_A_DIRECTORY" => FailedPrecondition,
+    /// The path leads through too many symbolic links.
+    TooManyLinks = "TOO_MANY_LINKS" => FailedPrecondition,
+    /// The file system, or its mount, is read-only.
+    ReadOnlyFileSystem = "READ_ONLY_FILE_SYSTEM" => FailedPrecondition,
+    /// The file system, or the owner's quota, is full.
+    FileSystemFull = "FILE_SYSTEM_FULL" => FailedPrecondition,
+    /// The file system failed: an I/O error, a network or FUSE file system that is gone.
+    FileSystemFailed = "FILE_SYSTEM_FAILED" => FailedPrecondition,
     /// The session's container has not started.
     SessionNotStarted = "SESSION_NOT_STARTED" => FailedPrecondition,
     /// No process of the container was found, or it could not be proven to be the container's.
@@ -133,6 +155,8 @@ reasons! {
     ContainerRestarted = "CONTAINER_RESTARTED" => Aborted,
     /// The process went away meanwhile.
     ProcessGone = "PROCESS_GONE" => Aborted,
+    /// The file, or the directories that lead to it, changed meanwhile.
+    FileChanged = "FILE_CHANGED" => Aborted,
     /// The pod changed while it was patched, several times over.
     Conflict = "CONFLICT" => Aborted,
     /// The node has as many sessions as it may have.
@@ -145,8 +169,12 @@ reasons! {
     CaptureMemory = "CAPTURE_MEMORY" => ResourceExhausted,
     /// The agent has nothing to compile a filter with.
     FilterUnsupported = "FILTER_UNSUPPORTED" => Unimplemented,
+    /// All threads for file work, or the share of them that the caller or the container may have, are taken.
+    TooManyFileRequests = "TOO_MANY_FILE_REQUESTS" => ResourceExhausted,
     /// The kernel lacks something.
     KernelUnsupported = "KERNEL_UNSUPPORTED" => Unimplemented,
+    /// The agent was not started with `--allow-file-writes`.
+    WritesDisabled = "WRITES_DISABLED" => Unimplemented,
     /// The API server cannot be reached or is overloaded.
     ApiUnreachable = "API_UNREACHABLE" => Unavailable,
     /// The API server did not say who the caller is or what it may do.
@@ -163,6 +191,8 @@ reasons! {
     Deadline = "DEADLINE" => DeadlineExceeded,
     /// The container did not run in time.
     StartDeadline = "START_DEADLINE" => DeadlineExceeded,
+    /// The file system did not answer in time: a dead network or FUSE file system.
+    FileSystemStuck = "FILE_SYSTEM_STUCK" => DeadlineExceeded,
     /// The caller hung up; nobody reads this.
     PeerGone = "PEER_GONE" => Aborted,
     /// A system call failed that should not.

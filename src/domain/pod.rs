@@ -33,10 +33,14 @@ pub struct Pod {
     pub host_ipc: bool,
     /// `spec.hostUsers`, true by default.
     pub host_users: bool,
+    /// Whether a volume of `spec.volumes` is a directory or file of the node (`hostPath`).
+    pub host_path: bool,
     /// `spec.shareProcessNamespace`.
     pub share_process_namespace: bool,
     /// `spec.runtimeClassName`; empty for the default.
     pub runtime_class: String,
+    /// The annotation `kubectl.kubernetes.io/default-container`; empty without.
+    pub default_container: String,
     /// All containers in the order of the spec: init, regular, ephemeral.
     pub containers: Vec<Container>,
 }
@@ -157,6 +161,12 @@ impl Pod {
     /// The container of that name.
     pub fn container(&self, name: &str) -> Option<&Container> {
         self.containers.iter().find(|c| c.name == name)
+    }
+
+    /// The container that is meant where none is named, as kubectl chooses it: the one of the annotation, else the first regular one.
+    pub fn default_container(&self) -> Option<&Container> {
+        self.container(&self.default_container)
+            .or_else(|| self.containers.iter().find(|c| c.kind == ContainerKind::Regular))
     }
 
     /// The container of that name, or CONTAINER_NOT_FOUND with the names there are.

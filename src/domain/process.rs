@@ -1,4 +1,4 @@
-//! Which of a container's processes is its first, and what `/proc/<pid>/stat` and `status` say of it.
+//! Which of a container's processes is its first, and what `/proc/<pid>/stat`, `status`, `uid_map` and `gid_map` say of it.
 
 /// A process that is in a container's cgroup.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,9 +44,128 @@ pub fn ns_pids(status: &str) -> Vec<u32> {
         .unwrap_or_default()
 }
 
+/// What a process may do, in the ids of the reader's user namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Credentials {
+    /// User ids: real, effective, saved, for the file system.
+    pub uids: [u32; 4],
+    /// Group ids: real, effective, saved, for the file system.
+    pub gids: [u32; 4],
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+    /// `CapPrm`, in its own user namespace.
+    pub permitted: u64,
+    /// `CapEff`, in its own user namespace.
+    pub effective: u64,
+}
+
+impl Credentials {
+    /// CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH: either reads every file.
+    const READ_ANY: u64 = 1 << 1 | 1 << 2;
+    const SYS_PTRACE: u64 = 1 << 19;
+
+    /// From `/proc/<pid>/status`. None if a part of it is missing.
+    pub fn of_status(status: &str) -> Option<Self> {
+        let line = |key: &str| status.lines().find_map(|line| line.strip_prefix(key));
+        let ids =
+            |key| line(key)?.split_ascii_whitespace().map(|id| id.parse().ok()).collect::<Option<Vec<u32>>>();
+        let capabilities = |key| u64::from_str_radix(line(key)?.trim(), 16).ok();
+        Some(Self {
+            uids: ids("Uid:")?.try_into().ok()?,
+            gids: ids("Gid:")?.try_into().ok()?,
+            groups: ids("Groups:")?,
+            permitted: capabilities("CapPrm:")?,
+            effective: capabilities("CapEff:")?,
+        })
+    }
+
+    /// User and group that it reads files as.
+    pub fn for_files(&self) -> (u32, u32) {
+        (self.uids[3], self.gids[3])
+    }
+
+    /// Whether its capabilities let it read every file, whoever owns it.
+    pub fn reads_any(&self) -> bool {
+        self.effective & Self::READ_ANY != 0
+    }
+
+    /// Whether the kernel would let it look into another process of its user namespace by way of `/proc`: PTRACE_MODE_READ_FSCREDS of
+    /// ptrace(2), but for the other one being undumpable, which cannot be seen from outside.
+    pub fn may_look_into(&self, other: &Self) -> bool {
+        let (uid, gid) = self.for_files();
+        let same = other.uids[..3].iter().all(|id| *id == uid) && other.gids[..3].iter().all(|id| *id == gid);
+        self.effective & Self::SYS_PTRACE != 0 || (same && other.permitted & !self.effective == 0)
+    }
+}
+
+/// How a user namespace maps ids: `/proc/<pid>/uid_map` or `gid_map`, as the reader's user namespace sees it.
+/// <https://man7.org/linux/man-pages/man7/user_namespaces.7.html>
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct IdMap(Vec<(u32, u32, u32)>);
+
+impl IdMap {
+    /// What an id that is not mapped is seen as.
+    pub const UNMAPPED: u32 = 65534;
+
+    /// From the text of the file. Lines that are none are left out: their ids are not mapped.
+    pub fn parse(text: &str) -> Self {
+        let line = |line: &str| {
+            let mut numbers = line.split_ascii_whitespace().map(|n| n.parse().ok());
+            Some((numbers.next()??, numbers.next()??, numbers.next()??))
+        };
+        Self(text.lines().filter_map(line).collect())
+    }
+
+    /// What `outside` is inside.
+    pub fn inside(&self, outside: u32) -> u32 {
+        let of = |&(inside, first, count): &(u32, u32, u32)| {
+            let offset = outside.checked_sub(first).filter(|offset| *offset < count)?;
+            inside.checked_add(offset)
+        };
+        self.0.iter().find_map(of).unwrap_or(Self::UNMAPPED)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const STATUS: &str = "Name:\tx\nUid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\nGroups:\t10 11 \n\
+        CapInh:\t0\nCapPrm:\t00000000a80425fb\nCapEff:\t0000000000000004\n";
+
+    #[test]
+    fn credentials_of_status() {
+        let found = Credentials::of_status(STATUS).unwrap();
+        assert_eq!((found.for_files(), found.groups.as_slice()), ((4, 8), [10, 11].as_slice()));
+        assert_eq!((found.permitted, found.effective, found.reads_any()), (0xa804_25fb, 4, true));
+        assert_eq!(Credentials::of_status(&STATUS.replace("Groups", "Other")), None);
+        assert_eq!(Credentials::of_status(&STATUS.replace("\t7", "")), None);
+    }
+
+    #[test]
+    fn who_may_look_into_whom() {
+        let of = |id, permitted, effective| Credentials {
+            uids: [id; 4],
+            gids: [id; 4],
+            groups: Vec::new(),
+            permitted,
+            effective,
+        };
+        assert!(of(7, 0, 0).may_look_into(&of(7, 0, 0)));
+        assert!(!of(7, 0, 0).may_look_into(&of(8, 0, 0)));
+        assert!(!of(0, 1, 1).may_look_into(&of(0, 3, 3)));
+        assert!(of(0, 3, 3).may_look_into(&of(0, 1, 1)));
+        assert!(of(7, 1 << 19, 1 << 19).may_look_into(&of(8, u64::MAX, 0)));
+    }
+
+    #[test]
+    fn maps_of_ids() {
+        let map = IdMap::parse("         0     100000      65536\n 70000 7 1\nx\n");
+        let of = [99_999, 100_000, 165_535, 165_536, 7].map(|id| map.inside(id));
+        assert_eq!(of, [65534, 0, 65535, 65534, 70000]);
+        assert_eq!(IdMap::parse("0 0 4294967295").inside(4_294_967_294), 4_294_967_294);
+        assert_eq!(IdMap::default().inside(0), 65534);
+    }
 
     fn candidate(pid: u32, start_ticks: u64, ns_pids: &[u32]) -> Candidate {
         Candidate { pid, start_ticks, ns_pids: ns_pids.to_vec() }

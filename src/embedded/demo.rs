@@ -117,6 +117,11 @@ async fn show(stage: &Stage) -> anyhow::Result<()> {
     stage.step(&["debug", "web", "--image=busybox", "--target=nginx", "-c", "probe"], 0).await?;
     say("The same, asked of the kernel without podsonde:")?;
     stage.links("web", &["nginx", "probe"]).await?;
+    say("The files of nginx, whose image has neither a shell nor tar. What procfs shows is\n\
+        the node's processes, not files of the container: no way leads out through it.")?;
+    stage.step(&["ls", "-l", "web:/etc"], 0).await?;
+    stage.step(&["cat", "web:/etc/web.conf"], 0).await?;
+    stage.step(&["cat", "web:/proc/1/environ"], 1).await?;
     say("The runtime of node-2 ignores targets and says nothing, as some do:")?;
     stage.step(&["debug", "old", "--image=busybox", "--target=nginx", "-c", "probe"], 3).await?;
     say("What cannot work is refused, and says why:")?;
@@ -224,6 +229,7 @@ impl Stage {
             "The cluster stays up until Ctrl-C. In another terminal:\n  \
              export KUBECONFIG={kubeconfig} PODSONDE_INSECURE_AGENT=true\n  \
              podsonde debug web --image=busybox --target=nginx\n  \
+             podsonde ls -l web:/\n  \
              kubectl get pods -A\n  \
              podsonde --agent unix://{socket} node\n  \
              grpcurl -plaintext -unix {socket} podsonde.v1.Node/Get"

@@ -34,6 +34,8 @@ fn is_hash(text: &str) -> bool {
 
 /// The annotation of a static pod's mirror.
 const MIRROR: &str = "kubernetes.io/config.mirror";
+/// The annotation that names the container that is meant where none is named.
+const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
 /// How long the API server has for one pod.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -257,6 +259,8 @@ pub fn convert(pod: core::Pod) -> Pod {
         host_pid: spec.host_pid.unwrap_or_default(),
         host_ipc: spec.host_ipc.unwrap_or_default(),
         host_users: spec.host_users.unwrap_or(true),
+        host_path: spec.volumes.iter().flatten().any(|volume| volume.host_path.is_some()),
+        default_container: annotations.get(DEFAULT_CONTAINER).cloned().unwrap_or_default(),
         share_process_namespace: spec.share_process_namespace.unwrap_or_default(),
         runtime_class: spec.runtime_class_name.unwrap_or_default(),
         containers,

@@ -16,7 +16,7 @@ pub use super::seccomp::Filter;
 /// What is left.
 #[derive(Debug, Clone, Copy)]
 pub struct Confined {
-    /// The effective and permitted capabilities.
+    /// The effective capabilities.
     pub capabilities: CapabilitySet,
     /// Whether the bounding set holds no others. That takes CAP_SETPCAP; without it `no_new_privs` alone keeps them out of reach.
     pub bounded: bool,
@@ -24,17 +24,35 @@ pub struct Confined {
     pub filtered: bool,
 }
 
-/// Keeps of the process' capabilities those of `keep`, in the effective and permitted sets; leaves nothing inheritable or ambient, no
-/// way to get more by executing a program, no memory to be dumped; and filters system calls where kernel and architecture can.
+/// What is to be kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keep {
+    /// In force.
+    pub effective: CapabilitySet,
+    /// Not in force, but for a thread that takes it up: permitted.
+    pub at_hand: CapabilitySet,
+}
+
+impl From<CapabilitySet> for Keep {
+    fn from(effective: CapabilitySet) -> Self {
+        Self { effective, at_hand: CapabilitySet::empty() }
+    }
+}
+
+/// Keeps of the process' capabilities those of `keep`; leaves nothing inheritable or ambient, no way to get more by executing a program,
+/// no memory to be dumped; and filters system calls where kernel and architecture can.
 ///
 /// # Errors
 /// If any of it fails, but for what [`Confined`] tells.
-pub fn confine(keep: CapabilitySet, filter: Filter) -> Result<Confined, SysError> {
+pub fn confine(keep: impl Into<Keep>, filter: Filter) -> Result<Confined, SysError> {
+    let keep = keep.into();
     let had = capabilities(None).map_err(SysError::of("capget", "the process"))?;
     clear_ambient_capability_set().map_err(SysError::of("prctl", "PR_CAP_AMBIENT_CLEAR_ALL"))?;
-    let bounded = bound(keep)?;
-    let kept = had.permitted & keep;
-    let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
+    let all = keep.effective | keep.at_hand;
+    let bounded = bound(all)?;
+    let kept = had.permitted & keep.effective;
+    let permitted = had.permitted & all;
+    let sets = CapabilitySets { effective: kept, permitted, inheritable: CapabilitySet::empty() };
     set_capabilities(None, sets).map_err(SysError::of("capset", format_args!("{:#x}", kept.bits())))?;
     set_no_new_privs(true).map_err(SysError::of("prctl", "PR_SET_NO_NEW_PRIVS"))?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(SysError::of("prctl", "PR_SET_DUMPABLE"))?;

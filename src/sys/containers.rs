@@ -2,10 +2,15 @@
 
 use std::{
     collections::HashMap,
+    os::fd::OwnedFd,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use super::{SysError, process::ContainerProcess, procfs::Proc};
+use super::{
+    SysError,
+    process::ContainerProcess,
+    procfs::{Proc, ProcessDir},
+};
 use crate::domain::{
     cgroup::{self, Membership, Place},
     namespace::{NamespaceKind, NamespaceSet},
@@ -18,6 +23,8 @@ use crate::domain::{
 pub struct Containers {
     proc: Proc,
     host: Host,
+    /// The process that stands for the host.
+    host_process: ProcessDir,
     /// Processes that were found before, by container id. Their pidfds tell when they are no good any more.
     known: Mutex<HashMap<String, Arc<ContainerProcess>>>,
 }
@@ -98,7 +105,15 @@ impl Containers {
         }
         let unified = cgroup::is_unified(dir.read("cgroup", &mut buffer)?);
         let host = Host { namespaces: dir.namespaces(), unified };
-        Ok(Self { proc, host, known: Mutex::default() })
+        Ok(Self { proc, host, host_process: dir, known: Mutex::default() })
+    }
+
+    /// The host's root directory, O_PATH. Opened each time: nothing of the host's stays open.
+    ///
+    /// # Errors
+    /// If it may not be looked at.
+    pub fn host_root(&self) -> Result<OwnedFd, SysError> {
+        self.host_process.open_path("root")
     }
 
     /// The open `/proc`.

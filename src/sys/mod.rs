@@ -12,6 +12,8 @@
 //! - [`capture`]: packets of a network namespace, by a ring of its own and libpcap's filters;
 //! - [`broker`]: the process that may enter namespaces, so that the agent's own need not;
 //! - [`confine`]: giving up privileges for good;
+//! - [`rooted`]: the files below a root directory that somebody else controls;
+//! - [`identity`]: reading them as somebody else;
 //! - [`stop`]: ending a container's processes;
 //! - [`preflight`]: whether the node lets us do all that.
 
@@ -23,9 +25,11 @@ pub mod enter;
 mod error;
 pub mod evidence;
 mod ffi;
+pub mod identity;
 pub mod preflight;
 pub mod process;
 pub mod procfs;
+pub mod rooted;
 mod seccomp;
 pub mod socket;
 pub mod stop;

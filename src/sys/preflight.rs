@@ -7,6 +7,7 @@ use super::{
     ffi,
     process::Pidfd,
     procfs::Proc,
+    rooted::RootedDir,
 };
 use crate::domain::{cgroup, namespace::NamespaceKind};
 use std::os::fd::AsFd;
@@ -32,8 +33,10 @@ pub struct Feature {
 pub fn check(host_pid: u32, entry: &Entry) -> Result<Vec<Feature>, SysError> {
     let proc = Proc::open()?;
     let mut buffer = Vec::new();
-    let capabilities = effective_capabilities(proc.read(std::process::id(), "status", &mut buffer)?);
+    let status = proc.read(std::process::id(), "status", &mut buffer)?;
+    let (capabilities, permitted) = (capabilities_of(status, "CapEff:"), capabilities_of(status, "CapPrm:"));
     let capability = |name, bit: u32, without| feature(name, true, capabilities & (1 << bit) != 0, without);
+    let at_hand = |name, bit: u32, without| feature(name, false, permitted & (1 << bit) != 0, without);
     let of_entry = entry.broker().map_or(capabilities, |broker| broker.hello().capabilities);
     let features = [
         host_pid_feature(&proc, host_pid),
@@ -50,6 +53,15 @@ pub fn check(host_pid: u32, entry: &Entry) -> Result<Vec<Feature>, SysError> {
         ),
         feature("cap-net-raw", false, of_entry & (1 << 13) != 0, "no packets can be captured; add NET_RAW"),
         capability("cap-kill", 5, "sessions of other users' processes cannot be ended; add KILL"),
+        at_hand("cap-setuid", 7, "files cannot be read as a container's user; add SETUID"),
+        at_hand("cap-setgid", 6, "files cannot be read as a container's user; add SETGID"),
+        at_hand("cap-dac-read-search", 2, "files cannot be read as root; add DAC_READ_SEARCH"),
+        feature(
+            "openat2",
+            false,
+            RootedDir::is_supported(),
+            "no files of containers; Linux 5.8 and a seccomp profile that knows openat2 are needed",
+        ),
         feature(
             "pidfd",
             true,
@@ -127,10 +139,10 @@ fn translates_pids(proc: &Proc) -> bool {
         .is_ok_and(|ns| ffi::pid_in_namespace(ns.as_fd(), own).is_ok())
 }
 
-/// `CapEff` of `/proc/<pid>/status`.
-fn effective_capabilities(status: &str) -> u64 {
+/// A set of capabilities of `/proc/<pid>/status`.
+fn capabilities_of(status: &str, set: &str) -> u64 {
     status
         .lines()
-        .find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok())
+        .find_map(|line| u64::from_str_radix(line.strip_prefix(set)?.trim(), 16).ok())
         .unwrap_or_default()
 }

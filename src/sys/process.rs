@@ -19,7 +19,7 @@ use crate::domain::{
     Error, Reason, Result,
     cgroup::{self, Place},
     namespace::{NamespaceKind, NamespaceSet},
-    process::{self, Candidate},
+    process::{self, Candidate, Credentials, IdMap},
 };
 
 /// A process held by its pidfd.
@@ -155,7 +155,46 @@ impl ContainerProcess {
         }
     }
 
-    fn check_alive(&self) -> Result<()> {
+    /// Its root directory, O_PATH.
+    ///
+    /// # Errors
+    /// PROCESS_GONE if it ended, so that it is never another's.
+    pub fn root(&self) -> Result<OwnedFd> {
+        let root = self.dir.open_path("root")?;
+        self.check_alive()?;
+        Ok(root)
+    }
+
+    /// What it may do, as it is now: a process may change it.
+    ///
+    /// # Errors
+    /// PROCESS_GONE if it ended.
+    pub fn credentials(&self) -> Result<Credentials> {
+        let found = Credentials::of_status(self.dir.read("status", &mut Vec::new())?);
+        self.check_alive()?;
+        found.ok_or_else(|| {
+            let message = format!("/proc/{}/status does not say whose the process is", self.facts.pid);
+            Error::new(Reason::SystemCall, message)
+        })
+    }
+
+    /// How its user namespace maps users and groups.
+    ///
+    /// # Errors
+    /// PROCESS_GONE if it ended.
+    pub fn id_maps(&self) -> Result<(IdMap, IdMap)> {
+        let mut buffer = Vec::new();
+        let users = IdMap::parse(self.dir.read("uid_map", &mut buffer)?);
+        let groups = IdMap::parse(self.dir.read("gid_map", &mut buffer)?);
+        self.check_alive()?;
+        Ok((users, groups))
+    }
+
+    /// Checks that it has not ended.
+    ///
+    /// # Errors
+    /// PROCESS_GONE.
+    pub fn check_alive(&self) -> Result<()> {
         if self.is_alive() {
             return Ok(());
         }

@@ -1,6 +1,6 @@
 //! The `/proc` of the node, read through descriptors: nothing is opened by an absolute path a second time.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::{
     fs::{self, AtFlags, Dir, Mode, OFlags},
@@ -59,12 +59,27 @@ impl Proc {
         Ok(ProcessDir { pid, dir })
     }
 
+    /// Opens once more, for real, what the calling process holds O_PATH.
+    ///
+    /// # Errors
+    /// EACCES if the calling thread may not.
+    pub fn reopen(&self, fd: impl AsFd, flags: OFlags) -> Result<OwnedFd, Errno> {
+        let link = format!("self/fd/{}", fd.as_fd().as_raw_fd());
+        fs::openat(&self.0, link, flags | OFlags::CLOEXEC, Mode::empty())
+    }
+
     /// Reads a file of a process once, without keeping its directory open: the cheap way for a pass over all of them.
     ///
     /// # Errors
     /// ENOENT or ESRCH if the process has ended.
     pub fn read<'b>(&self, pid: u32, name: &str, buffer: &'b mut Vec<u8>) -> Result<&'b str, SysError> {
         read(&self.0, &format!("{pid}/{name}"), buffer)
+    }
+}
+
+impl AsFd for Proc {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 
@@ -95,6 +110,16 @@ impl ProcessDir {
     /// ESRCH if the process has ended, EACCES if it may not be looked into.
     pub fn open(&self, name: &str) -> Result<OwnedFd, SysError> {
         fs::openat(&self.dir, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(SysError::of("openat", format_args!("/proc/{}/{name}", self.pid)))
+    }
+
+    /// Opens a link below it to a directory, such as `root`, O_PATH, and follows it.
+    ///
+    /// # Errors
+    /// ESRCH if the process has ended, EACCES if it may not be looked into.
+    pub fn open_path(&self, name: &str) -> Result<OwnedFd, SysError> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        fs::openat(&self.dir, name, flags, Mode::empty())
             .map_err(SysError::of("openat", format_args!("/proc/{}/{name}", self.pid)))
     }
 

@@ -3,8 +3,8 @@
 use futures::future::BoxFuture;
 use podsonde::proto::v1::{
     self, capture_client::CaptureClient, capture_start_response::Event as CaptureEvent,
-    debug_client::DebugClient, debug_create_response::Event, namespaces_client::NamespacesClient,
-    node_client::NodeClient,
+    debug_client::DebugClient, debug_create_response::Event, files_client::FilesClient,
+    namespaces_client::NamespacesClient, node_client::NodeClient,
 };
 use tonic::{Request, Status, metadata::MetadataValue, transport::Channel};
 
@@ -146,6 +146,114 @@ async fn capture(channel: Channel, authorization: Option<String>, pod: &str) -> 
     Ok(())
 }
 
+/// What is done with a file of a pod.
+#[derive(Clone, Copy)]
+enum File {
+    Stat,
+    List,
+    Read,
+    Walk,
+    Checksum,
+    Write,
+}
+
+/// Does it to `/etc/hostname`, or beside it.
+async fn file(
+    channel: Channel,
+    authorization: Option<String>,
+    what: File,
+    pod: &str,
+    as_root: bool,
+) -> Result<(), Status> {
+    let target = Some(v1::FileTarget { pod: pod_ref(pod), container: "web".into(), view: 0, as_root });
+    let path = || b"/etc/hostname".to_vec();
+    let header = authorization.as_deref();
+    let mut client = FilesClient::new(channel);
+    match what {
+        File::Stat => {
+            let message = v1::FilesStatRequest { target, path: path(), follow: true };
+            let answer = client.stat(request(message, header)).await?.into_inner();
+            assert_eq!(answer.root.unwrap().container.unwrap().pod, pod);
+        }
+        File::List => {
+            let message = v1::FilesListRequest { target, path: b"/etc".into(), ..Default::default() };
+            let answer = client.list(request(message, header)).await?.into_inner();
+            assert!(answer.entries.iter().any(|entry| entry.path == b"hostname"));
+        }
+        File::Read => {
+            let message = v1::FilesReadRequest { target, path: path(), ..Default::default() };
+            let mut stream = client.read(request(message, header)).await?.into_inner();
+            let mut bytes = None;
+            while let Some(answer) = stream.message().await? {
+                if let Some(v1::files_read_response::Event::End(end)) = answer.event {
+                    bytes = Some(end.bytes);
+                }
+            }
+            assert!(bytes.unwrap() > 0);
+        }
+        File::Walk => {
+            let message = v1::FilesWalkRequest { target, path: b"/etc".into(), ..Default::default() };
+            let mut stream = client.walk(request(message, header)).await?.into_inner();
+            while stream.message().await?.is_some() {}
+        }
+        File::Checksum => {
+            let message = v1::FilesChecksumRequest { target, path: path(), ..Default::default() };
+            let mut stream = client.checksum(request(message, header)).await?.into_inner();
+            while stream.message().await?.is_some() {}
+        }
+        File::Write => {
+            let (path, overwrite) = (b"/tmp/written".into(), true);
+            let start = v1::FilesWriteStart { target, path, overwrite, ..Default::default() };
+            let event = |event| v1::FilesWriteRequest { event: Some(event) };
+            let messages = [
+                event(v1::files_write_request::Event::Start(start)),
+                event(v1::files_write_request::Event::Data(ENV_SECRET.into())),
+            ];
+            client.write(request(tokio_stream::iter(messages), header)).await?;
+        }
+    }
+    Ok(())
+}
+
+const EXEC: Right = right("create", "pods/exec", "default");
+const WRITE: Right = right("update", "podsonde.dev:files", "default");
+
+/// A row of [`ALL`] for each of these.
+macro_rules! files {
+    ($($name:literal, $method:literal, $what:ident, $pod:literal, $as_root:literal, [$($need:expr),+];)+) => {
+        &[$(Rpc {
+            name: $name,
+            method: concat!("podsonde.v1.Files/", $method),
+            needs: &[$($need),+],
+            call: |channel, header| Box::pin(file(channel, header, File::$what, $pod, $as_root)),
+        },)+]
+    };
+}
+
+/// The service Files.
+pub(crate) const FILES: &[Rpc] = files! {
+    "stat", "Stat", Stat, "web", false, [GET, EXEC];
+    "stat-root", "Stat", Stat, "web", true, [GET, EXEC, PATCH];
+    "stat-powerful", "Stat", Stat, "powerful", false, [GET, EXEC, PROXY];
+    "stat-host-path", "Stat", Stat, "host-path", false, [GET, EXEC, PROXY];
+    "list", "List", List, "web", false, [GET, EXEC];
+    "list-root", "List", List, "web", true, [GET, EXEC, PATCH];
+    "list-host-path", "List", List, "host-path", false, [GET, EXEC, PROXY];
+    "read", "Read", Read, "web", false, [GET, EXEC];
+    "read-root", "Read", Read, "web", true, [GET, EXEC, PATCH];
+    "read-powerful", "Read", Read, "powerful", false, [GET, EXEC, PROXY];
+    "read-host-path", "Read", Read, "host-path", true, [GET, EXEC, PATCH, PROXY];
+    "walk", "Walk", Walk, "web", false, [GET, EXEC];
+    "walk-root", "Walk", Walk, "web", true, [GET, EXEC, PATCH];
+    "walk-host-path", "Walk", Walk, "host-path", false, [GET, EXEC, PROXY];
+    "checksum", "Checksum", Checksum, "web", false, [GET, EXEC];
+    "checksum-root", "Checksum", Checksum, "web", true, [GET, EXEC, PATCH];
+    "checksum-host-path", "Checksum", Checksum, "host-path", false, [GET, EXEC, PROXY];
+    "write", "Write", Write, "web", false, [GET, EXEC, WRITE];
+    "write-root", "Write", Write, "web", true, [GET, EXEC, WRITE, PATCH];
+    "write-host-path", "Write", Write, "host-path", false, [GET, EXEC, WRITE, PROXY];
+};
+
 const GET: Right = right("get", "pods", "default");
 const PATCH: Right = right("patch", "pods/ephemeralcontainers", "default");
 const CAPTURE: Right = right("create", "podsonde.dev:captures", "default");
@@ -245,7 +353,7 @@ pub(crate) const ALL: &[Rpc] = &[
         call: |channel, header| {
             Box::pin(async move {
                 let pods = verify_node(channel, header, "default").await?;
-                assert_eq!(pods, ["default/host", "default/powerful", "default/web"]);
+                assert_eq!(pods, ["default/host", "default/host-path", "default/powerful", "default/web"]);
                 Ok(())
             })
         },
@@ -257,7 +365,10 @@ pub(crate) const ALL: &[Rpc] = &[
         call: |channel, header| {
             Box::pin(async move {
                 let pods = verify_node(channel, header, "").await?;
-                assert_eq!(pods, ["default/host", "default/powerful", "default/web", "other/db"]);
+                assert_eq!(
+                    pods,
+                    ["default/host", "default/host-path", "default/powerful", "default/web", "other/db"]
+                );
                 Ok(())
             })
         },

@@ -6,7 +6,7 @@ use podsonde::{
     agent::config::Limits,
     proto::v1::{
         self, capture_client::CaptureClient, debug_client::DebugClient, debug_create_response::Event,
-        namespaces_client::NamespacesClient,
+        files_client::FilesClient, namespaces_client::NamespacesClient,
     },
 };
 use serde_json::json;
@@ -75,6 +75,24 @@ async fn a_capture_ends_with_the_right_to_it() {
     let end = world.audited().into_iter().find(|line| line["audit"] == "end").unwrap();
     assert_eq!((&end["operation"], &end["reason"]), (&json!("Capture/Start"), &json!("FORBIDDEN")));
     assert_eq!(end["results"]["droppedByKernel"], "0", "{end}");
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_followed_file_ends_with_the_right_to_it() {
+    let world = world_with_pod(Setup::default()).await;
+    let rights = [right("create", "pods/exec", "default"), right("get", "pods", "default")];
+    world.grant("jane", &rights).await;
+    let target = v1::FileTarget { pod: rpc::pod_ref("web"), ..Default::default() };
+    let path = b"/etc/hostname".to_vec();
+    let message = v1::FilesReadRequest { target: Some(target), path, follow: true, ..Default::default() };
+    let header = format!("Bearer {}", world.token("jane"));
+    let call = FilesClient::new(world.channel.clone()).read(rpc::request(message, Some(&header))).await;
+    let mut stream = call.unwrap().into_inner();
+    let started = within(stream.message()).await.unwrap().unwrap().event;
+    assert!(matches!(started, Some(v1::files_read_response::Event::Start(_))), "{started:?}");
+    world.revoke("jane", "default").await;
+    assert_eq!(ended(stream).await, (Code::PermissionDenied, "FORBIDDEN".into()));
     world.end().await;
 }
 

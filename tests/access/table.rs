@@ -6,7 +6,7 @@ use prost::Message;
 use tonic::Code;
 
 use crate::{
-    rpc::{self, ALL, ENV_SECRET, Rpc},
+    rpc::{self, ALL, ENV_SECRET, FILES, Rpc},
     world::{self, HOUR, Right, World, reason, records},
 };
 
@@ -18,6 +18,8 @@ async fn populated() -> World {
     world.pod("default", "powerful", serde_json::json!({"hostPID": true})).await;
     world.pod("default", "host", serde_json::json!({"hostNetwork": true})).await;
     world.pod("other", "db", serde_json::json!({})).await;
+    let volumes = serde_json::json!({"volumes": [{"name": "host", "hostPath": {"path": "/var"}}]});
+    world.pod("default", "host-path", volumes).await;
     let all = [
         world::right("get", "pods", ""),
         world::right("patch", "pods/ephemeralcontainers", ""),
@@ -113,7 +115,7 @@ async fn only_who_has_all_rights_may() {
     let world = populated().await;
     let mut seen = world.audited().len();
     let mut requests = 0;
-    for rpc in ALL {
+    for rpc in ALL.iter().chain(FILES) {
         for case in cases(&world, rpc).await {
             let at = format!("{}: {}", rpc.name, case.name);
             let result = world::within((rpc.call)(world.channel.clone(), case.header)).await;
@@ -214,7 +216,7 @@ fn the_table_is_complete() {
             }
         }
     }
-    let tested: BTreeSet<_> = ALL.iter().map(|rpc| rpc.method.to_owned()).collect();
+    let tested: BTreeSet<_> = ALL.iter().chain(FILES).map(|rpc| rpc.method.to_owned()).collect();
     assert_eq!(tested, methods);
 }
 

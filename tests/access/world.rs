@@ -23,7 +23,7 @@ use podsonde::{
         access,
         app::{Agent, Identity, Settings},
         audit::Sink,
-        config::{Limits, Listen},
+        config::{FileLimits, Limits, Listen},
     },
     embedded::{
         Cluster,
@@ -87,7 +87,9 @@ impl Default for Setup {
     fn default() -> Self {
         let often = Duration::from_millis(200);
         let access = access::Options { reauthorize_interval: often, ..access::Options::default() };
-        Self { access, limits: Limits::default(), audit: None, runs: true }
+        let files = FileLimits { allow_file_writes: true, ..FileLimits::default() };
+        let limits = Limits { files, ..Limits::default() };
+        Self { access, limits, audit: None, runs: true }
     }
 }
 

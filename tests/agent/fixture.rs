@@ -84,6 +84,12 @@ impl Fixture {
         (self.agent, self.channel) = (Some(agent), channel);
     }
 
+    /// Where the agent is, for a client of its own.
+    #[allow(dead_code, reason = "not every binary that includes this has one")]
+    pub(crate) fn endpoint(&self) -> String {
+        format!("http://{}", self.agent.as_ref().unwrap().addresses()[0])
+    }
+
     pub(crate) fn channel(&self) -> Channel {
         self.channel.clone()
     }

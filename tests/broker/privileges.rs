@@ -8,8 +8,8 @@ use serde_json::Value;
 use crate::{
     agent::{Agent, possible},
     proc::{
-        CAP_KILL, CAP_NET_RAW, CAP_SYS_ADMIN, CAP_SYS_PTRACE, Descriptor, capabilities, descriptors, status,
-        threads,
+        CAP_DAC_READ_SEARCH, CAP_KILL, CAP_NET_RAW, CAP_SETGID, CAP_SETUID, CAP_SYS_ADMIN, CAP_SYS_PTRACE,
+        Descriptor, capabilities, descriptors, status, threads,
     },
 };
 
@@ -29,13 +29,14 @@ async fn each_process_has_only_what_it_needs() {
     let of_agent = threads(agent.pid);
     assert!(of_agent.len() > 2, "{of_agent:?}");
     let expected = [
-        (of_agent, CAP_KILL | CAP_SYS_PTRACE),
-        (threads(agent.broker), CAP_SYS_ADMIN | CAP_SYS_PTRACE | CAP_NET_RAW),
+        (of_agent, CAP_KILL | CAP_SYS_PTRACE, CAP_DAC_READ_SEARCH | CAP_SETGID | CAP_SETUID),
+        (threads(agent.broker), CAP_SYS_ADMIN | CAP_SYS_PTRACE | CAP_NET_RAW, 0),
     ];
-    for (threads, kept) in expected {
+    for (threads, kept, at_hand) in expected {
         for thread in threads {
-            for set in ["CapEff", "CapPrm", "CapBnd"] {
-                assert_eq!(capabilities(&thread, set), kept & all, "{set} of {}", thread["Name"]);
+            for (set, expected) in [("CapEff", kept), ("CapPrm", kept | at_hand), ("CapBnd", kept | at_hand)]
+            {
+                assert_eq!(capabilities(&thread, set), expected & all, "{set} of {}", thread["Name"]);
             }
             for set in ["CapInh", "CapAmb"] {
                 assert_eq!(capabilities(&thread, set), 0, "{set} of {}", thread["Name"]);

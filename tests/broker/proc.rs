@@ -9,7 +9,10 @@ use std::{
 /// Longer than anything here takes; what hangs fails the test.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
+pub(crate) const CAP_DAC_READ_SEARCH: u64 = 1 << 2;
 pub(crate) const CAP_KILL: u64 = 1 << 5;
+pub(crate) const CAP_SETGID: u64 = 1 << 6;
+pub(crate) const CAP_SETUID: u64 = 1 << 7;
 pub(crate) const CAP_NET_RAW: u64 = 1 << 13;
 pub(crate) const CAP_SYS_PTRACE: u64 = 1 << 19;
 pub(crate) const CAP_SYS_ADMIN: u64 = 1 << 21;

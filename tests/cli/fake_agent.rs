@@ -15,6 +15,8 @@ use tonic_types::{ErrorDetails, StatusExt};
 #[derive(Clone, Default)]
 pub(crate) struct FakeAgent {
     pub(crate) created: Arc<Mutex<Option<DebugCreateRequest>>>,
+    #[cfg(target_os = "linux")]
+    pub(crate) files: super::fake_files::FakeFiles,
 }
 
 pub(crate) fn failure(code: Code, reason: &str, message: &str, facts: &[(&str, &str)]) -> Status {
@@ -159,7 +161,7 @@ fn verification(namespace: &str, name: &str) -> Result<PodVerification, Status> 
     })
 }
 
-type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+pub(crate) type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl namespaces_server::Namespaces for FakeAgent {
@@ -370,10 +372,13 @@ impl node_server::Node for FakeAgent {
 
 impl FakeAgent {
     fn router(&self) -> tonic::transport::server::Router {
-        Server::builder()
+        let router = Server::builder()
             .add_service(v1::namespaces_server::NamespacesServer::new(self.clone()))
             .add_service(v1::debug_server::DebugServer::new(self.clone()))
-            .add_service(v1::node_server::NodeServer::new(self.clone()))
+            .add_service(v1::node_server::NodeServer::new(self.clone()));
+        #[cfg(target_os = "linux")]
+        let router = router.add_service(v1::files_server::FilesServer::new(self.clone()));
+        router
     }
 
     /// Serves on a loopback port, which is returned.

@@ -148,6 +148,16 @@ impl Fixture {
         format!("--custom={}", custom.display())
     }
 
+    /// The agent, as the client library reaches it.
+    pub(crate) async fn agent_client(&self) -> podsonde::client::Agent {
+        use podsonde::client::{Credentials, Fleet, Options};
+        let options = Options { credentials: Credentials::token_file(&self.token), ..Options::default() };
+        let client = self.cluster.https_client().expect("a client");
+        let fleet = Fleet::cluster(client, None, options);
+        let place = fleet.place_of_node(NAME).await.expect("an agent");
+        fleet.connect(&place).await.expect("the agent")
+    }
+
     /// Runs `podsonde` with these arguments.
     pub(crate) async fn podsonde(&self, args: &[&str]) -> Ended {
         self.spawn(args).ended().await

@@ -17,6 +17,7 @@
 mod support;
 
 mod failures;
+mod files;
 mod fixture;
 mod lifetime;
 mod privileges;

@@ -47,13 +47,16 @@ async fn the_agent_has_what_the_table_says_and_no_more() {
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("children");
     let broker: u32 = children.trim().parse().expect("one child");
     for (process, pid) in [("gRPC", pid), ("broker", broker)] {
-        let kept = table.iter().filter(|(_, by)| by == process || by == "both");
-        let kept: Vec<&str> = kept.filter_map(|(cell, _)| cell.strip_prefix("capability ")).collect();
-        println!("{process}: {kept:?}");
+        let of = |wanted: &[&str]| {
+            let rows = table.iter().filter(|(_, by)| wanted.contains(&by.as_str()));
+            rows.filter_map(|(cell, _)| cell.strip_prefix("capability ")).collect::<Vec<_>>()
+        };
+        let at_hand = format!("{process}, at hand");
+        let (kept, permitted) = (of(&[process, "both"]), of(&[process, "both", &at_hand]));
+        println!("{process}: {kept:?} of {permitted:?}");
         assert!(!kept.is_empty());
-        let mask = mask(&kept);
         let sets = ["CapEff", "CapPrm", "CapBnd"].map(|set| node::status_of(pid, set));
-        assert_eq!(sets, [mask.clone(), mask.clone(), mask], "{process}");
+        assert_eq!(sets, [mask(&kept), mask(&permitted), mask(&permitted)], "{process}");
         let of = |field: &str| node::status_of(pid, field);
         assert_eq!([of("CapInh"), of("CapAmb")], ["0000000000000000"; 2], "{process}");
         // The container's own filter, and the process'.

@@ -28,6 +28,18 @@ pub enum Method {
     CaptureCompile,
     /// `Capture/ListInterfaces`
     CaptureListInterfaces,
+    /// `Files/Stat`
+    FilesStat,
+    /// `Files/List`
+    FilesList,
+    /// `Files/Read`
+    FilesRead,
+    /// `Files/Walk`
+    FilesWalk,
+    /// `Files/Checksum`
+    FilesChecksum,
+    /// `Files/Write`
+    FilesWrite,
 }
 
 /// Something that RBAC must allow.
@@ -39,6 +51,10 @@ pub enum Right {
     DebugPod,
     /// `create captures` of the group `podsonde.dev`, for the pod's name: no built-in verb covers reading other people's packets.
     CapturePod,
+    /// `create pods/exec`: what already reads the files of a container.
+    ExecInPod,
+    /// `update files` of the group `podsonde.dev`, for the pod's name.
+    WriteFiles,
     /// `get nodes`: what a node's status shows.
     SeeNode,
     /// `create nodes/proxy`: what already is power over the node.
@@ -50,12 +66,25 @@ pub enum Right {
 pub struct Permission {
     /// All of these, on what the request names.
     pub rights: &'static [Right],
+    /// And these, if it is to be done as root.
+    pub as_root: &'static [Right],
     /// And these, if the pod is as powerful as its node.
     pub on_powerful_pods: &'static [Right],
     /// And these, if the pod's network is its node's.
     pub on_host_network: &'static [Right],
+    /// And these, if the pod has a directory of the node in it.
+    pub on_host_paths: &'static [Right],
     /// Whether it changes something. If so, nothing that was answered before counts.
     pub mutates: bool,
+}
+
+impl Permission {
+    /// Whether what it asks for depends on what the pod is.
+    pub const fn depends_on_pod(&self) -> bool {
+        !(self.on_powerful_pods.is_empty()
+            && self.on_host_network.is_empty()
+            && self.on_host_paths.is_empty())
+    }
 }
 
 impl Method {
@@ -71,6 +100,12 @@ impl Method {
         Self::CaptureStart,
         Self::CaptureCompile,
         Self::CaptureListInterfaces,
+        Self::FilesStat,
+        Self::FilesList,
+        Self::FilesRead,
+        Self::FilesWalk,
+        Self::FilesChecksum,
+        Self::FilesWrite,
     ];
 
     /// Its name in metrics, logs and the audit log.
@@ -86,21 +121,36 @@ impl Method {
             Self::CaptureStart => "Capture/Start",
             Self::CaptureCompile => "Capture/Compile",
             Self::CaptureListInterfaces => "Capture/ListInterfaces",
+            Self::FilesStat => "Files/Stat",
+            Self::FilesList => "Files/List",
+            Self::FilesRead => "Files/Read",
+            Self::FilesWalk => "Files/Walk",
+            Self::FilesChecksum => "Files/Checksum",
+            Self::FilesWrite => "Files/Write",
         }
     }
 
     /// What it asks of its caller. There is no default: a new method does not compile without.
     pub const fn permission(self) -> Permission {
         const fn read(rights: &'static [Right]) -> Permission {
-            Permission { rights, on_powerful_pods: &[], on_host_network: &[], mutates: false }
+            Permission {
+                rights,
+                as_root: &[],
+                on_powerful_pods: &[],
+                on_host_network: &[],
+                on_host_paths: &[],
+                mutates: false,
+            }
         }
         match self {
             // The debug container is made by the agent's service account, so what the caller's own would have been refused by
             // admission may pass. On pods that are as good as root on the node that is too much.
             Self::DebugCreate | Self::DebugEnd => Permission {
                 rights: &[Right::SeePods, Right::DebugPod],
+                as_root: &[],
                 on_powerful_pods: &[Right::RuleNode],
                 on_host_network: &[],
+                on_host_paths: &[],
                 mutates: true,
             },
             Self::DebugGet | Self::DebugList | Self::NamespacesVerify | Self::NamespacesVerifyNode => {
@@ -110,9 +160,30 @@ impl Method {
             // A capture on the node's own network holds everybody's packets. Compiling and listing are parts of one.
             Self::CaptureStart | Self::CaptureCompile | Self::CaptureListInterfaces => Permission {
                 rights: &[Right::SeePods, Right::CapturePod],
+                as_root: &[],
                 on_powerful_pods: &[Right::RuleNode],
                 on_host_network: &[Right::RuleNode],
+                on_host_paths: &[],
                 mutates: false,
+            },
+            // What `kubectl exec` reads with an image that has the tools. As root, what a debug container would.
+            Self::FilesStat | Self::FilesList | Self::FilesRead | Self::FilesWalk | Self::FilesChecksum => {
+                Permission {
+                    rights: &[Right::SeePods, Right::ExecInPod],
+                    as_root: &[Right::DebugPod],
+                    on_powerful_pods: &[Right::RuleNode],
+                    on_host_network: &[],
+                    on_host_paths: &[Right::RuleNode],
+                    mutates: false,
+                }
+            }
+            Self::FilesWrite => Permission {
+                rights: &[Right::SeePods, Right::ExecInPod, Right::WriteFiles],
+                as_root: &[Right::DebugPod],
+                on_powerful_pods: &[Right::RuleNode],
+                on_host_network: &[],
+                on_host_paths: &[Right::RuleNode],
+                mutates: true,
             },
         }
     }
@@ -166,6 +237,10 @@ impl Right {
             Self::CapturePod => {
                 Attributes { verb: "create", group: "podsonde.dev", resource: "captures", ..pods }
             }
+            Self::ExecInPod => Attributes { verb: "create", subresource: "exec", ..pods },
+            Self::WriteFiles => {
+                Attributes { verb: "update", group: "podsonde.dev", resource: "files", ..pods }
+            }
             Self::SeeNode => Attributes { verb: "get", ..nodes },
             Self::RuleNode => Attributes { verb: "create", subresource: "proxy", ..nodes },
         }
@@ -207,6 +282,29 @@ mod tests {
         for method in [Method::CaptureStart, Method::CaptureCompile, Method::CaptureListInterfaces] {
             assert_eq!(asks(method, &pod), [get, capture]);
             assert_eq!(method.permission().on_host_network, [Right::RuleNode]);
+        }
+        let exec = "create pods/exec web in namespace a";
+        let files = [
+            Method::FilesStat,
+            Method::FilesList,
+            Method::FilesRead,
+            Method::FilesWalk,
+            Method::FilesChecksum,
+        ];
+        for method in files {
+            assert_eq!(asks(method, &pod), [get, exec]);
+        }
+        assert_eq!(
+            asks(Method::FilesWrite, &pod),
+            [get, exec, "update files.podsonde.dev web in namespace a"]
+        );
+        for method in Method::ALL.iter().filter(|method| method.as_str().starts_with("Files/")) {
+            let permission = method.permission();
+            assert_eq!(permission.as_root, [Right::DebugPod]);
+            assert_eq!(
+                (permission.on_powerful_pods, permission.on_host_paths),
+                (&[Right::RuleNode][..], &[Right::RuleNode][..])
+            );
         }
         assert_eq!(Right::RuleNode.attributes(&pod, "n").to_string(), "create nodes/proxy n");
     }

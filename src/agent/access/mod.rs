@@ -218,21 +218,26 @@ impl Access {
         Error::new(Reason::WrongAudience, message)
     }
 
-    /// What the API server is asked about a call of `method` on what its request names.
-    pub fn rights(&self, method: Method, object: &Object) -> Vec<Attributes> {
-        let rights = method.permission().rights.iter();
-        rights.map(|right| right.attributes(object, &self.node)).collect()
+    /// What the API server is asked about a call of `method` on what its request names; `as_root`: if it is to be done as root.
+    pub fn rights(&self, method: Method, as_root: bool, object: &Object) -> Vec<Attributes> {
+        let permission = method.permission();
+        let more = permission.as_root.iter().filter(|_| as_root);
+        permission.rights.iter().chain(more).map(|right| right.attributes(object, &self.node)).collect()
     }
 
     /// What it is asked besides, now that the pod is known.
     pub fn rights_on(&self, method: Method, object: &Object, pod: &Pod) -> Vec<Attributes> {
         let permission = method.permission();
-        let powerful = permission.on_powerful_pods.iter().filter(|_| method::is_powerful(pod));
-        let on_network = permission.on_host_network.iter().filter(|_| pod.host_network);
-        let mut rights: Vec<_> =
-            powerful.chain(on_network).map(|r| r.attributes(object, &self.node)).collect();
+        let mut rights: Vec<Right> = Vec::new();
+        for (applies, more) in [
+            (method::is_powerful(pod), permission.on_powerful_pods),
+            (pod.host_network, permission.on_host_network),
+            (pod.host_path, permission.on_host_paths),
+        ] {
+            rights.extend(more.iter().filter(|_| applies));
+        }
         rights.dedup();
-        rights
+        rights.into_iter().map(|right| right.attributes(object, &self.node)).collect()
     }
 
     /// Whether `caller` has all these rights. `fresh`: whatever was answered before.
@@ -367,7 +372,7 @@ mod tests {
         };
         let caller = Caller { user, by: Authentication::Token, expires_at: None };
         let object = Object::Pod { namespace: "default".into(), name: "web".into(), uid: String::new() };
-        let rights = access.rights(Method::DebugCreate, &object);
+        let rights = access.rights(Method::DebugCreate, false, &object);
         let verdict = access.authorize(&caller, &rights, true).await;
         // Denied counts for more than allowed.
         assert_eq!(

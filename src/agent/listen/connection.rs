@@ -44,6 +44,8 @@ const WINDOWS: (u32, u32) = (512 * 1024, 256 * 1024);
 const SEND_BUFFER: usize = 64 * 1024;
 /// The largest frame that is taken, in bytes; the smallest limit that HTTP/2 allows.
 const FRAME: u32 = 16 * 1024;
+/// The methods that take a stream of messages.
+const STREAMING: [&str; 1] = ["/podsonde.v1.Files/Write"];
 /// Memory for what headers have in common, in bytes.
 const HEADER_TABLE: u32 = 4096;
 
@@ -154,8 +156,9 @@ async fn answer(
     let exchange = Arc::new(exchange);
     request.extensions_mut().insert(Voucher(Arc::downgrade(&exchange)));
     let deadline = Box::pin(sleep(activity.limits.request_timeout));
+    let streams = STREAMING.contains(&request.uri().path());
     let request = request.map(|body| {
-        Body::new(Upload { body, exchange: Arc::clone(&exchange), bytes: 0, deadline, ended: false })
+        Body::new(Upload { body, exchange: Arc::clone(&exchange), bytes: 0, deadline, streams, ended: false })
     });
     let response = routes.oneshot(request).await?;
     // A client without room for a first byte is never asked about.
@@ -331,12 +334,14 @@ impl Drop for Exchange {
 
 /// A request's body: limited in bytes, and in the time until it has all arrived.
 ///
-/// No method of the API takes a stream of messages as long as it runs; one that does will need a limit of its own.
+/// Those of a method that takes a stream of messages are its own to limit: of them only the next one has to arrive in time, and no more is
+/// held than the window lets through.
 struct Upload {
     body: Incoming,
     exchange: Arc<Exchange>,
     bytes: usize,
     deadline: Pin<Box<Sleep>>,
+    streams: bool,
     ended: bool,
 }
 
@@ -362,6 +367,11 @@ impl HttpBody for Upload {
                 None
             }
             Some(Err(error)) => Some(Err(Status::from_error(Box::new(error)))),
+            Some(Ok(frame)) if this.streams => {
+                let next = Instant::now() + this.exchange.activity.limits.request_timeout;
+                this.deadline.as_mut().reset(next.into());
+                Some(Ok(frame))
+            }
             Some(Ok(frame)) => {
                 let bytes = frame.data_ref().map_or(0, Bytes::len);
                 this.bytes = this.bytes.saturating_add(bytes);

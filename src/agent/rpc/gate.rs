@@ -35,8 +35,6 @@ use crate::{
 /// A stream of answers.
 pub type Answers<A> = Pin<Box<dyn Stream<Item = Result<A, Status>> + Send>>;
 
-/// Messages of a stream that wait for a slow client, at most.
-const QUEUE: usize = 16;
 /// Letting a call in takes less than this, or the API server does not answer.
 const ADMISSION: Duration = Duration::from_secs(600);
 
@@ -90,7 +88,11 @@ impl Method {
             | Self::NamespacesVerify
             | Self::NodeGet
             | Self::CaptureCompile
-            | Self::CaptureListInterfaces => 30,
+            | Self::CaptureListInterfaces
+            | Self::FilesStat
+            | Self::FilesList => 30,
+            // As long as a slow client takes for a large file, or follows one.
+            Self::FilesRead | Self::FilesWalk | Self::FilesChecksum | Self::FilesWrite => 24 * 3600,
         })
     }
 }
@@ -178,7 +180,7 @@ impl Gate {
                 return Err(status.unwrap_or_else(lost));
             }
         };
-        let (answers, queue) = mpsc::channel(QUEUE);
+        let (answers, queue) = mpsc::channel(Q::QUEUE);
         let (end, ended) = tokio::sync::oneshot::channel();
         let deadline = call.deadline.into();
         let work = act(call, answers);
@@ -239,11 +241,11 @@ impl Gate {
         let object = message.object()?;
 
         // By the name alone first: who may not see the pod does not learn whether it exists.
-        let mut rights = self.access.rights(Q::METHOD, &object);
+        let mut rights = self.access.rights(Q::METHOD, message.as_root(), &object);
         let verdict = self.access.authorize(&caller, &rights, permission.mutates).await;
         record.decision(&verdict);
         verdict.result?;
-        if !(permission.on_powerful_pods.is_empty() && permission.on_host_network.is_empty())
+        if permission.depends_on_pod()
             && let Some(pod) = self.pod(&object).await?
         {
             record.pod_uid(&pod.uid);

@@ -8,6 +8,7 @@
 pub mod capture;
 pub mod convert;
 pub mod debug;
+pub mod files;
 pub mod gate;
 pub mod namespaces;
 pub mod node;

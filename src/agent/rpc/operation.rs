@@ -4,15 +4,18 @@
 use super::convert;
 use crate::{
     agent::access::{Method, Object},
-    domain::{Result, name},
+    domain::{Error, Result, name},
     kube::container,
     proto::v1,
+    sys::rooted,
 };
 
 /// A request of the API.
 pub trait Operation {
     /// Its method.
     const METHOD: Method;
+    /// Messages of its stream that wait for a slow client, at most.
+    const QUEUE: usize = 16;
 
     /// What it is about.
     ///
@@ -23,6 +26,11 @@ pub trait Operation {
     /// What else it asks for, as the audit log names it. Nothing that may hold a secret: no command, no environment, no definition.
     fn parameters(&self) -> Vec<(&'static str, String)> {
         Vec::new()
+    }
+
+    /// Whether it is to be done as root, which takes a right of its own.
+    fn as_root(&self) -> bool {
+        false
     }
 
     /// Makes the request one about the pod of this UID alone: the one that the caller was found to have the rights for.
@@ -207,3 +215,65 @@ impl Operation for v1::NodeGetRequest {
         Ok(Object::Node)
     }
 }
+
+/// What requests about files have in common. `$more`: what the audit log says of one besides.
+macro_rules! files {
+    ($request:ident, $method:ident, $queue:literal, |$q:ident| $more:expr) => {
+        impl Operation for v1::$request {
+            const METHOD: Method = Method::$method;
+            const QUEUE: usize = $queue;
+
+            fn object(&self) -> Result<Object> {
+                let target = self.target.as_ref().ok_or_else(|| Error::invalid("target", "is required"))?;
+                convert::pod_object(target.pod.as_ref())
+            }
+
+            fn parameters(&self) -> Vec<(&'static str, String)> {
+                let $q = self;
+                let mut parameters = vec![("path", rooted::show(&self.path))];
+                if let Some(target) = &self.target {
+                    let view =
+                        target.view().as_str_name().trim_start_matches("ROOT_VIEW_").to_ascii_lowercase();
+                    parameters.push(("container", target.container.clone()));
+                    parameters.push(("view", view));
+                    parameters.push(("as_root", target.as_root.to_string()));
+                }
+                parameters.extend($more);
+                parameters
+            }
+
+            fn as_root(&self) -> bool {
+                self.target.as_ref().is_some_and(|target| target.as_root)
+            }
+
+            fn bind(&mut self, pod_uid: &str) {
+                if let Some(target) = &mut self.target {
+                    bind(&mut target.pod, pod_uid);
+                }
+            }
+        }
+    };
+}
+
+files!(FilesStatRequest, FilesStat, 1, |_q| Vec::new());
+files!(FilesListRequest, FilesList, 1, |q| vec![("after", rooted::show(&q.after))]);
+// Its messages are large.
+files!(FilesReadRequest, FilesRead, 2, |q| {
+    let lines = q.tail_lines.map(|lines| lines.to_string()).unwrap_or_default();
+    vec![
+        ("offset", q.offset.to_string()),
+        ("length", q.length.to_string()),
+        ("tail_lines", lines),
+        ("follow", q.follow.to_string()),
+    ]
+});
+files!(FilesWalkRequest, FilesWalk, 2, |q| {
+    let depth = q.max_depth.map(|depth| depth.to_string()).unwrap_or_default();
+    vec![("max_depth", depth), ("cross_mounts", q.cross_mounts.to_string())]
+});
+files!(FilesChecksumRequest, FilesChecksum, 2, |q| {
+    vec![("offset", q.offset.to_string()), ("length", q.length.to_string())]
+});
+files!(FilesWriteStart, FilesWrite, 1, |q| {
+    vec![("mode", format!("{:04o}", q.mode)), ("overwrite", q.overwrite.to_string())]
+});

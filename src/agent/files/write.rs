@@ -1,0 +1,65 @@
+//! Writing a file, where the agent was started with it.
+
+use aws_lc_rs::digest;
+use bytes::Bytes;
+
+use super::{Root, threads::Held};
+use crate::{
+    domain::{Error, Reason, Result},
+    sys::rooted::{create::Creation, entry::Entry},
+};
+
+/// A file that is being written. Dropped before its end, it was never there.
+pub struct Writer<'r> {
+    root: &'r Root,
+    /// None once it is lost with a stuck thread.
+    creation: Option<Held<Creation>>,
+    sum: digest::Context,
+    /// Bytes that it may still grow by.
+    left: u64,
+    limit: u64,
+}
+
+impl Root {
+    /// Begins a file of at most `limit` bytes.
+    ///
+    /// # Errors
+    /// Those of [`crate::sys::rooted::RootedDir::create`] and [`Root::run`].
+    pub async fn create(&self, path: Vec<u8>, mode: u32, limit: u64) -> Result<Writer<'_>> {
+        let creation = self.open(move |root| root.create(&path, mode)).await?;
+        let sum = digest::Context::new(&digest::SHA256);
+        Ok(Writer { root: self, creation: Some(creation), sum, left: limit, limit })
+    }
+}
+
+impl Writer<'_> {
+    /// Adds to its content.
+    ///
+    /// # Errors
+    /// INVALID_FIELD if it is too much, FILE_SYSTEM_FULL, and those of [`Root::run`].
+    pub async fn write(&mut self, data: Bytes) -> Result<()> {
+        let too_much = || Error::invalid("data", format!("is more than {} bytes in all", self.limit));
+        self.left = self.left.checked_sub(data.len() as u64).ok_or_else(too_much)?;
+        self.sum.update(&data);
+        let mut creation = self.creation.take().ok_or_else(lost)?;
+        let step = move |_: &_| creation.with(|file| file.write(&data)).map(|()| creation);
+        self.creation = Some(self.root.run(step).await?);
+        Ok(())
+    }
+
+    /// Gives it its name, if it is what `sha256` says; empty for anything.
+    ///
+    /// # Errors
+    /// INVALID_FIELD, FILE_EXISTS, NOT_A_FILE, and those of [`Root::run`].
+    pub async fn complete(self, overwrite: bool, sha256: &[u8]) -> Result<Entry> {
+        if !sha256.is_empty() && self.sum.finish().as_ref() != sha256 {
+            return Err(Error::invalid("sha256", "is of other content"));
+        }
+        let creation = self.creation.ok_or_else(lost)?;
+        self.root.run(move |_| creation.end(|file| file.complete(overwrite))).await
+    }
+}
+
+fn lost() -> Error {
+    Error::new(Reason::Bug, "the file is lost")
+}

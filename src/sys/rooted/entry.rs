@@ -1,0 +1,151 @@
+//! What is said of a file: what `statx` says, and where a link leads.
+//! <https://man7.org/linux/man-pages/man2/statx.2.html>
+
+use std::{
+    ffi::{CStr, CString},
+    os::fd::{AsFd, BorrowedFd},
+};
+
+use rustix::{
+    fs::{AtFlags, FileType, Statx, StatxAttributes, StatxFlags, StatxTimestamp, makedev, readlinkat, statx},
+    io::Errno,
+};
+
+use super::failed;
+use crate::domain::{Reason, Result};
+
+/// What is known of a file.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Entry {
+    /// Its path as it was asked for, its name in a list, or its path below the top of a walk.
+    pub path: Vec<u8>,
+    /// What it is. None if that is not known.
+    pub kind: Option<FileType>,
+    /// Permission bits and the three above them.
+    pub mode: u32,
+    /// Size, in bytes.
+    pub size: u64,
+    /// Blocks of 512 bytes that it takes.
+    pub blocks: u64,
+    /// Owner, in the agent's user namespace.
+    pub uid: u32,
+    /// Group, in the agent's user namespace.
+    pub gid: u32,
+    /// Number of hard links.
+    pub links: u32,
+    /// Inode number.
+    pub inode: u64,
+    /// Device of the file system.
+    pub device: u64,
+    /// Of a device file: major and minor number.
+    pub device_file: (u32, u32),
+    /// When it was last read.
+    pub accessed_at: Time,
+    /// When its content was last changed.
+    pub modified_at: Time,
+    /// When its inode was last changed.
+    pub changed_at: Time,
+    /// When it was created, where the file system says so.
+    pub created_at: Option<Time>,
+    /// Of a symbolic link: what it holds.
+    pub link_target: Vec<u8>,
+    /// Whether something is mounted here.
+    pub mount_point: bool,
+    /// Name of the file system's type, where it was asked for.
+    pub file_system: String,
+    /// Why nothing more could be told of it, or of what is in it.
+    pub reason: Option<Reason>,
+}
+
+/// A time of a file.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Time {
+    /// Seconds since 1970.
+    pub seconds: i64,
+    /// Nanoseconds of that second.
+    pub nanos: u32,
+}
+
+impl From<StatxTimestamp> for Time {
+    fn from(time: StatxTimestamp) -> Self {
+        Self { seconds: time.tv_sec, nanos: time.tv_nsec }
+    }
+}
+
+impl Entry {
+    /// One of which nothing more is known than that a directory names it.
+    pub(super) fn bare(path: Vec<u8>, kind: Option<FileType>, reason: Reason) -> Self {
+        Self { path, kind, reason: Some(reason), ..Self::default() }
+    }
+
+    fn new(path: &[u8], stat: &Statx) -> Self {
+        let has = |flag: StatxFlags| stat.stx_mask & flag.bits() != 0;
+        Self {
+            path: path.to_owned(),
+            kind: Some(FileType::from_raw_mode(u32::from(stat.stx_mode))),
+            mode: u32::from(stat.stx_mode) & 0o7777,
+            size: stat.stx_size,
+            blocks: stat.stx_blocks,
+            uid: stat.stx_uid,
+            gid: stat.stx_gid,
+            links: stat.stx_nlink,
+            inode: stat.stx_ino,
+            device: makedev(stat.stx_dev_major, stat.stx_dev_minor),
+            device_file: (stat.stx_rdev_major, stat.stx_rdev_minor),
+            accessed_at: stat.stx_atime.into(),
+            modified_at: stat.stx_mtime.into(),
+            changed_at: stat.stx_ctime.into(),
+            created_at: has(StatxFlags::BTIME).then(|| stat.stx_btime.into()),
+            link_target: Vec::new(),
+            mount_point: stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT),
+            file_system: String::new(),
+            reason: None,
+        }
+    }
+
+    /// What it is, for people.
+    pub(super) fn kind_name(&self) -> &'static str {
+        match self.kind {
+            Some(FileType::RegularFile) => "a file",
+            Some(FileType::Directory) => "a directory",
+            Some(FileType::Symlink) => "a symbolic link",
+            Some(FileType::Fifo) => "a named pipe",
+            Some(FileType::Socket) => "a socket",
+            Some(FileType::CharacterDevice) => "a character device",
+            Some(FileType::BlockDevice) => "a block device",
+            _ => "of an unknown kind",
+        }
+    }
+}
+
+const MASK: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::BTIME).union(StatxFlags::MNT_ID);
+
+/// Of what a descriptor holds, which may be O_PATH: what it is, and the mount that it is in.
+pub(super) fn describe(fd: impl AsFd, path: &[u8]) -> Result<(Entry, u64)> {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::NO_AUTOMOUNT;
+    let stat = statx(fd.as_fd(), c"", flags, MASK).map_err(|errno| failed("statx", path, errno))?;
+    let mut entry = Entry::new(path, &stat);
+    if entry.kind == Some(FileType::Symlink) {
+        entry.link_target = read_link(fd.as_fd(), c"").map_err(|errno| failed("readlinkat", path, errno))?;
+    }
+    Ok((entry, stat.stx_mnt_id))
+}
+
+/// Of a name in a directory: what it is, and the mount that it is in. A link is not followed, and nothing is mounted for it.
+pub(super) fn describe_at(directory: impl AsFd, name: &CStr, path: &[u8]) -> Result<(Entry, u64)> {
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+    let stat = statx(directory.as_fd(), name, flags, MASK).map_err(|errno| failed("statx", path, errno))?;
+    let mut entry = Entry::new(path, &stat);
+    if entry.kind == Some(FileType::Symlink) {
+        match read_link(directory.as_fd(), name) {
+            Ok(target) => entry.link_target = target,
+            // It was replaced by something else since.
+            Err(errno) => entry.reason = Some(failed("readlinkat", path, errno).reason),
+        }
+    }
+    Ok((entry, stat.stx_mnt_id))
+}
+
+fn read_link(at: BorrowedFd<'_>, name: &CStr) -> Result<Vec<u8>, Errno> {
+    readlinkat(at, name, Vec::with_capacity(256)).map(CString::into_bytes)
+}
