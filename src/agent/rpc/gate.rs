@@ -21,10 +21,10 @@ use super::{
 };
 use crate::{
     agent::{
-        access::{Access, Caller, Credentials, Grant, Method, Object},
+        access::{Access, Caller, Credentials, Grant, Method, Object, caller},
         audit::{Audit, Notes, Record},
         config::Limits,
-        listen::Voucher,
+        listen::{Vouched, Voucher},
         metrics::{Metrics, code_name},
     },
     domain::{Error, ErrorKind, Reason, Result, pod::Pod},
@@ -63,6 +63,7 @@ pub struct Call<Q> {
 #[derive(Debug)]
 struct Pass {
     _place: Place,
+    _vouched: Option<Vouched>,
     grant: Grant,
 }
 
@@ -127,6 +128,25 @@ impl Gate {
         status.map_or_else(|| result.map(Response::new).map_err(|_| lost()), Err)
     }
 
+    /// The same for what is to come to its end, with its record and its place, also when the caller hangs up.
+    ///
+    /// # Errors
+    /// As [`Gate::unary`].
+    pub async fn to_the_end<Q, A, F>(
+        self: &Arc<Self>,
+        request: Request<Q>,
+        act: impl FnOnce(Call<Q>) -> F + Send + 'static,
+    ) -> Result<Response<A>, Status>
+    where
+        Q: Operation + Send + Sync + 'static,
+        A: Send + 'static,
+        F: Future<Output = Result<A>> + Send + 'static,
+    {
+        let gate = Arc::clone(self);
+        let work = tokio::spawn(async move { gate.unary(request, act).await });
+        work.await.unwrap_or_else(|_| Err(lost()))
+    }
+
     /// A call with a stream of answers, which `act` sends one by one. It ends when the caller may not have them any more.
     ///
     /// # Errors
@@ -181,6 +201,9 @@ impl Gate {
         // So much earlier than the caller gives up that it still hears why.
         let patience = timeout_of(&request).ok().flatten().unwrap_or(Duration::MAX).min(Q::METHOD.max_time());
         let object = request.get_ref().object().ok();
+        // Also of who is turned away before anything is looked at.
+        object.iter().for_each(|object| record.object(object));
+        record.peer(caller::peer(&request));
         let admitted = tokio::time::timeout(patience / 4 * 3, self.admit(request, record));
         let admitted = AssertUnwindSafe(admitted).catch_unwind().await;
         let admitted = admitted.unwrap_or_else(|_| Ok(Err(panicked()))).unwrap_or_else(|_| Err(too_late()));
@@ -204,7 +227,6 @@ impl Gate {
         let mut message = request.into_inner();
         record.parameters(message.parameters());
         let object = message.object()?;
-        record.object(&object);
 
         // By the name alone first: who may not see the pod does not learn whether it exists.
         let mut rights = self.access.rights(Q::METHOD, message.as_root(), &object);
@@ -224,9 +246,12 @@ impl Gate {
                 rights.extend(more);
             }
         }
-        voucher.iter().for_each(Voucher::vouch);
+        let vouched = voucher.as_ref().map(Voucher::vouch);
         let grant = Grant::new(credentials, caller.clone(), rights);
-        Ok((Call { caller, message, deadline, notes: record.notes() }, Pass { _place: place, grant }))
+        Ok((
+            Call { caller, message, deadline, notes: record.notes() },
+            Pass { _place: place, _vouched: vouched, grant },
+        ))
     }
 
     /// The pod that a call is about, if it is about one.
