@@ -130,7 +130,7 @@ impl Files {
     pub async fn open(self: &Arc<Self>, user: &str, target: Target) -> Result<Root> {
         let check = |pod: &Arc<Pod>| {
             pod.expect_uid(&target.pod_uid)?;
-            running(pod, &target.container).map(Container::clone)
+            running(pod, &target.container).cloned()
         };
         let (pod, container) = self.pods.find(&target.namespace, &target.pod, check).await?;
         let permit = Arc::clone(&self.passes).acquire_owned().await;
