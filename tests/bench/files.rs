@@ -14,6 +14,7 @@
     clippy::print_stdout
 )]
 
+#[allow(dead_code)]
 mod figures;
 #[allow(dead_code)]
 #[path = "../agent/fixture.rs"]
@@ -268,9 +269,9 @@ async fn memory(world: &World) {
 
     let many = world.volume.join("many");
     fs::create_dir(&many).unwrap();
-    for i in 0..1_000_000 {
+    for i in 0..1_000_000_u32 {
         // Names in no order.
-        File::create(many.join(format!("{:08x}", (i as u32).wrapping_mul(2_654_435_761)))).unwrap();
+        File::create(many.join(format!("{:08x}", i.wrapping_mul(2_654_435_761)))).unwrap();
     }
     let before = world.reset_peak();
     let began = Instant::now();

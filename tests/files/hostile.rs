@@ -364,7 +364,7 @@ fn sizes_mean_nothing() {
             while !stop.load(Ordering::Relaxed) {
                 file.write_all(&[b'x'; 4096]).unwrap();
                 round += 1;
-                if round % 64 == 0 {
+                if round.is_multiple_of(64) {
                     file.set_len(round % 4096).unwrap();
                 }
             }

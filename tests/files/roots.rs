@@ -85,10 +85,10 @@ async fn as_the_containers_user_and_as_root() {
         for name in ["own", "other", "group", "roots"] {
             let path = format!("/tmp/{name}");
             // The way to /proc/PID/root itself is closed to others, so the oracle counts only for what is below it.
-            let expected = match (container.pod.as_str(), name) {
-                ("user", "own" | "group") | ("root", _) | ("bare", "roots") => true,
-                _ => false,
-            };
+            let expected = matches!(
+                (container.pod.as_str(), name),
+                ("user", "own" | "group") | ("root", _) | ("bare", "roots")
+            );
             if container.pod != "user" {
                 assert_eq!(exec(container, name), expected, "{} {name}", container.pod);
             }
