@@ -33,6 +33,8 @@ use crate::kube::{
     portforward::{self, FarEnd},
 };
 
+/// 1 MiB.
+const MIB: u32 = 1024 * 1024;
 /// How long a direct connection may take before the API server is asked for one.
 const DIRECT: Duration = Duration::from_secs(3);
 /// How often the Lease of an agent that shows another certificate is read again: it may have just been restarted.
@@ -49,8 +51,6 @@ pub struct Options {
     pub connect_timeout: Duration,
     /// How many agents are asked at the same time. At least 1. Default: 32.
     pub concurrency: usize,
-    /// Whether much is expected to come: windows and frames for bulk, which take up to 32 MiB of memory. Default: false.
-    pub bulk: bool,
     /// Who asks.
     pub credentials: Credentials,
     /// The client certificate that is shown to agents. Default: none.
@@ -59,8 +59,19 @@ pub struct Options {
     pub trust: Option<Trust>,
     /// Connect to the addresses that agents publish; where that fails, through the API server. Default: only the latter.
     pub direct: bool,
+    /// What connections are for. Default: calls.
+    pub traffic: Traffic,
     /// Talk also to agents of the cluster that publish no certificate: without TLS, through the API server. Default: no.
     pub insecure: bool,
+}
+
+/// What a connection is for, which decides how much may be under way on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Traffic {
+    /// Questions and their answers.
+    Calls,
+    /// A stream that is as fast as the network is, on a connection of its own; one of so many at the same time.
+    Bulk(usize),
 }
 
 impl Default for Options {
@@ -69,11 +80,11 @@ impl Default for Options {
             request_timeout: Some(Duration::from_secs(60)),
             connect_timeout: Duration::from_secs(15),
             concurrency: 32,
-            bulk: false,
             credentials: Credentials::default(),
             identity: None,
             trust: None,
             direct: false,
+            traffic: Traffic::Calls,
             insecure: false,
         }
     }
@@ -307,11 +318,16 @@ async fn direct(address: &str) -> io::Result<TcpStream> {
 }
 
 fn transport(uri: Uri, options: &Options) -> Transport {
-    const MIB: u32 = 1024 * 1024;
-    // A verification of a full node is a few hundred kilobytes; a stream that outgrows the window waits a round trip
-    // through the API server for each window's worth. It is the reader's windows and frames that govern a download.
-    let (stream, connection, frame) =
-        if options.bulk { (16 * MIB, 32 * MIB, MIB / 4) } else { (MIB, 4 * MIB, 16 * 1024) };
+    // What the receiver grants and the sender may fill decides the rate: a stream that has filled its window waits a round trip for each
+    // window's worth. A verification of a full node is a few hundred kilobytes; a capture is what a link carries, and many of them
+    // share what may be under way. h2's adaptive window stays off: it would begin with 64 KiB whatever stands here.
+    let (stream, connection, frame) = match options.traffic {
+        Traffic::Calls => (MIB, 4 * MIB, None),
+        Traffic::Bulk(streams) => {
+            let share = u32::try_from(128 / streams.max(1)).unwrap_or(1).clamp(1, 16) * MIB;
+            (share, 2 * share, Some(256 * 1024))
+        }
+    };
     Transport::from(uri)
         .connect_timeout(options.connect_timeout)
         .initial_stream_window_size(stream)

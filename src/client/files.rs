@@ -3,7 +3,7 @@
 //! What an agent answers comes in part from the pod, and an agent may be anybody's: names and paths are checked here before anyone sees
 //! them, and every stream has its first and its last message or ends with an error.
 
-use std::{future::Future, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::Stream;
@@ -99,11 +99,12 @@ impl Files {
     pub async fn stat(&self, path: &[u8], follow: bool) -> Result<(FileRoot, FileEntry), Error> {
         let request = FilesStatRequest { target: Some(self.target.clone()), path: path.to_vec(), follow };
         let mut client = self.client();
-        self.in_time(async move {
-            let FilesStatResponse { root, entry } = client.stat(request).await?.into_inner();
-            Ok((root.ok_or_else(|| lacks("root"))?, entry.ok_or_else(|| lacks("entry"))?))
-        })
-        .await
+        self.agent
+            .answered(async move {
+                let FilesStatResponse { root, entry } = client.stat(request).await?.into_inner();
+                Ok((root.ok_or_else(|| lacks("root"))?, entry.ok_or_else(|| lacks("entry"))?))
+            })
+            .await
     }
 
     /// One page of a directory, and what to ask for the next one with; empty: there is no more.
@@ -139,25 +140,27 @@ impl Files {
             after: after.clone(),
         };
         let mut client = self.client();
-        self.in_time(async move {
-            let FilesListResponse { root, entries, next_after } = client.list(request).await?.into_inner();
-            let mut last = after.as_slice();
-            for entry in &entries {
-                if !is_name(&entry.path) {
-                    return Err(absurd("a name that is none", &entry.path));
+        self.agent
+            .answered(async move {
+                let FilesListResponse { root, entries, next_after } =
+                    client.list(request).await?.into_inner();
+                let mut last = after.as_slice();
+                for entry in &entries {
+                    if !is_name(&entry.path) {
+                        return Err(absurd("a name that is none", &entry.path));
+                    }
+                    // Each page ends beyond the one before, so that the pages end.
+                    if entry.path.as_slice() <= last {
+                        return Err(absurd("names out of order", &entry.path));
+                    }
+                    last = &entry.path;
                 }
-                // Each page ends beyond the one before, so that the pages end.
-                if entry.path.as_slice() <= last {
-                    return Err(absurd("names out of order", &entry.path));
+                if !next_after.is_empty() && (entries.is_empty() || next_after.as_slice() < last) {
+                    return Err(absurd("a page that leads nowhere", &next_after));
                 }
-                last = &entry.path;
-            }
-            if !next_after.is_empty() && (entries.is_empty() || next_after.as_slice() < last) {
-                return Err(absurd("a page that leads nowhere", &next_after));
-            }
-            Ok((root.ok_or_else(|| lacks("root"))?, entries, next_after))
-        })
-        .await
+                Ok((root.ok_or_else(|| lacks("root"))?, entries, next_after))
+            })
+            .await
     }
 
     /// Reads a file. The request's target is filled in. Without `follow` the request timeout is for each message.
@@ -168,7 +171,7 @@ impl Files {
         let follow = request.follow;
         let request = FilesReadRequest { target: Some(self.target.clone()), ..request };
         let mut client = self.client();
-        let stream = self.in_time(async move { Ok(client.read(request).await?.into_inner()) }).await?;
+        let stream = self.agent.answered(async move { Ok(client.read(request).await?.into_inner()) }).await?;
         let mut answers = self.answers(stream);
         let first = answers.next().await?.and_then(|answer| answer.event);
         let Some(files_read_response::Event::Start(start)) = first else {
@@ -198,7 +201,7 @@ impl Files {
             cross_mounts,
         };
         let mut client = self.client();
-        let stream = self.in_time(async move { Ok(client.walk(request).await?.into_inner()) }).await?;
+        let stream = self.agent.answered(async move { Ok(client.walk(request).await?.into_inner()) }).await?;
         let mut answers = self.answers(stream);
         let first = answers.next().await?.and_then(|answer| answer.event);
         let Some(files_walk_response::Event::Start(root)) = first else {
@@ -220,7 +223,8 @@ impl Files {
             length: i64::try_from(length).unwrap_or(i64::MAX),
         };
         let mut client = self.client();
-        let stream = self.in_time(async move { Ok(client.checksum(request).await?.into_inner()) }).await?;
+        let stream =
+            self.agent.answered(async move { Ok(client.checksum(request).await?.into_inner()) }).await?;
         let mut answers = self.answers(stream);
         loop {
             match answers.next().await?.and_then(|answer| answer.event) {
@@ -256,10 +260,6 @@ impl Files {
 
     fn client(&self) -> FilesClient<Authenticated> {
         FilesClient::new(self.agent.channel()).max_decoding_message_size(LARGEST_MESSAGE)
-    }
-
-    async fn in_time<T>(&self, call: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-        self.agent.within(self.agent.request_timeout(), call).await
     }
 
     fn answers<T>(&self, stream: Streaming<T>) -> Answers<T> {

@@ -7,7 +7,7 @@ use kube::Client;
 
 use super::{
     agent::Agent,
-    connect::{self, Options},
+    connect::{self, Options, Traffic},
     endpoint::Endpoint,
     error::{Error, reason},
 };
@@ -82,13 +82,6 @@ impl Fleet {
     pub fn cluster(client: Client, namespace: Option<&str>, options: Options) -> Self {
         let namespace = namespace.unwrap_or(AGENT_NAMESPACE).to_owned();
         Self { route: Route::Cluster { client, namespace }, options }
-    }
-
-    /// The same agents, of which much is going to be read: [`Options::bulk`].
-    #[must_use]
-    pub fn bulk(mut self) -> Self {
-        self.options.bulk = true;
-        self
     }
 
     /// The agent that is responsible for a pod.
@@ -170,13 +163,27 @@ impl Fleet {
     /// # Errors
     /// `AGENT_NOT_FOUND`, `AGENT_NOT_READY`, `AGENT_UNREACHABLE`, `PORT_FORWARD_FAILED` and the `API_…` reasons.
     pub async fn connect(&self, place: &Place) -> Result<Agent, Error> {
+        self.connect_with(place, &self.options).await
+    }
+
+    /// Connects to an agent for a stream that is as fast as the network is. Such a stream wants a connection of its own, with larger
+    /// windows than calls need. `streams`: how many there will be at the same time, which share the memory for that.
+    ///
+    /// # Errors
+    /// Those of [`Fleet::connect`].
+    pub async fn connect_bulk(&self, place: &Place, streams: usize) -> Result<Agent, Error> {
+        let options = Options { traffic: Traffic::Bulk(streams), ..self.options.clone() };
+        self.connect_with(place, &options).await
+    }
+
+    async fn connect_with(&self, place: &Place, options: &Options) -> Result<Agent, Error> {
         match (&place.target, &self.route) {
             (Target::Nowhere(error), _) => Err(error.clone()),
             (Target::Pod(pod), Route::Cluster { client, .. }) => {
-                connect::connect_pod(client.clone(), pod, &self.options).await
+                connect::connect_pod(client.clone(), pod, options).await
             }
             (Target::Endpoint(endpoint), _) | (Target::Pod(_), Route::Direct(endpoint)) => {
-                connect::connect(endpoint, &self.options).await
+                connect::connect(endpoint, options).await
             }
         }
     }

@@ -23,7 +23,7 @@ mod fleet;
 mod tls;
 
 pub use agent::Agent;
-pub use connect::{Options, connect, published_trust};
+pub use connect::{Options, Traffic, connect, published_trust};
 pub use credentials::Credentials;
 pub use endpoint::Endpoint;
 pub use error::{Error, reason};

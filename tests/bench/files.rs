@@ -36,7 +36,7 @@ use fixture::{NODE, SLEEP};
 use k8s_openapi::api::{authentication::v1::UserInfo, core::v1::Pod};
 use podsonde::{
     client::{
-        Agent, Credentials, Files, Fleet, Options,
+        Agent, Credentials, Files, Fleet, Options, Traffic,
         files::{ReadEvent, WalkEvent},
     },
     embedded::Cluster,
@@ -93,8 +93,11 @@ impl World {
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         };
-        let options =
-            Options { bulk: true, credentials: Credentials::token_file(&token), ..Options::default() };
+        let options = Options {
+            traffic: Traffic::Bulk(1),
+            credentials: Credentials::token_file(&token),
+            ..Options::default()
+        };
         let trust = podsonde::client::published_trust(&client, "podsonde", &address, &options).await.unwrap();
         let options = Options { trust, ..options };
         let fleet = Fleet::direct(format!("https://{address}").parse().unwrap(), options);

@@ -3,7 +3,7 @@
 //! - [`Files::open`] finds the root of the container that was named, or of whom `/proc/1/root` is from there, and proves whose it is;
 //! - [`threads`]: what does the work, so that a file system that hangs harms nobody else;
 //! - [`read`]: the content of a file, also as it grows;
-//! - [`write`]: writing one;
+//! - [`mod@write`]: writing one;
 //! - [`tree`]: everything else.
 //!
 //! What keeps paths within the root is [`crate::sys::rooted`].

@@ -55,14 +55,19 @@ async fn copy(pods: &Pods<'_>, operand: &PodPath) -> Result<(), Failed> {
             pod.say_whose(root);
         }
         let mut stdout = sink::stdout(None);
-        let end = loop {
-            match reading.next().await.map_err(about)? {
-                ReadEvent::Data(data) => stdout.write(data).await?,
-                ReadEvent::Change(_) => {}
-                ReadEvent::End(end) => break end,
+        let ended = async {
+            loop {
+                match reading.next().await.map_err(about)? {
+                    ReadEvent::Data(data) => stdout.write(data).await?,
+                    ReadEvent::Change(_) => {}
+                    ReadEvent::End(end) => return Ok::<_, Failed>(end),
+                }
             }
         };
+        let ended = ended.await;
+        // What has come is written, whatever ended it.
         offset += i64::try_from(stdout.finish().await?.bytes).unwrap_or(i64::MAX);
+        let end = ended?;
         if end.reason() != ReadEnd::Limit || end.bytes == 0 {
             return Ok(());
         }

@@ -31,6 +31,7 @@ pub(super) struct Pods<'a> {
     pub(super) context: &'a Context,
     scope: Scope,
     whose: &'a WhoseArgs,
+    bulk: bool,
     /// By namespace and pod.
     opened: Mutex<HashMap<(String, String), Pod>>,
     agents: Mutex<HashMap<String, Agent>>,
@@ -51,14 +52,12 @@ pub(super) struct Pod {
 impl<'a> Pods<'a> {
     /// `bulk`: much is going to be read.
     pub(super) async fn new(context: &'a Context, whose: &'a WhoseArgs, bulk: bool) -> Result<Self, Failed> {
-        let mut scope = context.scope().await?;
-        if bulk {
-            scope.fleet = scope.fleet.bulk();
-        }
+        let scope = context.scope().await?;
         Ok(Self {
             context,
             scope,
             whose,
+            bulk,
             opened: Mutex::default(),
             agents: Mutex::default(),
             names: Mutex::default(),
@@ -85,6 +84,7 @@ impl<'a> Pods<'a> {
         let mut agents = self.agents.lock().await;
         let agent = match agents.get(&place.name) {
             Some(agent) => agent.clone(),
+            None if self.bulk => self.scope.fleet.connect_bulk(&place, 1).await.map_err(about)?,
             None => self.scope.fleet.connect(&place).await.map_err(about)?,
         };
         agents.insert(place.name.clone(), agent.clone());

@@ -14,7 +14,7 @@ const WAITING: usize = 16;
 
 /// What is written to.
 pub(super) struct Sink {
-    parts: Option<mpsc::Sender<Bytes>>,
+    parts: mpsc::Sender<Bytes>,
     writing: JoinHandle<(Written, io::Result<()>)>,
 }
 
@@ -72,22 +72,16 @@ fn start(mut to: To, mut sha256: Option<Hash>) -> Sink {
         };
         (Written { bytes, sha256, file }, done)
     });
-    Sink { parts: Some(parts), writing }
+    Sink { parts, writing }
 }
 
 impl Sink {
     /// Hands over a part, and waits while too many wait.
     ///
     /// # Errors
-    /// That of an earlier part.
+    /// If an earlier part could not be written; [`Sink::finish`] says why.
     pub(super) async fn write(&mut self, part: Bytes) -> io::Result<()> {
-        let Some(parts) = &self.parts else { return Err(io::ErrorKind::BrokenPipe.into()) };
-        if parts.send(part).await.is_ok() {
-            return Ok(());
-        }
-        self.parts = None;
-        let (_, done) = (&mut self.writing).await.map_err(io::Error::other)?;
-        done.and(Err(io::ErrorKind::BrokenPipe.into()))
+        self.parts.send(part).await.map_err(|_| io::ErrorKind::BrokenPipe.into())
     }
 
     /// Waits until all is written.
@@ -100,8 +94,8 @@ impl Sink {
     }
 
     /// Waits until what was handed over is written, or could not be.
-    pub(super) async fn end(mut self) -> io::Result<(Written, io::Result<()>)> {
-        self.parts = None;
+    pub(super) async fn end(self) -> io::Result<(Written, io::Result<()>)> {
+        drop(self.parts);
         self.writing.await.map_err(io::Error::other)
     }
 }

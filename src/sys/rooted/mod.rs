@@ -5,7 +5,7 @@
 //! - the kernel resolves each path in one call, within the root (`RESOLVE_IN_ROOT`) and without magic links; no path is looked at and
 //!   then opened. The result is an O_PATH descriptor, which opens nothing yet;
 //! - what that descriptor turns out to be is decided on, and only regular files and directories are opened, by way of the descriptor;
-//! - file systems whose files are doors to the kernel or to other processes are refused by their type ([`filesystem`]);
+//! - file systems whose files are doors to the kernel or to other processes are refused by their type (`filesystem`);
 //! - directories are descended by single names, links not followed, and `..` is never used.
 //!
 //! Whether a file may be read is the kernel's to say: the calling thread is whom it is read as ([`super::identity`]). All of it may block
@@ -15,7 +15,7 @@
 //! - [`content`]: reading one;
 //! - [`create`]: writing one;
 //! - [`directory`]: listing one, in pages or as a tree;
-//! - [`filesystem`]: kinds of file systems.
+//! - `filesystem`: kinds of file systems.
 //!
 //! <https://man7.org/linux/man-pages/man2/openat2.2.html>
 

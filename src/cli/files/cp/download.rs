@@ -314,7 +314,8 @@ async fn segment(
     }
 }
 
-async fn pump(mut reading: Reading, sink: &mut sink::Sink, how: &How) -> Result<ReadEnd, Stopped> {
+/// Hands all that comes to a sink.
+pub(super) async fn pump(mut reading: Reading, sink: &mut sink::Sink, how: &How) -> Result<ReadEnd, Stopped> {
     loop {
         let event = tokio::select! {
             () = how.interrupted.cancelled() => return Err(Stopped::Interrupted),

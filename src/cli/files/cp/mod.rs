@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use bar::{Bar, binary};
 use directory::Directory;
 pub(super) use directory::local_name;
-use download::{Copied, How, Stopped, compare, download};
+use download::{Copied, How, Stopped, compare, download, pump};
 use tree::{Happened, LINK, Tree};
 
 use super::{
@@ -31,7 +31,7 @@ use super::{
 };
 use crate::{
     cli::context::{Context, Exit, Failed},
-    client::{Error, files::ReadEvent, reason},
+    client::{Error, reason},
     proto::v1::{FileEntry, FileType, FilesReadRequest, ReadEnd},
 };
 
@@ -268,24 +268,17 @@ impl<'a> Copy<'a> {
             };
             let mut reading = self.pod.files.read(request).await?;
             let mut stdout = sink::stdout(Some(hash));
-            let end = loop {
-                let event = tokio::select! {
-                    () = self.how.interrupted.cancelled() => return Err(Stopped::Interrupted),
-                    event = reading.next() => event?,
-                };
-                match event {
-                    ReadEvent::Data(data) => stdout.write(data).await?,
-                    ReadEvent::Change(_) => {}
-                    ReadEvent::End(end) => break end,
-                }
-            };
+            let its_version = std::mem::take(&mut reading.start.version);
+            let ended = pump(reading, &mut stdout, &self.how).await;
+            // What has come is written, whatever ended it.
             let written = stdout.finish().await?;
+            let end = ended?;
             hash = written.sha256.unwrap_or_else(|| Hash::new(&SHA256));
             have += written.bytes;
-            if end.reason() != ReadEnd::Limit || written.bytes == 0 {
+            if end != ReadEnd::Limit || written.bytes == 0 {
                 break;
             }
-            version = reading.start.version;
+            version = its_version;
         }
         if self.how.verify && have > 0 {
             let theirs = self.pod.files.checksum(&self.source.path, have).await?;
