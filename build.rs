@@ -6,13 +6,14 @@ use tonic_prost_build::Config;
 
 /// The files of podsonde's own API. The order does not matter; imports are found below `proto`.
 const API: &[&str] = &[
-    "proto/podsonde/v1/capture.proto",
     "proto/podsonde/v1/common.proto",
     "proto/podsonde/v1/debug.proto",
-    "proto/podsonde/v1/files.proto",
     "proto/podsonde/v1/namespaces.proto",
     "proto/podsonde/v1/node.proto",
 ];
+
+/// Defined, and not served yet: left out of reflection.
+const UPCOMING: &[&str] = &["proto/podsonde/v1/capture.proto", "proto/podsonde/v1/files.proto"];
 
 /// Bulk payloads, which are passed on without being copied.
 const BULK: &[&str] = &[
@@ -26,9 +27,9 @@ const CRI: &[&str] = &["cri/runtime/v1/api.proto"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
-    let descriptors = protox::compile(API, ["proto"])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
-    fs::write(out.join("podsonde.v1.bin"), prost_bytes(&descriptors))?;
+    fs::write(out.join("podsonde.v1.bin"), prost_bytes(&protox::compile(API, ["proto"])?))?;
+    let descriptors = protox::compile(API.iter().chain(UPCOMING), ["proto"])?;
     let mut config = Config::new();
     config.bytes(BULK);
     tonic_prost_build::configure()

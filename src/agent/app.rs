@@ -19,7 +19,8 @@ use tonic::{
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use super::{
-    access::Access,
+    access::{self, Access},
+    audit::{self, Audit},
     config::{BrokerLoss, Config, Limits, Listen},
     expiry,
     listen::Socket,
@@ -31,7 +32,7 @@ use super::{
 };
 use crate::{
     domain::{name, pod::ContainerState},
-    kube::pods::Pods,
+    kube::{events::Events, pods::Pods},
     proto::v1::{
         self, debug_server::DebugServer, namespaces_server::NamespacesServer, node_server::NodeServer,
     },
@@ -60,6 +61,10 @@ pub struct Settings {
     pub limits: Limits,
     /// How to get inside namespaces.
     pub entry: Arc<Entry>,
+    /// Whom to let in.
+    pub access: access::Options,
+    /// Where to write who did what.
+    pub audit: audit::Sink,
 }
 
 /// An agent that serves.
@@ -83,6 +88,8 @@ pub async fn run(config: Config, entry: Entry) -> anyhow::Result<()> {
     let entry = Arc::new(entry);
     let client = client(&config).await?;
     let settings = Settings {
+        access: config.access.options(),
+        audit: config.access.audit_log,
         node: config.node_name,
         listen: config.listen,
         metrics_listen: config.metrics_listen,
@@ -152,7 +159,7 @@ impl Agent {
     /// # Errors
     /// If something that it needs is not there, or a socket cannot be bound.
     pub async fn start(client: Client, settings: Settings) -> anyhow::Result<Self> {
-        let Settings { node, listen, metrics_listen, host_pid, limits, entry } = settings;
+        let Settings { node, listen, metrics_listen, host_pid, limits, entry, access, audit } = settings;
         name::subdomain("--node-name", &node)?;
         let features: Arc<[Feature]> =
             preflight::check(host_pid, &entry).context("cannot look at this node")?.into();
@@ -163,17 +170,21 @@ impl Agent {
         let pods = Arc::new(Pods::new(client.clone(), &node));
         let verifier =
             Arc::new(Verifier::new(Arc::clone(&pods), Arc::clone(&containers), Arc::clone(&entry)));
+        let access = Access::new(client.clone(), &node, access);
+        let events = Events::new(client.clone(), &node);
         let sessions =
             Sessions::new(client, Arc::clone(&pods), Arc::clone(&verifier), limits.clone(), drain.clone());
         let sessions = Arc::new(sessions);
         let metrics = Arc::new(Metrics::new(&node));
-        let gate = Gate::new(&node, Access::new(), Arc::clone(&metrics), limits.max_requests, drain.clone());
-        let gate = Arc::new(gate);
+        let audit = Audit::open(&audit, &node)?;
+        let (of_node, counted) = (Arc::clone(&pods), Arc::clone(&metrics));
+        let gate = Arc::new(Gate::new(&node, of_node, access, audit, counted, &limits, drain.clone()));
 
         let debug = DebugService {
             gate: Arc::clone(&gate),
             sessions: Arc::clone(&sessions),
             containers: Arc::clone(&containers),
+            events: events.clone(),
             limits: limits.clone(),
             node: node.clone(),
         };
@@ -236,7 +247,7 @@ impl Agent {
             let pods = Arc::clone(&pods);
             async move { pods.run().await }
         }));
-        tasks.spawn(until(drain.clone(), expiry::run(sessions, Arc::clone(&pods), containers)));
+        tasks.spawn(until(drain.clone(), expiry::run(sessions, Arc::clone(&pods), containers, events)));
         tasks.spawn(tell_broker_loss(entry, drain.clone()));
         tasks.spawn(tell_health(health, pods, drain.clone()));
         tracing::info!(node, version = env!("CARGO_PKG_VERSION"), "podsonde-agent started");

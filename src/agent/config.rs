@@ -2,8 +2,12 @@
 
 use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
-use clap::Parser;
+use clap::{Args, Parser};
 
+use super::{
+    access::{self, AUDIENCE, MAX_CACHE},
+    audit::Sink,
+};
 use crate::{domain::debug::DurationLimit, telemetry::LogFormat};
 
 /// Port of the gRPC API, where clients look for it.
@@ -37,6 +41,10 @@ pub struct Config {
     #[arg(long, env = "PODSONDE_LOG", default_value = "info", value_name = "LEVEL")]
     pub log_level: String,
 
+    /// Whom to let in
+    #[command(flatten)]
+    pub access: AccessFlags,
+
     /// How much of everything
     #[command(flatten)]
     pub limits: Limits,
@@ -59,6 +67,47 @@ pub enum BrokerLoss {
     Exit,
 }
 
+/// Whom to let in, and what is written down of it.
+#[derive(Debug, Clone, Args)]
+pub struct AccessFlags {
+    /// Audience that a caller's token must be meant for; may be given several times
+    #[arg(long, value_name = "AUDIENCE", default_value = AUDIENCE)]
+    pub token_audience: Vec<String>,
+
+    /// Also accept tokens that are meant for the API server itself
+    #[arg(long)]
+    pub accept_api_server_audience: bool,
+
+    /// Let whoever reaches a loopback address do everything, for tests
+    #[arg(long)]
+    pub insecure_loopback: bool,
+
+    /// How long an answer of the API server on who may do what counts, for requests that only read; at most 10s
+    #[arg(long, default_value = "10s", value_parser = review_cache, value_name = "DURATION")]
+    pub review_cache: Duration,
+
+    /// How often requests that go on are authorized again; at least 1s
+    #[arg(long, default_value = "60s", value_parser = interval, value_name = "DURATION")]
+    pub reauthorize_interval: Duration,
+
+    /// Where to write who did what, one JSON object per line: a file, or - for stdout
+    #[arg(long, value_name = "FILE", default_value = "-")]
+    pub audit_log: Sink,
+}
+
+impl AccessFlags {
+    /// Whom to let in.
+    pub fn options(&self) -> access::Options {
+        access::Options {
+            audiences: self.token_audience.clone(),
+            accept_api_server_audience: self.accept_api_server_audience,
+            insecure_loopback: self.insecure_loopback,
+            cache: self.review_cache,
+            reauthorize_interval: self.reauthorize_interval,
+        }
+    }
+}
+
 /// How much of everything.
 #[derive(Debug, Clone, Parser)]
 pub struct Limits {
@@ -77,6 +126,10 @@ pub struct Limits {
     /// How many requests are worked on at a time; more are refused
     #[arg(long, default_value_t = 256, value_name = "N")]
     pub max_requests: usize,
+
+    /// How many of these may be one user's
+    #[arg(long, default_value_t = 32, value_name = "N")]
+    pub max_requests_per_user: usize,
 
     /// How long to let running requests end after SIGTERM
     #[arg(long, default_value = "10s", value_parser = duration, value_name = "DURATION")]
@@ -98,6 +151,7 @@ impl Default for Limits {
             max_ttl: 24 * hour,
             max_sessions: 100,
             max_requests: 256,
+            max_requests_per_user: 32,
             drain_timeout: Duration::from_secs(10),
         }
     }
@@ -142,6 +196,16 @@ fn duration(text: &str) -> Result<Duration, String> {
     parsed.ok_or_else(|| format!("{text:?} is not a duration such as 90s, 15m or 1h30m"))
 }
 
+fn review_cache(text: &str) -> Result<Duration, String> {
+    let given = duration(text)?;
+    (given <= MAX_CACHE).then_some(given).ok_or_else(|| format!("{text} is more than 10s"))
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    let given = duration(text)?;
+    (given >= Duration::from_secs(1)).then_some(given).ok_or_else(|| format!("{text} is less than 1s"))
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -155,9 +219,11 @@ mod tests {
         let defaults = Limits::default();
         assert_eq!(config.limits.ttl(), defaults.ttl());
         assert_eq!(
-            (config.limits.max_sessions, config.limits.max_requests),
-            (defaults.max_sessions, defaults.max_requests)
+            (config.limits.max_sessions, config.limits.max_requests, config.limits.max_requests_per_user),
+            (defaults.max_sessions, defaults.max_requests, defaults.max_requests_per_user)
         );
+        assert_eq!(config.access.options(), access::Options::default());
+        assert_eq!(config.access.audit_log, Sink::Stdout);
         assert_eq!(config.listen, [Listen::Loopback(([127, 0, 0, 1], PORT).into())]);
     }
 
@@ -178,5 +244,7 @@ mod tests {
         for bad in ["", "5", "-1s", "x"] {
             assert!(duration(bad).is_err(), "{bad}");
         }
+        assert!(review_cache("10s").is_ok() && review_cache("0s").is_ok() && review_cache("11s").is_err());
+        assert!(interval("1s").is_ok() && interval("999ms").is_err());
     }
 }

@@ -19,7 +19,10 @@ use crate::{
         cgroup::Place,
         pod::{Container, ContainerState, Pod},
     },
-    kube::pods::Pods,
+    kube::{
+        events::{Events, Happened},
+        pods::Pods,
+    },
     sys::{containers::Containers, process::Pidfd, stop::Signalled},
 };
 
@@ -133,7 +136,7 @@ async fn gone(processes: Vec<(u32, Pidfd)>, at_most: Duration) {
 }
 
 /// Ends sessions whose time is over, for ever. Sleeps until the next is due or a pod changes.
-pub async fn run(sessions: Arc<Sessions>, pods: Arc<Pods>, containers: Arc<Containers>) {
+pub async fn run(sessions: Arc<Sessions>, pods: Arc<Pods>, containers: Arc<Containers>, events: Events) {
     let mut changes = pods.changes();
     // When each session that is over was last ended, until its status says that it is.
     let mut tried: HashMap<String, Instant> = HashMap::new();
@@ -149,7 +152,7 @@ pub async fn run(sessions: Arc<Sessions>, pods: Arc<Pods>, containers: Arc<Conta
             }
             if wait.is_zero() {
                 tried.insert(session.facts.id.clone(), Instant::now());
-                tokio::spawn(expire(session, Arc::clone(&containers)));
+                tokio::spawn(expire(session, Arc::clone(&containers), events.clone()));
                 wait = RETRY;
             }
             next = Some(next.map_or(wait, |n| n.min(wait)));
@@ -167,7 +170,7 @@ pub async fn run(sessions: Arc<Sessions>, pods: Arc<Pods>, containers: Arc<Conta
     }
 }
 
-async fn expire(session: Session, containers: Arc<Containers>) {
+async fn expire(session: Session, containers: Arc<Containers>, events: Events) {
     let Session { pod, facts, container } = session;
     let pod_name = format!("{}/{}", pod.namespace, pod.name);
     match end(&containers, &pod, &container, EXPIRY_GRACE).await {
@@ -181,6 +184,13 @@ async fn expire(session: Session, containers: Arc<Containers>) {
                 survivors,
                 "session expired"
             );
+            if signalled > 0 {
+                let message = format!(
+                    "debug container {} of {} was ended, as its time was over",
+                    container.name, facts.requested_by
+                );
+                events.tell(&pod, &container.name, Happened::DebugContainerEnded, &message);
+            }
         }
         Err(error) => tracing::warn!(session = facts.id, %error, "cannot end an expired session"),
     }

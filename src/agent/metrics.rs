@@ -150,6 +150,7 @@ impl Metrics {
             Reason::ApiUnreachable
                 | Reason::ApiForbidden
                 | Reason::AdmissionDenied
+                | Reason::ReviewFailed
                 | Reason::Conflict
                 | Reason::RejectedByApi
         ) {
@@ -196,7 +197,7 @@ impl Metrics {
 }
 
 /// The code as gRPC spells it.
-const fn code_name(code: Code) -> &'static str {
+pub const fn code_name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",
         Code::Cancelled => "CANCELLED",

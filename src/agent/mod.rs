@@ -3,13 +3,14 @@
 //! - [`config`]: its flags;
 //! - [`app`]: the one place where everything is wired together, and drained;
 //! - [`privileges`]: what its processes may do, settled before anything listens;
-//! - [`access`]: who is calling, and what each method asks of them;
+//! - [`access`]: who is calling, and what each method asks of them; [`audit`]: the record of it;
 //! - [`verify`] and [`sessions`]: the two things it does, [`expiry`] ends what has lasted long enough;
 //! - [`rpc`]: the gRPC services: conversions and calls, no decisions;
 //! - [`listen`], [`probes`], [`metrics`]: its sockets and what it tells about itself.
 
 pub mod access;
 pub mod app;
+pub mod audit;
 pub mod config;
 pub mod expiry;
 pub mod listen;

@@ -66,6 +66,9 @@ pub(super) struct GlobalArgs {
     /// Namespace that the agents run in
     #[arg(long, global = true, value_name = "NAMESPACE", default_value = "podsonde", value_parser = label)]
     pub(super) agent_namespace: String,
+    /// File with a bearer token to show to agents [default: the kubeconfig's, unless with --agent]
+    #[arg(long, global = true, value_name = "FILE", env = "PODSONDE_TOKEN_FILE", hide_env_values = true)]
+    pub(super) token_file: Option<PathBuf>,
     /// Log what is done to stderr; twice for what the libraries do too
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub(super) verbose: u8,

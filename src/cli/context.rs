@@ -1,6 +1,6 @@
 //! What every command starts from: who is asked, about which namespace, and how it is said.
 
-use std::{io, process::ExitCode};
+use std::{io, path::Path, process::ExitCode};
 
 use kube::{
     Client, Config,
@@ -8,7 +8,10 @@ use kube::{
 };
 
 use super::{args::GlobalArgs, hint::hint, table::Tone, terminal::Terminal};
-use crate::client::{Error, Failure, Fleet, Options, by_reason, reason};
+use crate::client::{Credentials, Error, Failure, Fleet, Options, by_reason, reason};
+
+/// Where a pod's projected token for agents is looked for.
+const PROJECTED_TOKEN: &str = "/var/run/secrets/podsonde.dev/token";
 
 /// How a command ended. The figures are documented in the help.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,24 +82,33 @@ impl Context {
     pub(super) async fn scope(&self) -> Result<Scope, Error> {
         if let Some(endpoint) = &self.global.agent {
             let namespace = self.global.namespace.clone().unwrap_or_else(|| "default".to_owned());
-            let fleet = Fleet::direct(endpoint.clone(), self.options());
+            let options = Options { credentials: self.credentials(None)?, ..self.options() };
+            let fleet = Fleet::direct(endpoint.clone(), options);
             return Ok(Scope { fleet, namespace, kube: None });
         }
-        let (client, default_namespace) = self.kube().await?;
+        let config = config(&self.global).await?;
+        let options = Options { credentials: self.credentials(Some(&config))?, ..self.options() };
+        let (client, default_namespace) = connect(config)?;
         let namespace = self.global.namespace.clone().unwrap_or(default_namespace);
-        let fleet = Fleet::cluster(client.clone(), Some(&self.global.agent_namespace), self.options());
+        let fleet = Fleet::cluster(client.clone(), Some(&self.global.agent_namespace), options);
         Ok(Scope { fleet, namespace, kube: Some(client) })
     }
 
     /// The API server's client and the namespace that its configuration prefers.
     pub(super) async fn kube(&self) -> Result<(Client, String), Error> {
-        let config = config(&self.global).await?;
-        tracing::debug!(url = %config.cluster_url, "API server");
-        let namespace = config.default_namespace.clone();
-        let client = Client::try_from(config).map_err(|error| {
-            Error::new(reason::KUBECONFIG_INVALID, format!("cannot use the kubeconfig: {error}"))
-        })?;
-        Ok((client, namespace))
+        connect(config(&self.global).await?)
+    }
+
+    /// What is shown to agents: the token of the file that was named, of the volume that pods have one for agents in, or of the
+    /// kubeconfig. The last is good at the API server, too, and so is not for whoever answers at an endpoint that was typed in.
+    fn credentials(&self, config: Option<&Config>) -> Result<Credentials, Error> {
+        let projected = Path::new(PROJECTED_TOKEN);
+        match (&self.global.token_file, config) {
+            (Some(file), _) => Ok(Credentials::token_file(file)),
+            (None, _) if projected.exists() => Ok(Credentials::token_file(projected)),
+            (None, Some(config)) => Credentials::of(config),
+            (None, None) => Ok(Credentials::default()),
+        }
     }
 
     /// An agent that is asked directly knows no node but its own.
@@ -171,6 +183,16 @@ impl Context {
         }
         tracing::debug!(reason = %error.reason, code = ?error.code, facts = ?error.metadata, "error");
     }
+}
+
+/// The API server's client and the namespace that its configuration prefers.
+fn connect(config: Config) -> Result<(Client, String), Error> {
+    tracing::debug!(url = %config.cluster_url, "API server");
+    let namespace = config.default_namespace.clone();
+    let client = Client::try_from(config).map_err(|error| {
+        Error::new(reason::KUBECONFIG_INVALID, format!("cannot use the kubeconfig: {error}"))
+    })?;
+    Ok((client, namespace))
 }
 
 async fn config(global: &GlobalArgs) -> Result<Config, Error> {

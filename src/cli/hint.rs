@@ -45,6 +45,23 @@ pub(super) fn hint(error: &Error, program: &str) -> Option<String> {
         "ADMISSION_DENIED" => {
             "an admission policy refuses such a container; a more restricted one may pass: --profile=restricted".to_owned()
         }
+        // What the agent makes of the caller.
+        reason::CREDENTIALS_UNUSABLE => "see --token-file, or what kubectl makes of the kubeconfig: kubectl auth whoami".to_owned(),
+        "NO_CREDENTIALS" => {
+            "show a token: kubectl create token ACCOUNT --audience podsonde > FILE, then --token-file FILE".to_owned()
+        }
+        "WRONG_AUDIENCE" => "get a token for agents: kubectl create token ACCOUNT --audience podsonde > FILE, then --token-file \
+             FILE; or run the agents with --accept-api-server-audience"
+            .to_owned(),
+        "BAD_TOKEN" | "TOKEN_EXPIRED" | "BAD_CERTIFICATE" => "get a new one; log in again".to_owned(),
+        "FORBIDDEN" => format!(
+            "see what you may do: kubectl auth can-i --list -n {namespace}; an administrator can bind the ClusterRole podsonde-viewer or \
+             podsonde-debugger to you there"
+        ),
+        "REVIEW_FAILED" => {
+            format!("see whether the agent may ask the API server who you are: kubectl -n {agents} logs -l app.kubernetes.io/name=podsonde-agent")
+        }
+        "AUDIT_FAILED" => "the agent does nothing that it cannot write to its audit log; see its --audit-log".to_owned(),
         // The pod and its containers.
         reason::POD_NOT_FOUND => {
             format!("see which there are: kubectl get pods -n {namespace}; another namespace with -n")

@@ -3,10 +3,11 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt, stream};
-use tonic::{service::interceptor::InterceptedService, transport::Channel};
+use tonic::transport::Channel;
 
 use super::{
-    connect::{Credentials, Options},
+    connect::Options,
+    credentials::Authenticated,
     error::{Error, reason},
 };
 use crate::kube::portforward::FarEnd;
@@ -21,8 +22,6 @@ use crate::proto::v1::{
 const MOST_PODS: usize = 10_000;
 /// Sessions of one node that are accepted in one answer.
 const MOST_SESSIONS: usize = 50_000;
-
-type Authenticated = InterceptedService<Channel, Credentials>;
 
 /// A connected agent. Cheap to clone; clones share the connection.
 #[derive(Debug, Clone)]
@@ -210,7 +209,7 @@ impl Agent {
     }
 
     fn channel(&self) -> Authenticated {
-        InterceptedService::new(self.channel.clone(), self.options.credentials.clone())
+        Authenticated::new(self.channel.clone(), self.options.credentials.clone())
     }
 
     async fn within<T>(

@@ -4,14 +4,10 @@ use std::{error::Error as StdError, sync::Arc, time::Duration};
 
 use hyper_util::rt::TokioIo;
 use kube::Client;
-use tonic::{
-    Request, Status,
-    service::Interceptor,
-    transport::{ClientTlsConfig, Endpoint as Transport, Uri},
-};
+use tonic::transport::{ClientTlsConfig, Endpoint as Transport, Uri};
 use tower::service_fn;
 
-use super::{agent::Agent, endpoint::Endpoint, error::Error};
+use super::{agent::Agent, credentials::Credentials, endpoint::Endpoint, error::Error};
 use crate::kube::{
     agents::{AGENT_PORT, AgentPod},
     portforward::{self, FarEnd},
@@ -38,18 +34,6 @@ impl Default for Options {
             concurrency: 32,
             credentials: Credentials::default(),
         }
-    }
-}
-
-/// Who asks: the one place where the metadata of every request is made.
-///
-/// Agents listen on loopback and unix sockets only and ask for nothing yet, so there is nothing to add yet.
-#[derive(Debug, Clone, Default)]
-pub struct Credentials {}
-
-impl Interceptor for Credentials {
-    fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
-        Ok(request)
     }
 }
 

@@ -9,7 +9,7 @@ use tonic_types::StatusExt;
 use crate::kube::portforward::FarEnd;
 
 /// `ErrorInfo.domain` of podsonde's own reasons.
-const DOMAIN: &str = "podsonde.dev";
+pub(super) const DOMAIN: &str = "podsonde.dev";
 /// Longest message that is kept of what another process said, in bytes.
 const LONGEST: usize = 4096;
 
@@ -37,6 +37,8 @@ pub mod reason {
     pub const POD_NOT_SCHEDULED: &str = "POD_NOT_SCHEDULED";
     /// There is no such object, or it selects no pods.
     pub const WORKLOAD_NOT_FOUND: &str = "WORKLOAD_NOT_FOUND";
+    /// The credentials that are to be shown to agents cannot be read.
+    pub const CREDENTIALS_UNUSABLE: &str = "CREDENTIALS_UNUSABLE";
     /// There is neither a kubeconfig nor a service account.
     pub const KUBECONFIG_MISSING: &str = "KUBECONFIG_MISSING";
     /// The kubeconfig cannot be used.
@@ -78,7 +80,7 @@ impl Error {
             reason::AGENT_NOT_FOUND | reason::POD_NOT_FOUND => Code::NotFound,
             reason::WORKLOAD_NOT_FOUND | reason::API_NOT_FOUND => Code::NotFound,
             reason::REQUEST_TIMEOUT => Code::DeadlineExceeded,
-            reason::API_UNAUTHENTICATED => Code::Unauthenticated,
+            reason::API_UNAUTHENTICATED | reason::CREDENTIALS_UNUSABLE => Code::Unauthenticated,
             reason::API_FORBIDDEN => Code::PermissionDenied,
             reason::POD_NOT_SCHEDULED | reason::KUBECONFIG_MISSING => Code::FailedPrecondition,
             reason::PROTOCOL | reason::API_ERROR => Code::Internal,

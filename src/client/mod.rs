@@ -15,12 +15,14 @@
 
 mod agent;
 mod connect;
+mod credentials;
 mod endpoint;
 mod error;
 mod fleet;
 
 pub use agent::Agent;
-pub use connect::{Credentials, Options, connect};
+pub use connect::{Options, connect};
+pub use credentials::Credentials;
 pub use endpoint::Endpoint;
 pub use error::{Error, reason};
 pub use fleet::{Failure, Fleet, Gathered, Place, by_reason};

@@ -75,6 +75,18 @@ reasons! {
     AdmissionDenied = "ADMISSION_DENIED" => PermissionDenied,
     /// The agent's own service account may not do it.
     ApiForbidden = "AGENT_FORBIDDEN" => PermissionDenied,
+    /// The caller showed nothing that says who it is.
+    NoCredentials = "NO_CREDENTIALS" => Unauthenticated,
+    /// The API server does not know the caller's token, or what was shown is no token.
+    BadToken = "BAD_TOKEN" => Unauthenticated,
+    /// The caller's token is for somebody else than the agent.
+    WrongAudience = "WRONG_AUDIENCE" => Unauthenticated,
+    /// The caller's token is not valid any more.
+    TokenExpired = "TOKEN_EXPIRED" => Unauthenticated,
+    /// The caller's certificate names nobody, or is not valid any more.
+    BadCertificate = "BAD_CERTIFICATE" => Unauthenticated,
+    /// The API server's rules do not let the caller do it.
+    Forbidden = "FORBIDDEN" => PermissionDenied,
     /// The caller's transport is not one the agent serves.
     PeerRefused = "PEER_REFUSED" => PermissionDenied,
     /// The pod runs on another node.
@@ -127,6 +139,10 @@ reasons! {
     KernelUnsupported = "KERNEL_UNSUPPORTED" => Unimplemented,
     /// The API server cannot be reached or is overloaded.
     ApiUnreachable = "API_UNREACHABLE" => Unavailable,
+    /// The API server did not say who the caller is or what it may do.
+    ReviewFailed = "REVIEW_FAILED" => Unavailable,
+    /// The request could not be written to the audit log.
+    AuditFailed = "AUDIT_FAILED" => Unavailable,
     /// The agent has not read its node's pods yet.
     NotReady = "NOT_READY" => Unavailable,
     /// The agent is shutting down.

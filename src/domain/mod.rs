@@ -3,6 +3,7 @@
 //! Depends on nothing of podsonde and on no tokio, tonic, kube or nix, so all of it can be tested and fuzzed on any
 //! machine. Everything else may depend on it.
 
+pub mod access;
 pub mod cgroup;
 pub mod debug;
 pub mod error;

@@ -10,7 +10,10 @@ use std::{
 };
 
 use anyhow::Context;
-use k8s_openapi::{ByteString, api::core::v1::Pod};
+use k8s_openapi::{
+    ByteString,
+    api::{authentication::v1::UserInfo, core::v1::Pod},
+};
 use kube::config::{AuthInfo, Config};
 use serde_json::{Value, json};
 use tokio_util::sync::DropGuard;
@@ -19,7 +22,8 @@ use uuid::Uuid;
 pub use super::api::status::Status;
 use super::{
     api::{
-        Address, Authority, FaultState, Forward, Identities, Listener, Server, Tasks, object, random_suffix,
+        Address, Authority, FaultState, Forward, Identities, Identity, Listener, Server, Tasks, expiry,
+        object, random_suffix,
         resources::{CONFIG_MAPS, NAMESPACES, NODES, PODS},
         store::{Next, Store},
         watch::{Event, Watch},
@@ -68,7 +72,8 @@ impl Builder {
         self
     }
 
-    /// Refuses requests that show neither this bearer token nor that of a pod. Default: everyone is let in.
+    /// Takes this bearer token for an administrator's, and asks RBAC about all other users. Default: who shows no token that the server
+    /// knows is an administrator.
     #[must_use]
     pub fn token(mut self, token: &str) -> Self {
         self.token = Some(token.to_owned());
@@ -197,6 +202,29 @@ impl Cluster {
         let mut config = Config::new(self.url().parse()?);
         config.auth_info = self.auth_info();
         Ok(kube::Client::try_from(config)?)
+    }
+
+    /// A client for it that shows this token instead of the administrator's. Errors: the client can't be made.
+    pub fn client_with(&self, token: &str) -> anyhow::Result<kube::Client> {
+        let mut config = Config::new(self.url().parse()?);
+        config.auth_info = AuthInfo { token: Some(token.to_owned().into()), ..AuthInfo::default() };
+        Ok(kube::Client::try_from(config)?)
+    }
+
+    /// A new token for a user, which TokenReview knows. `audiences`: whom it is meant for; none: the API server.
+    /// What the user may do is up to the roles and bindings that the cluster holds.
+    pub fn issue_token(&self, user: UserInfo, audiences: &[&str], lifetime: Duration) -> String {
+        self.server.identities.issue(Identity {
+            user,
+            audiences: audiences.iter().map(|&audience| audience.to_owned()).collect(),
+            expires_at: expiry(lifetime),
+            pod_uid: String::new(),
+        })
+    }
+
+    /// Makes a token worthless.
+    pub fn revoke_token(&self, token: &str) {
+        self.server.identities.revoke_token(token);
     }
 
     /// A client for its HTTPS address. Errors: it has none, or the client can't be made.

@@ -23,7 +23,9 @@ use super::{
 };
 use crate::{
     agent::{
+        access,
         app::{Agent, Settings},
+        audit::Sink,
         config::{Limits, Listen},
     },
     sys::broker::Entry,
@@ -72,6 +74,9 @@ pub async fn run(hold: bool) -> anyhow::Result<()> {
             host_pid: std::process::id(),
             limits: Limits::default(),
             entry: Arc::new(Entry::InProcess),
+            // The command line shows the token of the demo's kubeconfig, as it would anywhere.
+            access: access::Options { accept_api_server_audience: true, ..access::Options::default() },
+            audit: Sink::File(stage.audit_log(node)),
         };
         agents.push(Agent::start(cluster.client()?, settings).await?);
         cluster.register_agent(node, socket).await?;
@@ -152,6 +157,10 @@ impl Stage {
 
     fn socket(&self, node: &str) -> PathBuf {
         self.0.join(format!("{node}.sock"))
+    }
+
+    fn audit_log(&self, node: &str) -> PathBuf {
+        self.0.join(format!("{node}.audit.json"))
     }
 
     fn podsonde(&self, arguments: &[&str]) -> Command {

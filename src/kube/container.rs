@@ -84,6 +84,11 @@ pub fn given_name(definition: &Definition) -> Result<Option<String>> {
     Ok(whole(json)?.get("name").and_then(Value::as_str).map(str::to_owned))
 }
 
+/// The image in a whole container, if it gives one.
+pub fn image_of(json: &str) -> Option<String> {
+    whole(json).ok()?.get("image")?.as_str().map(str::to_owned)
+}
+
 /// The target in a whole container, if it gives one.
 ///
 /// # Errors

@@ -2,14 +2,17 @@
 //!
 //! - [`pods`]: the agent's watch of its own node's pods;
 //! - [`container`]: the definition of an ephemeral container;
-//! - [`ephemeral`]: adding one to a pod;
+//! - [`ephemeral`]: adding one to a pod; [`events`]: telling of it;
+//! - [`auth`]: whom the API server knows and what it lets them do;
 //! - [`error`]: what an API error means;
 //! - [`workloads`], [`agents`], [`portforward`]: the client's way from a name to the agent of a node.
 
 pub mod agents;
+pub mod auth;
 pub mod container;
 pub mod ephemeral;
 pub mod error;
+pub mod events;
 pub mod pods;
 pub mod portforward;
 mod retry;

@@ -167,11 +167,11 @@ async fn an_api_server_that_hangs_or_is_slow() {
     // A pod that the watch does not know: nothing has been changed.
     let mut unknown = Request::new(request("absent", ""));
     unknown.set_timeout(Duration::from_secs(1));
-    let stream = f.debug().create(unknown).await.unwrap().into_inner();
-    let status = within("asks for a pod until the call's deadline", rest(stream)).await.1.unwrap_err();
-    let lost = |reason, code| Failure { entry: "", code, reason, says: "did not answer" };
-    lost("DEADLINE", Code::DeadlineExceeded).check(&status, "absent");
-    f.fails(request("absent", ""), lost("API_UNREACHABLE", Code::Unavailable)).await;
+    let status =
+        within("asks for a pod until the call's deadline", f.debug().create(unknown)).await.unwrap_err();
+    let lost = |reason, code, says| Failure { entry: "", code, reason, says };
+    lost("DEADLINE", Code::DeadlineExceeded, "deadline").check(&status, "absent");
+    f.fails(request("absent", ""), lost("API_UNREACHABLE", Code::Unavailable, "did not answer")).await;
     f.cluster.faults().up().await.unwrap();
 
     f.cluster.faults().delay(Duration::from_millis(300));

@@ -57,7 +57,7 @@ impl Place {
                 "--drain-timeout",
                 "20s",
             ])
-            .args(["--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"])
+            .args(["--listen", "127.0.0.1:0", "--insecure-loopback", "--metrics-listen", "127.0.0.1:0"])
             .arg("--listen")
             .arg(format!("unix://{}", self.socket().display()))
             .arg("--kubeconfig")
@@ -146,11 +146,10 @@ async fn sigterm_drains() {
     let mut health = HealthClient::new(daemon.channel.clone());
     let mut watch = health.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
     assert_eq!(watch.message().await.unwrap().unwrap().status, 2);
-    let early =
-        DebugClient::new(daemon.channel.clone()).create(request("web", "")).await.unwrap().into_inner();
+    let early = DebugClient::new(daemon.channel.clone()).create(request("web", "")).await.unwrap_err();
     let not_ready =
         Failure { code: Code::Unavailable, reason: "NOT_READY", entry: "", says: "has not read the pods" };
-    not_ready.check(&rest(early).await.1.unwrap_err(), "web");
+    not_ready.check(&early, "web");
     f.cluster.faults().up().await.unwrap();
     daemon.ready().await;
     assert_eq!(within("serving", watch.message()).await.unwrap().unwrap().status, 1);

@@ -5,7 +5,9 @@ use std::{collections::BTreeMap, path::PathBuf, process::Command, sync::Arc, tim
 use k8s_openapi::api::core::v1::Pod;
 use podsonde::{
     agent::{
+        access,
         app::{self, Agent, Settings},
+        audit::Sink,
         config::{Limits, Listen},
     },
     embedded::{
@@ -209,6 +211,8 @@ async fn start_agent(cluster: &Cluster, node: &str, limits: Limits) -> (Agent, C
         host_pid: std::process::id(),
         limits,
         entry: Arc::new(Entry::InProcess),
+        access: access::Options { insecure_loopback: true, ..access::Options::default() },
+        audit: Sink::File("/dev/null".into()),
     };
     let agent = Agent::start(client(cluster).await, settings).await.unwrap();
     let endpoint = format!("http://{}", agent.addresses()[0]);

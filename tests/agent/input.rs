@@ -202,6 +202,7 @@ async fn a_whole_container_in_all_its_shapes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn all_other_requests() {
     let f = Fixture::start().await;
+    f.pod("web", json!({"containers": [{"name": "web", "image": WEB}]})).await;
     let (mut debug, mut namespaces) = (f.debug(), f.namespaces());
     let bad = "Bad_Name";
     let get = v1::DebugGetRequest { pod: pod_ref("web"), session: bad.into() };

@@ -217,7 +217,7 @@ async fn https_with_a_kubeconfig_and_a_token() {
         kube::Api::<k8s_openapi::api::core::v1::Pod>::default_namespaced(cluster.https_client().unwrap());
     assert_eq!(within(pods.list(&Default::default())).await.unwrap().items.len(), 0);
 
-    // A pod finds the server, trusts it, and is let in.
+    // A pod finds the server, trusts it, and is known.
     let mut pod = web("web");
     pod["spec"]["serviceAccountName"] = "web".into();
     cluster.create_pod(pod).await.unwrap();
@@ -241,7 +241,30 @@ async fn https_with_a_kubeconfig_and_a_token() {
         &format!("@{}", header.path().display()),
         &format!("{server}/api/v1/namespaces/default/pods/web"),
     ];
-    let output = run("curl", arguments.map(str::to_owned).to_vec()).await;
-    let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let get = async || -> Value {
+        let output = run("curl", arguments.map(str::to_owned).to_vec()).await;
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    // It may do what RBAC says.
+    let answer = get().await;
+    assert_eq!((&answer["code"], &answer["reason"]), (&json!(403), &json!("Forbidden")));
+    let user = "User \"system:serviceaccount:default:web\" cannot get resource \"pods\" in API group \"\" in the namespace \"default\"";
+    assert_eq!(answer["message"], format!("pods \"web\" is forbidden: {user}"));
+    for role in [
+        json!({
+            "kind": "Role", "apiVersion": "rbac.authorization.k8s.io/v1", "metadata": {"name": "reader"},
+            "rules": [{"apiGroups": [""], "resources": ["pods"], "resourceNames": ["web"], "verbs": ["get"]}],
+        }),
+        json!({
+            "kind": "RoleBinding", "apiVersion": "rbac.authorization.k8s.io/v1", "metadata": {"name": "web"},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "reader"},
+            "subjects": [{"kind": "ServiceAccount", "namespace": "default", "name": "web"}],
+        }),
+    ] {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), role.to_string()).unwrap();
+        kubectl.ok(&["apply", "-f", file.path().to_str().unwrap()]).await;
+    }
+    let answer = get().await;
     assert_eq!(answer["metadata"]["name"], "web");
 }

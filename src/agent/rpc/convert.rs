@@ -50,7 +50,7 @@ pub fn pod_ref(pod: Option<&v1::PodRef>) -> Result<(String, String, String)> {
 /// # Errors
 /// INVALID_FIELD.
 pub fn pod_object(pod: Option<&v1::PodRef>) -> Result<Object> {
-    pod_ref(pod).map(|(namespace, name, _)| Object::Pod { namespace, name })
+    pod_ref(pod).map(|(namespace, name, uid)| Object::Pod { namespace, name, uid })
 }
 
 /// A namespace, or all of them, as the object of a call.

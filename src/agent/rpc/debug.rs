@@ -7,16 +7,19 @@ use tonic::{Request, Response, Status};
 
 use super::{
     convert,
-    gate::{Answers, Gate},
+    gate::{Answers, Call, Gate},
 };
 use crate::{
     agent::{
-        access::{Method, Object},
         config::Limits,
         expiry::{self, Ended},
-        sessions::{Progress, Sessions},
+        sessions::{Progress, Session, Sessions},
     },
-    domain::{Error, Reason, Result, name, pod::ContainerState},
+    domain::{
+        Error, Reason, Result,
+        pod::{Container, ContainerState},
+    },
+    kube::events::{Events, Happened},
     proto::v1::{self, debug_create_response::Event, debug_server::Debug},
     sys::containers::Containers,
 };
@@ -32,6 +35,8 @@ pub struct DebugService {
     pub sessions: Arc<Sessions>,
     /// The containers of the node.
     pub containers: Arc<Containers>,
+    /// Where pods' owners are told.
+    pub events: Events,
     /// How much of everything.
     pub limits: Limits,
     /// Name of the node.
@@ -47,14 +52,26 @@ impl Debug for DebugService {
         request: Request<v1::DebugCreateRequest>,
     ) -> Result<Response<Self::CreateStream>, Status> {
         let (sessions, node, ttl) = (Arc::clone(&self.sessions), self.node.clone(), self.limits.ttl());
-        let object = |q: &v1::DebugCreateRequest| convert::pod_object(q.pod.as_ref());
+        let events = self.events.clone();
         self.gate
-            .stream(Method::DebugCreate, request, object, move |call, answers| async move {
+            .stream(request, move |call: Call<v1::DebugCreateRequest>, answers| async move {
                 let request = convert::debug_request(call.message, ttl)?;
                 let by = call.caller.to_string();
                 let (progress, steps) = mpsc::channel(16);
                 let create = sessions.create(&request, &by, call.deadline, &progress);
-                let created = forward(create, steps, &answers, &node).await?;
+                let accepted = |session: &Session| {
+                    call.notes.add("container", &session.container.name);
+                    call.notes.add("session", &session.facts.id);
+                    let Container { name, image, target, .. } = &session.container;
+                    let phrase = |word: &str, what: &str| match what {
+                        "" => String::new(),
+                        what => format!(" {word} {what}"),
+                    };
+                    let (target, image) = (phrase("for", target), phrase("from image", image));
+                    let message = format!("{by} created debug container {name}{target}{image}");
+                    events.tell(&session.pod, name, Happened::DebugContainerCreated, &message);
+                };
+                let created = forward(create, steps, &answers, &node, accepted).await?;
                 send(&answers, Event::Done(convert::created(&created, &node))).await;
                 Ok(())
             })
@@ -65,34 +82,33 @@ impl Debug for DebugService {
         &self,
         request: Request<v1::DebugGetRequest>,
     ) -> Result<Response<v1::DebugGetResponse>, Status> {
-        let object = |q: &v1::DebugGetRequest| convert::pod_object(q.pod.as_ref());
-        let act = |call: super::gate::Call<v1::DebugGetRequest>| async move {
+        let act = |call: Call<v1::DebugGetRequest>| async move {
             let (namespace, pod, uid) = convert::pod_ref(call.message.pod.as_ref())?;
             let wanted = convert::session_name(&call.message.session)?;
             let found = self.sessions.get(&namespace, &pod, &uid, wanted).await?;
             Ok(v1::DebugGetResponse { session: Some(convert::session(&found, &self.node)) })
         };
-        self.gate.unary(Method::DebugGet, request, object, act).await
+        self.gate.unary(request, act).await
     }
 
     async fn list(
         &self,
         request: Request<v1::DebugListRequest>,
     ) -> Result<Response<v1::DebugListResponse>, Status> {
-        let act = |call: super::gate::Call<v1::DebugListRequest>| async move { self.page(&call.message) };
-        self.gate.unary(Method::DebugList, request, list_object, act).await
+        let act = |call: Call<v1::DebugListRequest>| async move { self.page(&call.message) };
+        self.gate.unary(request, act).await
     }
 
     async fn end(
         &self,
         request: Request<v1::DebugEndRequest>,
     ) -> Result<Response<v1::DebugEndResponse>, Status> {
-        let object = |q: &v1::DebugEndRequest| convert::pod_object(q.pod.as_ref());
-        let act = |call: super::gate::Call<v1::DebugEndRequest>| async move {
+        let act = |call: Call<v1::DebugEndRequest>| async move {
             let (namespace, pod, uid) = convert::pod_ref(call.message.pod.as_ref())?;
             let wanted = convert::session_name(&call.message.session)?;
             let grace = convert::grace_period(call.message.grace_period.as_ref())?;
             let (pod, container) = self.sessions.started(&namespace, &pod, &uid, wanted).await?;
+            call.notes.add("container", &container.name);
             let had_ended = matches!(container.state, ContainerState::Terminated { .. });
             let ended = match expiry::end(&self.containers, &pod, &container, grace).await {
                 // Its processes have just ended, and its status does not say so yet.
@@ -110,11 +126,18 @@ impl Debug for DebugService {
                 (0, true) => v1::EndOutcome::AlreadyEnded,
                 _ => v1::EndOutcome::Partial,
             };
+            for (name, count) in [("signalled", signalled), ("killed", killed), ("survivors", survivors)] {
+                call.notes.add(name, count);
+            }
+            if signalled > 0 {
+                let message = format!("{} ended debug container {}", call.caller, container.name);
+                self.events.tell(&pod, &container.name, Happened::DebugContainerEnded, &message);
+            }
             let pod = format!("{}/{}", pod.namespace, pod.name);
             tracing::info!(pod, container = container.name, by = %call.caller, signalled, killed, survivors, "session ended");
             Ok(v1::DebugEndResponse { outcome: outcome.into(), signalled, killed, survivors })
         };
-        self.gate.unary(Method::DebugEnd, request, object, act).await
+        self.gate.unary(request, act).await
     }
 }
 
@@ -149,21 +172,13 @@ impl DebugService {
     }
 }
 
-fn list_object(request: &v1::DebugListRequest) -> Result<Object> {
-    if request.pod.is_empty() {
-        return convert::namespace_object(&request.namespace);
-    }
-    name::label("namespace", &request.namespace)?;
-    name::subdomain("pod", &request.pod)?;
-    Ok(Object::Pod { namespace: request.namespace.clone(), name: request.pod.clone() })
-}
-
 /// Runs `create` and sends its steps on while it does. A caller that has hung up is noticed by the steps' receiver being dropped.
 async fn forward<T>(
     create: impl Future<Output = Result<T>>,
     mut steps: mpsc::Receiver<Progress>,
     answers: &mpsc::Sender<v1::DebugCreateResponse>,
     node: &str,
+    accepted: impl Fn(&Session),
 ) -> Result<T> {
     tokio::pin!(create);
     let mut listening = true;
@@ -171,7 +186,12 @@ async fn forward<T>(
         tokio::select! {
             // What was already told comes before the end.
             biased;
-            Some(step) = steps.recv() => send(answers, event(step, node)).await,
+            Some(step) = steps.recv() => {
+                if let Progress::Accepted(session) = &step {
+                    accepted(session);
+                }
+                send(answers, event(step, node)).await;
+            }
             done = &mut create => break done,
             () = answers.closed(), if listening => {
                 listening = false;

@@ -1,5 +1,5 @@
-//! What every call goes through, whatever its service: who calls, whether they may, how many at a time, how long, and what the metrics
-//! say of it afterwards. A handler sees only calls that passed.
+//! What every call goes through, whatever its service: who calls, whether they may, how many at a time, how long, and what the audit log
+//! and the metrics say of it. A handler sees only calls that passed.
 
 use std::{
     panic::AssertUnwindSafe,
@@ -9,21 +9,25 @@ use std::{
 };
 
 use futures::{FutureExt, Stream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tokio_util::sync::CancellationToken;
-use tonic::{
-    Code, Request, Response, Status,
-    transport::server::{TcpConnectInfo, UdsConnectInfo},
-};
+use tonic::{Code, Request, Response, Status};
 
-use super::status::status;
+use super::{
+    operation::Operation,
+    places::{Place, Places},
+    status::status,
+};
 use crate::{
     agent::{
-        access::{Access, Caller, Method, Object},
-        metrics::Metrics,
+        access::{Access, Caller, Credentials, Grant, Method, Object},
+        audit::{Audit, Notes, Record},
+        config::Limits,
+        metrics::{Metrics, code_name},
     },
-    domain::{Error, ErrorKind, Reason, Result},
+    domain::{Error, ErrorKind, Reason, Result, pod::Pod},
+    kube::pods::Pods,
 };
 
 /// A stream of answers.
@@ -36,9 +40,11 @@ const QUEUE: usize = 16;
 #[derive(Debug)]
 pub struct Gate {
     node: String,
+    pods: Arc<Pods>,
     access: Access,
+    audit: Arc<Audit>,
     metrics: Arc<Metrics>,
-    permits: Arc<Semaphore>,
+    places: Arc<Places>,
     drain: CancellationToken,
 }
 
@@ -51,6 +57,15 @@ pub struct Call<Q> {
     pub message: Q,
     /// When the answer has to be there.
     pub deadline: Instant,
+    /// Where results are noted for the audit log.
+    pub notes: Notes,
+}
+
+/// What a call holds on to while it goes on.
+#[derive(Debug)]
+struct Pass {
+    _place: Place,
+    grant: Grant,
 }
 
 impl Method {
@@ -67,21 +82,18 @@ impl Method {
 }
 
 impl Gate {
-    /// The gate of the agent on `node`, which lets `max_requests` in at a time, and none once `drain` is cancelled.
+    /// The gate of the agent on `node`, which lets nobody in once `drain` is cancelled.
     pub fn new(
         node: &str,
+        pods: Arc<Pods>,
         access: Access,
+        audit: Audit,
         metrics: Arc<Metrics>,
-        max_requests: usize,
+        limits: &Limits,
         drain: CancellationToken,
     ) -> Self {
-        Self {
-            node: node.to_owned(),
-            access,
-            metrics,
-            permits: Arc::new(Semaphore::new(max_requests)),
-            drain,
-        }
+        let places = Arc::new(Places::new(limits.max_requests, limits.max_requests_per_user));
+        Self { node: node.to_owned(), pods, access, audit: Arc::new(audit), metrics, places, drain }
     }
 
     /// A call with one answer.
@@ -90,46 +102,48 @@ impl Gate {
     /// The status of what went wrong.
     pub async fn unary<Q, A, F>(
         &self,
-        method: Method,
         request: Request<Q>,
-        object: impl FnOnce(&Q) -> Result<Object>,
         act: impl FnOnce(Call<Q>) -> F,
     ) -> Result<Response<A>, Status>
     where
+        Q: Operation,
         F: Future<Output = Result<A>>,
     {
         let began = Instant::now();
+        let mut record = self.audit.record(Q::METHOD.as_str());
         let result = async {
-            let (call, _permit) = self.admit(method, request, object).await?;
+            let (call, _pass) = self.enter(request, &mut record).await?;
             let deadline = call.deadline.into();
             let acted = AssertUnwindSafe(tokio::time::timeout_at(deadline, act(call))).catch_unwind().await;
             acted.unwrap_or_else(|_| Ok(Err(panicked()))).unwrap_or_else(|_| Err(too_late()))
         };
         let result = result.await;
-        self.finish(method, began, result.as_ref().err())
-            .map_or_else(|| result.map(Response::new).map_err(|_| lost()), Err)
+        let status = self.finish(Q::METHOD, began, record, result.as_ref().err()).await;
+        status.map_or_else(|| result.map(Response::new).map_err(|_| lost()), Err)
     }
 
-    /// A call with a stream of answers, which `act` sends one by one.
+    /// A call with a stream of answers, which `act` sends one by one. It ends when the caller may not have them any more.
     ///
     /// # Errors
     /// The status of what kept it from starting. What goes wrong later ends the stream.
     pub async fn stream<Q, A, F>(
         self: &Arc<Self>,
-        method: Method,
         request: Request<Q>,
-        object: impl FnOnce(&Q) -> Result<Object>,
         act: impl FnOnce(Call<Q>, mpsc::Sender<A>) -> F,
     ) -> Result<Response<Answers<A>>, Status>
     where
-        Q: Send + 'static,
+        Q: Operation + Send + 'static,
         A: Send + 'static,
         F: Future<Output = Result<()>> + Send + 'static,
     {
         let began = Instant::now();
-        let (call, permit) = match self.admit(method, request, object).await {
-            Ok(admitted) => admitted,
-            Err(error) => return Err(self.finish(method, began, Some(&error)).unwrap_or_else(lost)),
+        let mut record = self.audit.record(Q::METHOD.as_str());
+        let (call, pass) = match self.enter(request, &mut record).await {
+            Ok(entered) => entered,
+            Err(error) => {
+                let status = self.finish(Q::METHOD, began, record, Some(&error)).await;
+                return Err(status.unwrap_or_else(lost));
+            }
         };
         let (answers, queue) = mpsc::channel(QUEUE);
         let (end, ended) = tokio::sync::oneshot::channel();
@@ -137,11 +151,17 @@ impl Gate {
         let work = act(call, answers);
         let gate = Arc::clone(self);
         tokio::spawn(async move {
+            let work = async {
+                tokio::select! {
+                    result = work => result,
+                    lapsed = gate.access.lapse(&pass.grant) => Err(lapsed),
+                }
+            };
             let acted = AssertUnwindSafe(tokio::time::timeout_at(deadline, work)).catch_unwind().await;
             let result = acted.unwrap_or_else(|_| Ok(Err(panicked()))).unwrap_or_else(|_| Err(too_late()));
-            drop(permit);
+            drop(pass);
             // Nobody listens once the caller has hung up.
-            let _ = end.send(gate.finish(method, began, result.as_ref().err()));
+            let _ = end.send(gate.finish(Q::METHOD, began, record, result.as_ref().err()).await);
         });
         let tail = futures::stream::once(ended).filter_map(|end| match end {
             Ok(None) => None,
@@ -151,29 +171,72 @@ impl Gate {
         Ok(Response::new(Box::pin(ReceiverStream::new(queue).map(Ok).chain(tail))))
     }
 
-    async fn admit<Q>(
-        &self,
-        method: Method,
-        request: Request<Q>,
-        object: impl FnOnce(&Q) -> Result<Object>,
-    ) -> Result<(Call<Q>, OwnedSemaphorePermit)> {
-        let caller = caller(&request)?;
-        let asked = timeout_of(&request)?;
-        let deadline = Instant::now() + asked.unwrap_or(Duration::MAX).min(method.max_time());
+    /// Lets a call in, or not. Either way it stands in the audit log before anything else is done.
+    async fn enter<Q: Operation>(&self, request: Request<Q>, record: &mut Record) -> Result<(Call<Q>, Pass)> {
+        // So much earlier than the caller gives up that it still hears why.
+        let patience = timeout_of(&request).ok().flatten().unwrap_or(Duration::MAX).min(Q::METHOD.max_time());
+        let object = request.get_ref().object().ok();
+        let admitted = tokio::time::timeout(patience / 4 * 3, self.admit(request, record));
+        let admitted = AssertUnwindSafe(admitted).catch_unwind().await;
+        let admitted = admitted.unwrap_or_else(|_| Ok(Err(panicked()))).unwrap_or_else(|_| Err(too_late()));
+        record.start().await?;
+        admitted.map_err(|error| object.iter().fold(error, about))
+    }
+
+    async fn admit<Q: Operation>(&self, request: Request<Q>, record: &mut Record) -> Result<(Call<Q>, Pass)> {
+        let permission = Q::METHOD.permission();
         if self.drain.is_cancelled() {
             return Err(Error::new(Reason::Draining, "the agent is shutting down"));
         }
-        let busy =
-            |_| Error::new(Reason::TooManyRequests, "the agent is working on as many requests as it may");
-        let permit = Arc::clone(&self.permits).try_acquire_owned().map_err(busy)?;
-        let message = request.into_inner();
-        let object = object(&message)?;
-        self.access.authorize(&caller, method, &object).await?;
-        Ok((Call { caller, message, deadline }, permit))
+        let mut place = self.places.take()?;
+        let credentials = Credentials::of(&request)?;
+        let caller = self.access.authenticate(&credentials, permission.mutates).await?;
+        record.caller(&caller);
+        place.assign(&caller.user.name)?;
+        let asked = timeout_of(&request)?;
+        let deadline = Instant::now() + asked.unwrap_or(Duration::MAX).min(Q::METHOD.max_time());
+        let mut message = request.into_inner();
+        record.parameters(message.parameters());
+        let object = message.object()?;
+        record.object(&object);
+
+        // By the name alone first: who may not see the pod does not learn whether it exists.
+        let mut rights = self.access.rights(Q::METHOD, &object);
+        let verdict = self.access.authorize(&caller, &rights, permission.mutates).await;
+        record.decision(&verdict);
+        verdict.result?;
+        if !permission.on_powerful_pods.is_empty()
+            && let Some(pod) = self.pod(&object).await?
+        {
+            record.pod_uid(&pod.uid);
+            message.bind(&pod.uid);
+            let more = self.access.rights_on(Q::METHOD, &object, &pod);
+            if !more.is_empty() {
+                let verdict = self.access.authorize(&caller, &more, permission.mutates).await;
+                record.decision(&verdict);
+                verdict.result?;
+                rights.extend(more);
+            }
+        }
+        let grant = Grant::new(credentials, caller.clone(), rights);
+        Ok((Call { caller, message, deadline, notes: record.notes() }, Pass { _place: place, grant }))
     }
 
-    /// Counts the call, logs what is a bug, and makes the status of an error.
-    fn finish(&self, method: Method, began: Instant, error: Option<&Error>) -> Option<Status> {
+    /// The pod that a call is about, if it is about one.
+    async fn pod(&self, object: &Object) -> Result<Option<Arc<Pod>>> {
+        let Object::Pod { namespace, name, uid } = object else { return Ok(None) };
+        let (pod, ()) = self.pods.find(namespace, name, |pod| pod.expect_uid(uid)).await?;
+        Ok(Some(pod))
+    }
+
+    /// Counts the call, completes its record, logs what is a bug, and makes the status of an error.
+    async fn finish(
+        &self,
+        method: Method,
+        began: Instant,
+        record: Record,
+        error: Option<&Error>,
+    ) -> Option<Status> {
         let status = error.map(|error| {
             if error.kind() == ErrorKind::Internal {
                 tracing::error!(method = method.as_str(), reason = error.reason.as_str(), %error, "request failed");
@@ -183,8 +246,18 @@ impl Gate {
             status(error, &self.node)
         });
         let code = status.as_ref().map_or(Code::Ok, Status::code);
-        self.metrics.request(method, code, error.map(|e| e.reason), began.elapsed());
+        let reason = error.map(|e| e.reason);
+        self.metrics.request(method, code, reason, began.elapsed());
+        record.end(code_name(code), reason).await;
         status
+    }
+}
+
+/// Says which pod an error is about, where it is about one.
+fn about(error: Error, object: &Object) -> Error {
+    match object {
+        Object::Pod { namespace, name, .. } => error.pod(namespace, name),
+        _ => error,
     }
 }
 
@@ -198,18 +271,6 @@ fn too_late() -> Error {
 
 fn lost() -> Status {
     Status::internal("internal error; the agent's log has the details")
-}
-
-/// Who is at the other end of the connection.
-fn caller<Q>(request: &Request<Q>) -> Result<Caller> {
-    let extensions = request.extensions();
-    if let Some(credentials) = extensions.get::<UdsConnectInfo>().and_then(|info| info.peer_cred) {
-        return Ok(Caller::Local { uid: credentials.uid() });
-    }
-    match extensions.get::<TcpConnectInfo>().and_then(|info| info.remote_addr) {
-        Some(address) => Ok(Caller::Loopback(address)),
-        None => Err(Error::new(Reason::PeerRefused, "it cannot be told who is calling")),
-    }
 }
 
 /// The header `grpc-timeout`: at most eight digits and a unit.
@@ -237,15 +298,41 @@ fn timeout_of<Q>(request: &Request<Q>) -> Result<Option<Duration>> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use tonic::transport::server::TcpConnectInfo;
 
-    fn gate() -> Arc<Gate> {
-        let metrics = Arc::new(Metrics::new("n"));
-        Arc::new(Gate::new("n", Access::new(), metrics, 1, CancellationToken::new()))
+    use super::*;
+    use crate::agent::{access, audit::Sink};
+
+    /// What the handler below gets.
+    #[derive(Debug)]
+    struct Number(u32);
+
+    impl Operation for Number {
+        const METHOD: Method = Method::NodeGet;
+
+        fn object(&self) -> Result<Object> {
+            Ok(Object::Node)
+        }
     }
 
-    fn request(message: u32) -> Request<u32> {
-        let mut request = Request::new(message);
+    fn gate() -> Arc<Gate> {
+        let client =
+            kube::Client::try_from(kube::Config::new("http://127.0.0.1:1".parse().unwrap())).unwrap();
+        let access = access::Options { insecure_loopback: true, ..access::Options::default() };
+        let limits = Limits { max_requests: 1, ..Limits::default() };
+        Arc::new(Gate::new(
+            "n",
+            Arc::new(Pods::new(client.clone(), "n")),
+            Access::new(client, "n", access),
+            Audit::open(&Sink::File("/dev/null".into()), "n").unwrap(),
+            Arc::new(Metrics::new("n")),
+            &limits,
+            CancellationToken::new(),
+        ))
+    }
+
+    fn request(message: u32) -> Request<Number> {
+        let mut request = Request::new(Number(message));
         let remote_addr = Some(([127, 0, 0, 1], 1).into());
         request.extensions_mut().insert(TcpConnectInfo { local_addr: None, remote_addr });
         request
@@ -263,8 +350,7 @@ mod tests {
     async fn a_panic_fails_its_own_request_alone() {
         let gate = gate();
         let call = async |message: u32| {
-            let act = |call: Call<u32>| divide(call.message);
-            gate.unary(Method::NodeGet, request(message), |_| Ok(Object::Node), act).await
+            gate.unary(request(message), |call: Call<Number>| divide(call.message.0)).await
         };
         let status = call(13).await.unwrap_err();
         assert_eq!(status.code(), Code::Internal);
@@ -276,12 +362,12 @@ mod tests {
     async fn a_panic_ends_its_own_stream_alone() {
         let gate = gate();
         let call = async |message: u32| {
-            let act = |call: Call<u32>, answers: mpsc::Sender<u32>| async move {
+            let act = |call: Call<Number>, answers: mpsc::Sender<u32>| async move {
                 let _ = answers.send(1).await;
-                let _ = answers.send(divide(call.message).await?).await;
+                let _ = answers.send(divide(call.message.0).await?).await;
                 Ok(())
             };
-            let stream = gate.stream(Method::DebugCreate, request(message), |_| Ok(Object::Node), act).await;
+            let stream = gate.stream(request(message), act).await;
             stream.unwrap().into_inner().collect::<Vec<_>>().await
         };
         let answers = call(13).await;
@@ -294,10 +380,9 @@ mod tests {
     #[tokio::test]
     async fn only_so_many_at_a_time_and_none_once_it_drains() {
         let gate = gate();
-        let held = Arc::clone(&gate.permits).try_acquire_owned().unwrap();
+        let held = gate.places.take().unwrap();
         let call = async || {
-            let act = |call: Call<u32>| divide(call.message);
-            let answer = gate.unary(Method::NodeGet, request(15), |_| Ok(Object::Node), act).await;
+            let answer = gate.unary(request(15), |call: Call<Number>| divide(call.message.0)).await;
             answer.map_err(|status| status.code()).map(Response::into_inner)
         };
         assert_eq!(call().await, Err(Code::ResourceExhausted));

@@ -9,7 +9,7 @@ use super::{
     gate::{Answers, Call, Gate},
 };
 use crate::{
-    agent::{access::Method, verify::Verifier},
+    agent::verify::Verifier,
     domain::{Error, Reason, Result, name, pod::Pod, selector::LabelSelector},
     kube::pods::Pods,
     proto::v1::{self, namespaces_server::Namespaces},
@@ -36,7 +36,6 @@ impl Namespaces for NamespacesService {
         &self,
         request: Request<v1::NamespacesVerifyRequest>,
     ) -> Result<Response<v1::NamespacesVerifyResponse>, Status> {
-        let object = |q: &v1::NamespacesVerifyRequest| convert::pod_object(q.pod.as_ref());
         let act = |call: Call<v1::NamespacesVerifyRequest>| async move {
             let (namespace, name, uid) = convert::pod_ref(call.message.pod.as_ref())?;
             let container = Some(call.message.container).filter(|c| !c.is_empty());
@@ -52,7 +51,7 @@ impl Namespaces for NamespacesService {
             let report = reports.pop().ok_or_else(|| Error::new(Reason::Bug, "no report on the pod"))?;
             Ok(v1::NamespacesVerifyResponse { pod: Some(convert::pod_report(&report, &self.node)) })
         };
-        self.gate.unary(Method::NamespacesVerify, request, object, act).await
+        self.gate.unary(request, act).await
     }
 
     async fn verify_node(
@@ -60,9 +59,8 @@ impl Namespaces for NamespacesService {
         request: Request<v1::NamespacesVerifyNodeRequest>,
     ) -> Result<Response<Self::VerifyNodeStream>, Status> {
         let (pods, verifier, node) = (Arc::clone(&self.pods), Arc::clone(&self.verifier), self.node.clone());
-        let object = |q: &v1::NamespacesVerifyNodeRequest| convert::namespace_object(&q.namespace);
         self.gate
-            .stream(Method::NamespacesVerifyNode, request, object, move |call, answers| async move {
+            .stream(request, move |call: Call<v1::NamespacesVerifyNodeRequest>, answers| async move {
                 let v1::NamespacesVerifyNodeRequest { namespace, label_selector } = call.message;
                 let selector = LabelSelector::parse(&label_selector).map_err(|term| {
                     let message = format!(

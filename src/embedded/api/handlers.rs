@@ -8,12 +8,13 @@ use axum::{
     http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header},
     response::{IntoResponse, Response},
 };
+use k8s_openapi::api::authentication::v1::UserInfo;
 use serde_json::{Value, json};
 
 use super::{
     Server, object,
     patch::Patch,
-    portforward,
+    portforward, rbac,
     request::{Options, Target},
     resources::{self, NAMESPACES, PODS, Resource},
     selector::Selector,
@@ -49,7 +50,8 @@ impl Server {
         self.faults.hold().await;
         let (options, target) = understood?;
         let Some(target) = target else { return plain(request.method(), &path) };
-        self.identities.authorize(&target, request.headers())?;
+        let user = self.identities.authenticate(request.headers())?;
+        rbac::authorize(&self.store, &user, &target)?;
         match self.faults.pass(&target) {
             Err(status) if target.verb == "watch" && status.code == 410 => {
                 // The real server, too, has said 200 by the time it finds out.
@@ -75,7 +77,7 @@ impl Server {
                     let message = format!("Request entity too large: limit is {BODY_LIMIT}");
                     Status::new(413, "RequestEntityTooLarge", message)
                 })?;
-                self.change(&target, options, &parts.headers, &body)
+                self.change(&target, &user, options, &parts.headers, &body)
             }
         }
     }
@@ -83,6 +85,7 @@ impl Server {
     fn change(
         &self,
         target: &Target,
+        user: &UserInfo,
         mut options: Options,
         headers: &HeaderMap,
         body: &Bytes,
@@ -90,8 +93,11 @@ impl Server {
         let resource = target.resource;
         match target.verb {
             "create" => {
-                let object =
-                    self.create_object(resource, &target.namespace, parse(headers, body)?, &options)?;
+                let given = parse(headers, body)?;
+                let object = match self.review(target, user, &given) {
+                    Some(answered) => answered?,
+                    None => self.create_object(resource, &target.namespace, given, &options)?,
+                };
                 Ok(json_response(StatusCode::CREATED, &object))
             }
             "update" => {

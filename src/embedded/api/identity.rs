@@ -1,65 +1,155 @@
-//! Who makes a request. Authentication and authorisation of requests are decided here and nowhere else.
+//! Who makes a request: the tokens that the server knows, and whom they stand for.
 
 use std::{
     collections::HashMap,
     sync::{PoisonError, RwLock},
+    time::Duration,
 };
 
 use axum::http::{HeaderMap, header};
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use k8s_openapi::{
+    api::authentication::v1::{TokenReviewStatus, UserInfo},
+    jiff::Timestamp,
+};
+use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{request::Target, status::Status};
+use super::status::Status;
+
+/// The server's own audience.
+pub(crate) const AUDIENCE: &str = "https://kubernetes.default.svc";
+/// Group of those who may do everything.
+pub(crate) const MASTERS: &str = "system:masters";
+/// How long a token is remembered after its end, to say so.
+const REMEMBERED: i64 = 3600;
 
 /// Credentials that the server knows.
 #[derive(Debug, Default)]
 pub(crate) struct Identities {
-    /// What an administrator shows. None lets everyone in.
+    /// What an administrator shows. None lets everyone in as such.
     admin_token: Option<String>,
-    /// The tokens of pods' service accounts.
-    pods: RwLock<HashMap<String, PodIdentity>>,
+    tokens: RwLock<HashMap<String, Identity>>,
     /// Whether pods can use one, that is, whether they find the server by an address and trust its certificate.
     pub(crate) for_pods: bool,
 }
 
-/// Whom a pod's token stands for.
+/// Whom a token stands for, and where.
 #[derive(Debug, Clone)]
-pub(crate) struct PodIdentity {
-    pub(crate) namespace: String,
-    pub(crate) service_account: String,
+pub(crate) struct Identity {
+    pub(crate) user: UserInfo,
+    /// For whom it is meant; empty for the server itself.
+    pub(crate) audiences: Vec<String>,
+    pub(crate) expires_at: Option<Timestamp>,
+    /// The pod without which it is worth nothing; empty if there is none.
     pub(crate) pod_uid: String,
 }
 
 impl Identities {
     pub(crate) fn new(admin_token: Option<String>, for_pods: bool) -> Self {
-        Self { admin_token, pods: RwLock::default(), for_pods }
+        Self { admin_token, tokens: RwLock::default(), for_pods }
     }
 
-    /// A new token for a pod.
-    pub(crate) fn issue(&self, identity: PodIdentity) -> String {
-        let token = format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
-        self.pods.write().unwrap_or_else(PoisonError::into_inner).insert(token.clone(), identity);
+    /// A new token, a JSON Web Token in all but its signature, which nobody checks: what counts is that it is known here.
+    pub(crate) fn issue(&self, mut identity: Identity) -> String {
+        if identity.audiences.is_empty() {
+            identity.audiences.push(AUDIENCE.to_owned());
+        }
+        let now = Timestamp::now();
+        let mut claims = json!({
+            "iss": AUDIENCE, "sub": identity.user.username, "aud": identity.audiences, "iat": now.as_second(),
+            "jti": Uuid::new_v4().to_string(),
+        });
+        if let (Some(at), Some(claims)) = (identity.expires_at, claims.as_object_mut()) {
+            claims.insert("exp".to_owned(), at.as_second().into());
+        }
+        let part = |value: &Value| BASE64_URL_SAFE_NO_PAD.encode(value.to_string());
+        let signature = BASE64_URL_SAFE_NO_PAD.encode(Uuid::new_v4().as_bytes());
+        let token = format!("{}.{}.{signature}", part(&json!({ "alg": "none" })), part(&claims));
+        let mut tokens = self.tokens.write().unwrap_or_else(PoisonError::into_inner);
+        let forgotten = |at: Timestamp| at.as_second().saturating_add(REMEMBERED) < now.as_second();
+        tokens.retain(|_, known| !known.expires_at.is_some_and(forgotten));
+        tokens.insert(token.clone(), identity);
         token
     }
 
     /// Makes a pod's tokens worthless.
     pub(crate) fn revoke(&self, pod_uid: &str) {
-        let mut pods = self.pods.write().unwrap_or_else(PoisonError::into_inner);
-        pods.retain(|_, identity| identity.pod_uid != pod_uid);
+        let mut tokens = self.tokens.write().unwrap_or_else(PoisonError::into_inner);
+        tokens.retain(|_, identity| identity.pod_uid != pod_uid);
     }
 
-    /// Lets a request pass or refuses it. Every request for a stored kind comes through here, before anything is
-    /// read or changed: this is the place for TokenReview's answers and role bindings.
-    pub(crate) fn authorize(&self, target: &Target, headers: &HeaderMap) -> Result<(), Status> {
-        let Some(admin_token) = &self.admin_token else { return Ok(()) };
+    /// Makes a token worthless.
+    pub(crate) fn revoke_token(&self, token: &str) {
+        self.tokens.write().unwrap_or_else(PoisonError::into_inner).remove(token);
+    }
+
+    /// Who makes a request with these headers.
+    pub(crate) fn authenticate(&self, headers: &HeaderMap) -> Result<UserInfo, Status> {
         let shown = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
         let shown = shown.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
-        let pods = self.pods.read().unwrap_or_else(PoisonError::into_inner);
-        let user = match pods.get(shown) {
-            _ if shown == admin_token => "system:admin".to_owned(),
-            Some(pod) => format!("system:serviceaccount:{}:{}", pod.namespace, pod.service_account),
-            None => return Err(Status::new(401, "Unauthorized", "Unauthorized")),
+        match self.review(shown, &[]) {
+            TokenReviewStatus { user: Some(user), .. } => Ok(user),
+            _ if self.admin_token.is_none() => Ok(admin()),
+            _ => Err(Status::new(401, "Unauthorized", "Unauthorized")),
+        }
+    }
+
+    /// What a TokenReview of this token says. `audiences`: none for the server's own.
+    pub(crate) fn review(&self, token: &str, audiences: &[String]) -> TokenReviewStatus {
+        let refused = |why: &str| TokenReviewStatus {
+            error: Some(format!("[invalid bearer token, {why}]")),
+            ..TokenReviewStatus::default()
         };
-        tracing::trace!(user, verb = target.verb, resource = target.resource_path(), "request");
-        Ok(())
+        let known = if self.admin_token.as_deref() == Some(token) {
+            let audiences = vec![AUDIENCE.to_owned()];
+            Some(Identity { user: admin(), audiences, expires_at: None, pod_uid: String::new() })
+        } else {
+            self.tokens.read().unwrap_or_else(PoisonError::into_inner).get(token).cloned()
+        };
+        let Some(identity) = known else { return refused("unknown") };
+        if identity.expires_at.is_some_and(|at| at <= Timestamp::now()) {
+            return refused("service account token has expired");
+        }
+        let own = [AUDIENCE.to_owned()];
+        let wanted = if audiences.is_empty() { &own[..] } else { audiences };
+        let meant: Vec<String> = wanted.iter().filter(|a| identity.audiences.contains(a)).cloned().collect();
+        if meant.is_empty() {
+            let its = &identity.audiences;
+            return refused(&format!(
+                "token audiences {its:?} is invalid for the target audiences {wanted:?}"
+            ));
+        }
+        TokenReviewStatus {
+            authenticated: Some(true),
+            audiences: Some(meant),
+            user: Some(identity.user),
+            error: None,
+        }
+    }
+}
+
+/// When a token that lives so long ends.
+pub(crate) fn expiry(lifetime: Duration) -> Option<Timestamp> {
+    Timestamp::now().checked_add(lifetime).ok()
+}
+
+fn admin() -> UserInfo {
+    let groups = [MASTERS, "system:authenticated"].map(str::to_owned).to_vec();
+    UserInfo { username: Some("system:admin".to_owned()), groups: Some(groups), ..UserInfo::default() }
+}
+
+/// The user that a service account is.
+pub(crate) fn service_account(namespace: &str, name: &str, uid: &str) -> UserInfo {
+    let groups = [
+        "system:serviceaccounts".to_owned(),
+        format!("system:serviceaccounts:{namespace}"),
+        "system:authenticated".to_owned(),
+    ];
+    UserInfo {
+        username: Some(format!("system:serviceaccount:{namespace}:{name}")),
+        uid: (!uid.is_empty()).then(|| uid.to_owned()),
+        groups: Some(groups.to_vec()),
+        extra: None,
     }
 }

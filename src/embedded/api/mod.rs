@@ -11,8 +11,10 @@ mod listener;
 pub(crate) mod object;
 mod patch;
 mod portforward;
+mod rbac;
 mod request;
 pub(crate) mod resources;
+mod reviews;
 mod selector;
 pub(crate) mod status;
 pub(crate) mod store;
@@ -33,7 +35,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub(crate) use self::{
     faults::FaultState,
-    identity::{Identities, PodIdentity},
+    identity::{Identities, Identity, expiry, service_account},
     listener::Listener,
     strategy::random_suffix,
     tls::Authority,

@@ -5,11 +5,11 @@ use std::time::Duration;
 use axum::http::Method;
 
 use super::{
-    resources::{PODS, Resource},
+    resources::{PODS, Resource, SERVICE_ACCOUNTS},
     status::Status,
 };
 
-/// A request for a stored kind, in the terms of authorisation.
+/// A request for a kind that the server knows, in the terms of authorisation.
 #[derive(Debug, Clone)]
 pub(crate) struct Target {
     pub(crate) verb: &'static str,
@@ -55,12 +55,16 @@ impl Target {
             ("GET" | "HEAD", false) => "get",
             ("POST", true) => "create",
             ("POST", false) if resource.is(&PODS) && subresource == "portforward" => "create",
+            ("POST", false) if resource.is(&SERVICE_ACCOUNTS) && subresource == "token" => "create",
             ("PUT", false) => "update",
             ("PATCH", false) => "patch",
             ("DELETE", true) => "deletecollection",
             ("DELETE", false) if subresource.is_empty() => "delete",
             _ => return Err(Status::method_not_allowed()),
         };
+        if subresource.is_empty() && !resource.verbs.contains(&verb) {
+            return Err(Status::method_not_allowed());
+        }
         Ok(Some(Self { verb, resource, subresource, namespace: namespace.into(), name: name.into() }))
     }
 

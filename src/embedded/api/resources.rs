@@ -1,13 +1,16 @@
-//! Which kinds the server stores, and the discovery documents that say so.
+//! Which kinds the server knows, and the discovery documents that say so.
 
 use k8s_openapi::api::{
+    authentication::v1::{SelfSubjectReview, TokenReview},
+    authorization::v1::{SelfSubjectAccessReview, SubjectAccessReview},
     coordination::v1::Lease,
-    core::v1::{ConfigMap, Event, Namespace, Node, Pod},
+    core::v1::{ConfigMap, Event, Namespace, Node, Pod, ServiceAccount},
+    rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 
-/// One stored kind.
+/// One kind.
 #[derive(Debug)]
 pub(crate) struct Resource {
     /// API group; empty for the core group.
@@ -20,6 +23,8 @@ pub(crate) struct Resource {
     pub(crate) namespaced: bool,
     /// Fields that a field selector may name, beside `metadata.name` and `metadata.namespace`.
     pub(crate) fields: &'static [&'static str],
+    /// What can be done with it.
+    pub(crate) verbs: &'static [&'static str],
     /// Name and verbs of each subresource.
     pub(crate) subresources: &'static [(&'static str, &'static [&'static str])],
     /// Whether an update of an absent object creates it.
@@ -49,6 +54,7 @@ pub(crate) static PODS: Resource = Resource {
         "status.podIP",
         "status.nominatedNodeName",
     ],
+    verbs: VERBS,
     subresources: &[("ephemeralcontainers", CHANGE), ("portforward", &["create", "get"]), ("status", CHANGE)],
     create_on_update: false,
     decode: decode::<Pod>,
@@ -63,6 +69,7 @@ pub(crate) static NODES: Resource = Resource {
     short: &["no"],
     namespaced: false,
     fields: &["spec.unschedulable"],
+    verbs: VERBS,
     subresources: &[("status", CHANGE)],
     create_on_update: false,
     decode: decode::<Node>,
@@ -77,6 +84,7 @@ pub(crate) static NAMESPACES: Resource = Resource {
     short: &["ns"],
     namespaced: false,
     fields: &["status.phase"],
+    verbs: VERBS,
     subresources: &[("status", CHANGE)],
     create_on_update: false,
     decode: decode::<Namespace>,
@@ -91,6 +99,7 @@ pub(crate) static CONFIG_MAPS: Resource = Resource {
     short: &["cm"],
     namespaced: true,
     fields: &[],
+    verbs: VERBS,
     subresources: &[],
     create_on_update: false,
     decode: decode::<ConfigMap>,
@@ -115,6 +124,7 @@ static EVENTS: Resource = Resource {
         "reportingComponent",
         "type",
     ],
+    verbs: VERBS,
     subresources: &[],
     create_on_update: true,
     decode: decode::<Event>,
@@ -129,13 +139,122 @@ static LEASES: Resource = Resource {
     short: &[],
     namespaced: true,
     fields: &[],
+    verbs: VERBS,
     subresources: &[],
     create_on_update: true,
     decode: decode::<Lease>,
 };
 
-/// Every stored kind.
-static ALL: [&Resource; 6] = [&PODS, &NODES, &NAMESPACES, &CONFIG_MAPS, &EVENTS, &LEASES];
+pub(crate) static SERVICE_ACCOUNTS: Resource = Resource {
+    short: &["sa"],
+    subresources: &[("token", &["create"])],
+    ..stored("", "serviceaccounts", "serviceaccount", "ServiceAccount", true, decode::<ServiceAccount>)
+};
+
+pub(crate) static ROLES: Resource = stored(RBAC, "roles", "role", "Role", true, decode::<Role>);
+
+pub(crate) static ROLE_BINDINGS: Resource =
+    stored(RBAC, "rolebindings", "rolebinding", "RoleBinding", true, decode::<RoleBinding>);
+
+pub(crate) static CLUSTER_ROLES: Resource =
+    stored(RBAC, "clusterroles", "clusterrole", "ClusterRole", false, decode::<ClusterRole>);
+
+pub(crate) static CLUSTER_ROLE_BINDINGS: Resource = stored(
+    RBAC,
+    "clusterrolebindings",
+    "clusterrolebinding",
+    "ClusterRoleBinding",
+    false,
+    decode::<ClusterRoleBinding>,
+);
+
+static TOKEN_REVIEWS: Resource =
+    review(AUTHENTICATION, "tokenreviews", "tokenreview", "TokenReview", decode::<TokenReview>);
+
+static SELF_REVIEWS: Resource = review(
+    AUTHENTICATION,
+    "selfsubjectreviews",
+    "selfsubjectreview",
+    "SelfSubjectReview",
+    decode::<SelfSubjectReview>,
+);
+
+static ACCESS_REVIEWS: Resource = review(
+    AUTHORIZATION,
+    "subjectaccessreviews",
+    "subjectaccessreview",
+    "SubjectAccessReview",
+    decode::<SubjectAccessReview>,
+);
+
+static SELF_ACCESS_REVIEWS: Resource = review(
+    AUTHORIZATION,
+    "selfsubjectaccessreviews",
+    "selfsubjectaccessreview",
+    "SelfSubjectAccessReview",
+    decode::<SelfSubjectAccessReview>,
+);
+
+const RBAC: &str = "rbac.authorization.k8s.io";
+const AUTHENTICATION: &str = "authentication.k8s.io";
+const AUTHORIZATION: &str = "authorization.k8s.io";
+
+type Decode = fn(Value) -> Result<Value, serde_json::Error>;
+
+/// A kind that is stored, and about which there is nothing particular.
+const fn stored(
+    group: &'static str,
+    plural: &'static str,
+    singular: &'static str,
+    kind: &'static str,
+    namespaced: bool,
+    decode: Decode,
+) -> Resource {
+    Resource {
+        group,
+        version: "v1",
+        plural,
+        singular,
+        kind,
+        short: &[],
+        namespaced,
+        fields: &[],
+        verbs: VERBS,
+        subresources: &[],
+        create_on_update: false,
+        decode,
+    }
+}
+
+/// A kind that is answered and never stored.
+const fn review(
+    group: &'static str,
+    plural: &'static str,
+    singular: &'static str,
+    kind: &'static str,
+    decode: Decode,
+) -> Resource {
+    Resource { verbs: &["create"], ..stored(group, plural, singular, kind, false, decode) }
+}
+
+/// Every kind, those of a group together.
+static ALL: [&Resource; 15] = [
+    &PODS,
+    &NODES,
+    &NAMESPACES,
+    &CONFIG_MAPS,
+    &EVENTS,
+    &SERVICE_ACCOUNTS,
+    &TOKEN_REVIEWS,
+    &SELF_REVIEWS,
+    &ACCESS_REVIEWS,
+    &SELF_ACCESS_REVIEWS,
+    &LEASES,
+    &ROLES,
+    &ROLE_BINDINGS,
+    &CLUSTER_ROLES,
+    &CLUSTER_ROLE_BINDINGS,
+];
 
 fn decode<T: DeserializeOwned + Serialize>(object: Value) -> Result<Value, serde_json::Error> {
     serde_json::to_value(serde_json::from_value::<T>(object)?)
@@ -246,10 +365,14 @@ fn resource_list(group: &str, version: &str) -> Option<Value> {
     for r in ALL.iter().filter(|r| r.group == group && r.version == version) {
         resources.push(json!({
             "name": r.plural, "singularName": r.singular, "namespaced": r.namespaced, "kind": r.kind,
-            "verbs": VERBS, "shortNames": r.short,
+            "verbs": r.verbs, "shortNames": r.short,
         }));
         for (name, verbs) in r.subresources {
-            let kind = if *name == "portforward" { "PodPortForwardOptions" } else { r.kind };
+            let kind = match *name {
+                "portforward" => "PodPortForwardOptions",
+                "token" => "TokenRequest",
+                _ => r.kind,
+            };
             resources.push(json!({
                 "name": format!("{}/{name}", r.plural), "singularName": "", "namespaced": r.namespaced, "kind": kind,
                 "verbs": verbs,

@@ -17,7 +17,7 @@ use super::{
     status, volumes,
 };
 use crate::embedded::{
-    api::{Forward, PodIdentity, object, resources::CONFIG_MAPS},
+    api::{Forward, Identity, object, resources::CONFIG_MAPS, service_account},
     runtime::{ContainerStart, Exit, Runtime, Sandbox, StartError, Started},
 };
 
@@ -470,10 +470,14 @@ impl volumes::Sources for Sources<'_> {
     fn token(&self) -> String {
         let text = |value: &Option<String>| value.clone().unwrap_or_default();
         let account = self.pod.spec.as_ref().and_then(|spec| spec.service_account_name.clone());
-        self.kubelet.server.identities.issue(PodIdentity {
-            namespace: text(&self.pod.metadata.namespace),
-            service_account: account.unwrap_or_else(|| "default".to_owned()),
-            pod_uid: text(&self.pod.metadata.uid),
+        let account = account.as_deref().unwrap_or("default");
+        let user = service_account(&text(&self.pod.metadata.namespace), account, "");
+        let pod_uid = text(&self.pod.metadata.uid);
+        self.kubelet.server.identities.issue(Identity {
+            user,
+            audiences: Vec::new(),
+            expires_at: None,
+            pod_uid,
         })
     }
 }

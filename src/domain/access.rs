@@ -1,0 +1,77 @@
+//! Who somebody is and what they want to do, in the terms that Kubernetes authorises by.
+
+use std::{collections::BTreeMap, fmt};
+
+/// A user, as the API server knows it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct User {
+    /// Name: `jane`, `system:serviceaccount:ci:runner`. Never empty for somebody who is authenticated.
+    pub name: String,
+    /// UID; empty where the authenticator gives none.
+    pub uid: String,
+    /// Groups, `system:authenticated` among them.
+    pub groups: Vec<String>,
+    /// What else the authenticator says, for authorisers.
+    pub extra: BTreeMap<String, Vec<String>>,
+}
+
+/// One thing somebody wants to do, as a rule of RBAC would name it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Attributes {
+    /// `get`, `patch`, `create`.
+    pub verb: &'static str,
+    /// API group; empty for the core group.
+    pub group: &'static str,
+    /// `pods`.
+    pub resource: &'static str,
+    /// `ephemeralcontainers`; empty for the resource itself.
+    pub subresource: &'static str,
+    /// Namespace; empty for all, and for what has none.
+    pub namespace: String,
+    /// Name; empty for all.
+    pub name: String,
+}
+
+impl fmt::Display for Attributes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { verb, group, resource, subresource, namespace, name } = self;
+        write!(f, "{verb} {resource}")?;
+        if !subresource.is_empty() {
+            write!(f, "/{subresource}")?;
+        }
+        if !group.is_empty() {
+            write!(f, ".{group}")?;
+        }
+        if !name.is_empty() {
+            write!(f, " {name}")?;
+        }
+        match (namespace.as_str(), *resource) {
+            ("", "nodes") => Ok(()),
+            ("", _) => f.write_str(" in all namespaces"),
+            (namespace, _) => write!(f, " in namespace {namespace}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attributes_read_like_kubectl_auth_can_i() {
+        let attributes = Attributes {
+            verb: "patch",
+            resource: "pods",
+            subresource: "ephemeralcontainers",
+            namespace: "default".into(),
+            name: "web".into(),
+            ..Attributes::default()
+        };
+        assert_eq!(attributes.to_string(), "patch pods/ephemeralcontainers web in namespace default");
+        let attributes = Attributes { verb: "list", resource: "pods", ..Attributes::default() };
+        assert_eq!(attributes.to_string(), "list pods in all namespaces");
+        let attributes =
+            Attributes { verb: "get", resource: "nodes", name: "n".into(), ..Attributes::default() };
+        assert_eq!(attributes.to_string(), "get nodes n");
+    }
+}
