@@ -55,10 +55,7 @@ impl Agent {
     /// Those of every call: `REQUEST_TIMEOUT`, `CONNECTION_LOST`, and what the agent answers.
     pub async fn node(&self) -> Result<NodeGetResponse, Error> {
         let mut client = NodeClient::new(self.channel());
-        self.within(self.options.request_timeout, async move {
-            Ok(client.get(NodeGetRequest {}).await?.into_inner())
-        })
-        .await
+        self.answered(async move { Ok(client.get(NodeGetRequest {}).await?.into_inner()) }).await
     }
 
     /// Verifies the containers of one pod. `container`: only this one; empty for all that run.
@@ -74,7 +71,7 @@ impl Agent {
         let mut client = NamespacesClient::new(self.channel());
         let request =
             NamespacesVerifyRequest { pod: Some(pod_ref(namespace, pod)), container: container.to_owned() };
-        self.within(self.options.request_timeout, async move {
+        self.answered(async move {
             let answer = client.verify(request).await?.into_inner();
             answer.pod.ok_or_else(|| Error::new(reason::PROTOCOL, "the agent's answer holds no pod"))
         })
@@ -95,7 +92,7 @@ impl Agent {
             namespace: namespace.to_owned(),
             label_selector: label_selector.to_owned(),
         };
-        self.within(self.options.request_timeout, async move {
+        self.answered(async move {
             let mut answers = client.verify_node(request).await?.into_inner();
             let mut pods = Vec::new();
             while let Some(answer) = answers.message().await? {
@@ -148,7 +145,7 @@ impl Agent {
     pub async fn session(&self, namespace: &str, pod: &str, session: &str) -> Result<Session, Error> {
         let mut client = DebugClient::new(self.channel());
         let request = DebugGetRequest { pod: Some(pod_ref(namespace, pod)), session: session.to_owned() };
-        self.within(self.options.request_timeout, async move {
+        self.answered(async move {
             let answer = client.get(request).await?.into_inner();
             answer.session.ok_or_else(|| Error::new(reason::PROTOCOL, "the agent's answer holds no session"))
         })
@@ -166,7 +163,7 @@ impl Agent {
             include_ended,
             ..DebugListRequest::default()
         };
-        self.within(self.options.request_timeout, async move {
+        self.answered(async move {
             let mut sessions = Vec::new();
             loop {
                 let page = client.list(request.clone()).await?.into_inner();
@@ -208,8 +205,13 @@ impl Agent {
         self.within(limit, async move { Ok(client.end(request).await?.into_inner()) }).await
     }
 
-    fn channel(&self) -> Authenticated {
+    pub(super) fn channel(&self) -> Authenticated {
         Authenticated::new(self.channel.clone(), self.options.credentials.clone())
+    }
+
+    /// The answer to a call that has the request timeout.
+    pub(super) async fn answered<T>(&self, call: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        self.within(self.options.request_timeout, call).await
     }
 
     async fn within<T>(
@@ -227,7 +229,7 @@ impl Agent {
         answer.map_err(|error| self.explain(error))
     }
 
-    fn explain(&self, error: Error) -> Error {
+    pub(super) fn explain(&self, error: Error) -> Error {
         match &self.far_end {
             Some(far_end) => error.through(far_end, &self.name),
             None => error,
@@ -235,7 +237,7 @@ impl Agent {
     }
 }
 
-fn pod_ref(namespace: &str, name: &str) -> PodRef {
+pub(super) fn pod_ref(namespace: &str, name: &str) -> PodRef {
     PodRef { namespace: namespace.to_owned(), name: name.to_owned(), uid: String::new() }
 }
 

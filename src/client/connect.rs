@@ -37,23 +37,45 @@ impl Default for Options {
     }
 }
 
+/// 1 MiB.
+const MIB: u32 = 1024 * 1024;
+
+/// What a connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Traffic {
+    /// Questions and their answers.
+    Calls,
+    /// A stream that is as fast as the network is, on a connection of its own; one of so many.
+    Bulk(usize),
+}
+
 /// Connects to the agent at `endpoint`.
 ///
 /// # Errors
 /// `AGENT_UNREACHABLE`, saying why.
 pub async fn connect(endpoint: &Endpoint, options: &Options) -> Result<Agent, Error> {
+    connect_for(Traffic::Calls, endpoint, options).await
+}
+
+pub(super) async fn connect_for(
+    traffic: Traffic,
+    endpoint: &Endpoint,
+    options: &Options,
+) -> Result<Agent, Error> {
     let name = endpoint.to_string();
     let failed = |error: tonic::transport::Error| Error::from_connect(&error, &name);
     let channel = match endpoint {
         Endpoint::Https(uri) => {
             let tls = ClientTlsConfig::new().with_native_roots();
-            transport(uri.clone(), options).tls_config(tls).map_err(failed)?.connect().await
+            transport(uri.clone(), options, traffic).tls_config(tls).map_err(failed)?.connect().await
         }
-        Endpoint::Loopback(uri) => transport(uri.clone(), options).connect().await,
+        Endpoint::Loopback(uri) => transport(uri.clone(), options, traffic).connect().await,
         Endpoint::Unix(path) => {
             let path = path.clone();
             let connector = service_fn(move |_: Uri| open_unix(path.clone()));
-            transport(Uri::from_static("http://localhost"), options).connect_with_connector(connector).await
+            transport(Uri::from_static("http://localhost"), options, traffic)
+                .connect_with_connector(connector)
+                .await
         }
     };
     Ok(Agent::new(name.clone(), channel.map_err(failed)?, options.clone()))
@@ -73,7 +95,12 @@ async fn open_unix(_: std::path::PathBuf) -> std::io::Result<TokioIo<tokio::io::
 ///
 /// # Errors
 /// `PORT_FORWARD_FAILED`, `AGENT_UNREACHABLE` and the `API_…` reasons.
-pub(super) async fn connect_pod(client: Client, pod: &AgentPod, options: &Options) -> Result<Agent, Error> {
+pub(super) async fn connect_pod(
+    client: Client,
+    pod: &AgentPod,
+    options: &Options,
+    traffic: Traffic,
+) -> Result<Agent, Error> {
     let far_end = Arc::new(FarEnd::default());
     let (namespace, name, told) = (pod.namespace.clone(), pod.name.clone(), far_end.clone());
     let connector = service_fn(move |_: Uri| {
@@ -83,7 +110,7 @@ pub(super) async fn connect_pod(client: Client, pod: &AgentPod, options: &Option
             stream.map(TokioIo::new).map_err(|error| Box::new(error) as Box<dyn StdError + Send + Sync>)
         }
     });
-    let transport = transport(Uri::from_static("http://localhost"), options);
+    let transport = transport(Uri::from_static("http://localhost"), options, traffic);
     let channel = transport.connect_with_connector(connector).await.map_err(|error| {
         let to = format!("agent pod {}/{} on node {}", pod.namespace, pod.name, pod.node);
         Error::from_connect(&error, &to).through(&far_end, &pod.node).about("node", &pod.node)
@@ -91,13 +118,22 @@ pub(super) async fn connect_pod(client: Client, pod: &AgentPod, options: &Option
     Ok(Agent::new(pod.node.clone(), channel, options.clone()).forwarded(far_end))
 }
 
-fn transport(uri: Uri, options: &Options) -> Transport {
-    // A verification of a full node is a few hundred kilobytes; a stream that outgrows the window waits a round trip
-    // through the API server for each window's worth.
+fn transport(uri: Uri, options: &Options, traffic: Traffic) -> Transport {
+    // What the receiver grants and the sender may fill decides the rate: a stream that has filled its window waits a round trip for each
+    // window's worth. A verification of a full node is a few hundred kilobytes; a capture is what a link carries, and many of them
+    // share what may be under way. h2's adaptive window stays off: it would begin with 64 KiB whatever stands here.
+    let (stream, connection, frame) = match traffic {
+        Traffic::Calls => (MIB, 4 * MIB, None),
+        Traffic::Bulk(streams) => {
+            let share = u32::try_from(128 / streams.max(1)).unwrap_or(1).clamp(1, 16) * MIB;
+            (share, 2 * share, Some(256 * 1024))
+        }
+    };
     Transport::from(uri)
         .connect_timeout(options.connect_timeout)
-        .initial_stream_window_size(1024 * 1024)
-        .initial_connection_window_size(4 * 1024 * 1024)
+        .initial_stream_window_size(stream)
+        .initial_connection_window_size(connection)
+        .max_frame_size(frame)
         .http2_keep_alive_interval(Duration::from_secs(20))
         .keep_alive_timeout(Duration::from_secs(10))
 }

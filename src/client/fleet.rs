@@ -7,7 +7,7 @@ use kube::Client;
 
 use super::{
     agent::Agent,
-    connect::{self, Options},
+    connect::{self, Options, Traffic},
     endpoint::Endpoint,
     error::{Error, reason},
 };
@@ -163,13 +163,26 @@ impl Fleet {
     /// # Errors
     /// `AGENT_NOT_FOUND`, `AGENT_NOT_READY`, `AGENT_UNREACHABLE`, `PORT_FORWARD_FAILED` and the `API_…` reasons.
     pub async fn connect(&self, place: &Place) -> Result<Agent, Error> {
+        self.connect_for(Traffic::Calls, place).await
+    }
+
+    /// Connects to an agent for a stream that is as fast as the network is. Such a stream wants a connection of its own, with larger
+    /// windows than calls need. `streams`: how many there will be at the same time, which share the memory for that.
+    ///
+    /// # Errors
+    /// Those of [`Fleet::connect`].
+    pub async fn connect_bulk(&self, place: &Place, streams: usize) -> Result<Agent, Error> {
+        self.connect_for(Traffic::Bulk(streams), place).await
+    }
+
+    async fn connect_for(&self, traffic: Traffic, place: &Place) -> Result<Agent, Error> {
         match (&place.target, &self.route) {
             (Target::Nowhere(error), _) => Err(error.clone()),
             (Target::Pod(pod), Route::Cluster { client, .. }) => {
-                connect::connect_pod(client.clone(), pod, &self.options).await
+                connect::connect_pod(client.clone(), pod, &self.options, traffic).await
             }
             (Target::Endpoint(endpoint), _) | (Target::Pod(_), Route::Direct(endpoint)) => {
-                connect::connect(endpoint, &self.options).await
+                connect::connect_for(traffic, endpoint, &self.options).await
             }
         }
     }

@@ -14,6 +14,7 @@
 //! ```
 
 mod agent;
+mod capture;
 mod connect;
 mod credentials;
 mod endpoint;
@@ -21,6 +22,7 @@ mod error;
 mod fleet;
 
 pub use agent::Agent;
+pub use capture::{Capture, CaptureEvent};
 pub use connect::{Options, connect};
 pub use credentials::Credentials;
 pub use endpoint::Endpoint;
