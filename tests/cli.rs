@@ -12,11 +12,15 @@ use std::{
 use podsonde::proto::v1::{DebugCreateRequest, ImagePullPolicy, Profile};
 use serde_json::Value;
 
+#[path = "cli/capture.rs"]
+mod capture;
 #[path = "cli/fake_agent.rs"]
 mod fake_agent;
 #[cfg(feature = "embedded")]
 #[path = "cli/fake_api.rs"]
 mod fake_api;
+#[path = "cli/fake_capture.rs"]
+mod fake_capture;
 #[cfg(feature = "embedded")]
 #[path = "cli/cluster.rs"]
 mod through_the_api_server;

@@ -5,11 +5,15 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, builder::Styles};
 
-use super::values::{duration, label, object_name};
+use super::{
+    capture::CaptureArgs,
+    extcap::ExtcapArgs,
+    values::{duration, label, object_name},
+};
 use crate::client::Endpoint;
 
 /// kubectl's order: description and examples before the options.
-const TEMPLATE: &str = "{about}{after-help}\n\n{usage-heading} {usage}\n\n{all-args}";
+pub(super) const TEMPLATE: &str = "{about}{after-help}\n\n{usage-heading} {usage}\n\n{all-args}";
 
 /// What the exit codes mean.
 const EXIT_CODES: &str = "\
@@ -99,12 +103,16 @@ pub(super) enum Command {
     Sessions(SessionsArgs),
     /// End a debug session by ending the processes of its container
     End(EndArgs),
+    /// Capture the packets of pods: print them, or write them to a file
+    Capture(Box<CaptureArgs>),
     /// Show agents, their nodes, and what the nodes let them do
     Node(NodeArgs),
     /// Show the versions of the client and of the agents
     Version(VersionArgs),
     /// Print a completion script for a shell
     Completion(CompletionArgs),
+    /// Be a capture interface of Wireshark, which then lists pods
+    Extcap(Box<ExtcapArgs>),
     /// Show what podsonde does, on this machine alone: no Kubernetes, no root
     #[cfg(all(feature = "embedded", target_os = "linux"))]
     Demo(DemoArgs),

@@ -111,6 +111,14 @@ impl Context {
         }
     }
 
+    /// The API server's client, also where an agent is asked directly.
+    pub(super) async fn api_client(&self, scope: &Scope) -> Result<Client, Error> {
+        match &scope.kube {
+            Some(client) => Ok(client.clone()),
+            None => Ok(self.kube().await?.0),
+        }
+    }
+
     /// An agent that is asked directly knows no node but its own.
     pub(super) fn refuse_nodes_with_agent(&self) -> Result<(), Failed> {
         if self.global.agent.is_none() {
@@ -168,7 +176,7 @@ impl Context {
         }
     }
 
-    fn explain(&self, message: &str, error: &Error) {
+    pub(super) fn explain(&self, message: &str, error: &Error) {
         self.terminal.error(&message.replace('\n', " "));
         if let Some(entry) = error.fact("spec_entry") {
             let verb = if entry == "permanent" { "stays" } else { "may be, and then stays," };

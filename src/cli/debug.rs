@@ -133,10 +133,7 @@ async fn pod(context: &Context, scope: &Scope, args: &DebugArgs) -> Result<Strin
         };
         return Err(Failed::Usage(format!("{kind} is not a type that owns pods{hint}")));
     };
-    let client = match &scope.kube {
-        Some(client) => client.clone(),
-        None => context.kube().await?.0,
-    };
+    let client = context.api_client(scope).await?;
     let object = format!("{kind}/{name}");
     let pods = workloads::pods_of(&client, &scope.namespace, &workload, &name).await.map_err(|error| {
         let error = Error::from_kube(&error, &format!("find the pods of {object}"));

@@ -11,10 +11,11 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Code, Request, Response, Status, transport::Server};
 use tonic_types::{ErrorDetails, StatusExt};
 
-/// The answers, and the last request to create a container.
+/// The answers, the last request to create a container, and those for captures.
 #[derive(Clone, Default)]
 pub(crate) struct FakeAgent {
     pub(crate) created: Arc<Mutex<Option<DebugCreateRequest>>>,
+    pub(crate) captures: Arc<Mutex<Vec<CaptureStartRequest>>>,
 }
 
 pub(crate) fn failure(code: Code, reason: &str, message: &str, facts: &[(&str, &str)]) -> Status {
@@ -159,7 +160,7 @@ fn verification(namespace: &str, name: &str) -> Result<PodVerification, Status> 
     })
 }
 
-type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+pub(crate) type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl namespaces_server::Namespaces for FakeAgent {
@@ -374,6 +375,7 @@ impl FakeAgent {
             .add_service(v1::namespaces_server::NamespacesServer::new(self.clone()))
             .add_service(v1::debug_server::DebugServer::new(self.clone()))
             .add_service(v1::node_server::NodeServer::new(self.clone()))
+            .add_service(v1::capture_server::CaptureServer::new(self.clone()))
     }
 
     /// Serves on a loopback port, which is returned.
