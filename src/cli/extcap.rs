@@ -18,8 +18,8 @@ use crate::{client::Error, kube::workloads, proto::v1::CaptureStartRequest};
 
 /// How long a cluster may take to list its pods before Wireshark goes on without them.
 const PATIENCE: Duration = Duration::from_secs(4);
-/// Most pods that are listed: Wireshark shows them all on its first page.
-const MOST_PODS: usize = 500;
+/// Most pods that are listed: Wireshark shows them all on its first page, and executes podsonde for each when it starts.
+const MOST_PODS: usize = 100;
 /// The interface whose dialog asks for the pod.
 const ANY_POD: &str = "podsonde";
 /// What the others begin with; namespace and pod follow.
@@ -242,27 +242,33 @@ async fn config(context: &Context, pod: Option<Target>, reload: Option<&str>) ->
         ));
         fields.push(field("--namespace", "Namespace", "string", "", "Empty for the kubeconfig's"));
     }
+    let reloads = if pod.is_some() { "{reload=true}" } else { "" };
     let mut container = field(
         "--container",
         "Container",
-        "editselector",
-        "{reload=true}{placeholder=any that runs}",
+        "selector",
+        reloads,
         "By whose process the network namespace is found; all of a pod's containers share it",
     );
     let mut interface = field(
         "--interface",
         "Interface of the pod",
-        "editselector",
-        "{reload=true}{default=any}",
+        "selector",
+        reloads,
         "any for all of them, loopback among them",
     );
+    container.values.push(String::new());
     interface.values.extend(["any", "eth0", "lo"].map(str::to_owned));
-    if let Some(pod) = &pod {
-        match reload {
-            Some("container") => container.values = containers(context, pod).await,
-            Some("interface") => interface.values = interfaces(context, pod).await,
-            _ => {}
+    // Only when asked: Wireshark wants the fields of all interfaces when it starts.
+    match (&pod, reload) {
+        (Some(pod), Some("container")) => container.values.extend(containers(context, pod).await),
+        (Some(pod), Some("interface")) => {
+            let found = interfaces(context, pod).await;
+            if !found.is_empty() {
+                interface.values = found;
+            }
         }
+        _ => {}
     }
     fields.push(container);
     fields.push(interface);
@@ -300,18 +306,26 @@ async fn config(context: &Context, pod: Option<Target>, reload: Option<&str>) ->
         if reload.is_some_and(|reload| reload != call.trim_start_matches('-')) {
             continue;
         }
-        let _ = writeln!(
-            text,
-            "arg {{number={number}}}{{call={call}}}{{display={display}}}{{type={kind}}}{more}{{tooltip={tooltip}}}"
-        );
-        for value in values {
-            let _ = writeln!(text, "value {{arg={number}}}{{value={value}}}{{display={value}}}");
+        // Who reloads a field wants its values only.
+        if reload.is_none() {
+            let _ = writeln!(
+                text,
+                "arg {{number={number}}}{{call={call}}}{{display={display}}}{{type={kind}}}{more}{{tooltip={tooltip}}}"
+            );
+        }
+        for (index, value) in values.iter().enumerate() {
+            let display = if value.is_empty() { "any that runs" } else { value };
+            let is_default = index == 0;
+            let _ = writeln!(
+                text,
+                "value {{arg={number}}}{{value={value}}}{{display={display}}}{{default={is_default}}}"
+            );
         }
     }
     text
 }
 
-/// The names of a pod's containers. None where they cannot be known: the field can be typed in.
+/// The names of a pod's containers. None where they cannot be known.
 async fn containers(context: &Context, pod: &Target) -> Vec<String> {
     let listed = async {
         let scope = context.scope().await?;
@@ -322,7 +336,7 @@ async fn containers(context: &Context, pod: &Target) -> Vec<String> {
     said(context, tokio::time::timeout(PATIENCE, listed).await)
 }
 
-/// The names of a pod's interfaces.
+/// The names of a pod's interfaces, `any` first. None where they cannot be known.
 async fn interfaces(context: &Context, pod: &Target) -> Vec<String> {
     let listed = async {
         let scope = context.scope().await?;

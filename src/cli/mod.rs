@@ -62,6 +62,11 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
     let plugin = stem.is_some_and(|stem| stem == PLUGIN);
     if stem.is_some_and(|stem| stem == EXTCAP) {
         arguments.insert(1, "extcap".into());
+        // Fields of a dialog that were left empty.
+        while let Some(empty) = arguments.iter().position(|argument| argument.is_empty()).filter(|at| *at > 2)
+        {
+            arguments.drain(empty - 1..=empty);
+        }
     }
     let parsed = command(plugin).try_get_matches_from(arguments);
     match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {

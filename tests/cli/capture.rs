@@ -24,7 +24,7 @@ const CLOSING: &str = "\
 ";
 
 impl Fixture {
-    fn captures(&self) -> Vec<CaptureStartRequest> {
+    pub(crate) fn captures(&self) -> Vec<CaptureStartRequest> {
         self.runtime.block_on(async { std::mem::take(&mut *self.agent.captures.lock().await) })
     }
 
@@ -34,7 +34,7 @@ impl Fixture {
 }
 
 /// Whether a program of another project is there, which it must be in CI.
-fn has(program: &str) -> bool {
+pub(crate) fn has(program: &str) -> bool {
     let found = Command::new(program).arg("--version").output().is_ok();
     assert!(found || std::env::var_os("CI").is_none(), "{program} is not installed");
     found
@@ -428,4 +428,86 @@ fn usage_errors_ask_nobody() {
         assert_eq!(ended.code, Some(2), "{arguments}: {}", ended.stderr);
     }
     assert_eq!(fixture.captures(), []);
+}
+
+#[cfg(unix)]
+#[test]
+fn wireshark_is_answered_by_its_protocol() {
+    let fixture = Fixture::new();
+    let program = fixture.directory.path().join("podsonde-extcap");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_podsonde"), &program).unwrap();
+    let ask = |arguments: &[&str]| {
+        let mut command = Command::new(&program);
+        command.args(arguments).env("PODSONDE_AGENT", &fixture.endpoint).env("KUBECONFIG", "/nonexistent");
+        podsonde_ended(&mut command)
+    };
+    // Without a cluster there is still the interface that asks for one.
+    let interfaces = ask(&["--extcap-interfaces", "--extcap-version=4.2"]).expect(0);
+    assert_eq!(
+        interfaces.stdout,
+        format!(
+            "extcap {{version={}}}{{help=https://github.com/podsonde/podsonde}}{{display=podsonde}}\n\
+             interface {{value=podsonde}}{{display=Kubernetes: pods by name or label}}\n",
+            env!("CARGO_PKG_VERSION")
+        )
+    );
+    let interface = ["--extcap-interface", "podsonde:default/web"];
+    let config = ask(&[&interface[..], &["--extcap-config"]].concat()).expect(0).stdout;
+    assert!(
+        config.contains("{call=--interface}{display=Interface of the pod}{type=selector}{reload=true}"),
+        "{config}"
+    );
+    assert!(!config.contains("--pods"));
+    assert_eq!(
+        ask(&[&interface[..], &["--extcap-config", "--extcap-reload-option", "interface"]].concat())
+            .expect(0)
+            .stdout,
+        "value {arg=1}{value=any}{display=any}{default=true}\n\
+         value {arg=1}{value=lo}{display=lo}{default=false}\n\
+         value {arg=1}{value=eth0}{display=eth0}{default=false}\n"
+    );
+
+    let fifo = fixture.path("fifo");
+    nix::unistd::mkfifo(fifo.as_str(), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let start = |interface: &str, arguments: &[&str]| {
+        let mut command = Command::new(&program);
+        command.args(["--capture", "--extcap-interface", interface, "--fifo", &fifo]).args(arguments);
+        command.env("PODSONDE_AGENT", &fixture.endpoint).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let child = command.spawn().unwrap();
+        let mut pipe = BufReader::new(std::fs::File::open(&fifo).unwrap());
+        let mut begin = vec![0; prelude("default", "web").len()];
+        pipe.read_exact(&mut begin).unwrap();
+        (child, pipe, begin)
+    };
+    let flags = [
+        "--extcap-capture-filter",
+        "tcp",
+        "--filter",
+        "port 80 or 81",
+        "--snapshot-length",
+        "99",
+        "--context",
+        "",
+        "--container",
+        "",
+    ];
+    let (child, pipe, begin) = start("podsonde:default/web", &flags);
+    assert_eq!(begin, prelude("default", "web"));
+    // Wireshark's Stop button.
+    signal(&child, nix::sys::signal::Signal::SIGTERM);
+    let mut rest = Vec::new();
+    { pipe }.read_to_end(&mut rest).unwrap();
+    let ended: Ended = child.wait_with_output().unwrap().into();
+    assert_eq!((ended.code, ended.stdout.as_str(), ended.stderr.as_str()), (Some(0), "", ""));
+    let request = fixture.captures().remove(0);
+    assert_eq!((request.filter.as_str(), request.snaplen), ("(port 80 or 81) and (tcp)", 99));
+
+    // A Wireshark that is gone is no error, either.
+    let (child, pipe, _) = start("podsonde", &["--pods", "flood pod/web"]);
+    drop(pipe);
+    let ended: Ended = child.wait_with_output().unwrap().into();
+    assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));
+    let failed =
+        ask(&["--capture", "--extcap-interface", "podsonde:default/nope", "--fifo", &fifo]).expect(1);
+    failed.says("error: there is no pod default/nope");
 }
