@@ -10,6 +10,7 @@ pub mod error;
 pub mod evidence;
 pub mod name;
 pub mod namespace;
+pub mod packet;
 pub mod pcapng;
 pub mod pod;
 pub mod process;

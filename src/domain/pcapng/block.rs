@@ -40,6 +40,13 @@ pub(super) mod option {
     pub(crate) const ISB_USRDELIV: u16 = 8;
 }
 
+/// As much of a text as fits into `most` bytes, whole characters.
+pub(super) fn cut(text: &str, most: usize) -> &str {
+    let end = text.len().min(most);
+    let end = (0..=end).rev().find(|end| text.is_char_boundary(*end)).unwrap_or_default();
+    text.get(..end).unwrap_or_default()
+}
+
 /// The byte order of a section.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {

@@ -4,7 +4,7 @@ use std::{io::Read, ops::Range};
 
 use super::{
     Block, Direction, Error, MAX_BLOCK, MAX_INTERFACES, Order,
-    block::{self, option},
+    block::{self, cut, option},
     classic::{self, Header},
 };
 
@@ -374,9 +374,8 @@ fn describe(block: &Block<'_>) -> Result<Interface, &'static str> {
 /// A text of bounded length; some writers end it by a zero.
 fn text(value: &[u8]) -> String {
     let value = value.split(|b| *b == 0).next().unwrap_or_default();
-    let mut text = String::from_utf8_lossy(value.get(..MAX_NAME).unwrap_or(value)).into_owned();
-    text.truncate(text.floor_char_boundary(MAX_NAME));
-    text
+    let text = String::from_utf8_lossy(value.get(..MAX_NAME).unwrap_or(value));
+    cut(&text, MAX_NAME).to_owned()
 }
 
 /// Packets out of anything that can be read: a file, a pipe.

@@ -6,7 +6,8 @@
 use super::{
     Direction,
     block::{
-        ENHANCED_PACKET, INTERFACE_DESCRIPTION, INTERFACE_STATISTICS, ORDER_MAGIC, SECTION_HEADER, option,
+        ENHANCED_PACKET, INTERFACE_DESCRIPTION, INTERFACE_STATISTICS, ORDER_MAGIC, SECTION_HEADER, cut,
+        option,
     },
 };
 
@@ -112,7 +113,7 @@ pub fn interface(out: &mut Vec<u8>, interface: &Interface<'_>) {
     raw_option(out, option::IF_TSRESOL, &[&[9]]);
     if !interface.filter.is_empty() {
         // The byte before it says what language the filter is in: 0 is libpcap's.
-        raw_option(out, option::IF_FILTER, &[&[0], cut(interface.filter, MAX_OPTION - 1)]);
+        raw_option(out, option::IF_FILTER, &[&[0], cut(interface.filter, MAX_OPTION - 1).as_bytes()]);
     }
     text(out, option::IF_OS, interface.os);
     end(out, block, true);
@@ -215,13 +216,8 @@ fn end(out: &mut Vec<u8>, block: usize, options: bool) {
 
 fn text(out: &mut Vec<u8>, code: u16, value: &str) {
     if !value.is_empty() {
-        raw_option(out, code, &[cut(value, MAX_OPTION)]);
+        raw_option(out, code, &[cut(value, MAX_OPTION).as_bytes()]);
     }
-}
-
-/// As much of a text as fits, whole characters.
-fn cut(value: &str, most: usize) -> &[u8] {
-    value.get(..value.floor_char_boundary(most)).unwrap_or_default().as_bytes()
 }
 
 /// Appends an option whose value lies in `parts`, together at most [`MAX_OPTION`] bytes.
@@ -253,7 +249,6 @@ fn timestamp(out: &mut Vec<u8>, value: u64) {
     out.extend_from_slice(&low(value).to_le_bytes());
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "the upper half")]
 fn high(value: u64) -> u32 {
     (value >> 32) as u32
 }

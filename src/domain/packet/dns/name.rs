@@ -1,0 +1,145 @@
+//! Names: labels, and pointers to names before. <https://www.rfc-editor.org/rfc/rfc1035#section-4.1.4>
+
+use super::Next;
+use crate::domain::packet::{
+    Dissector, Result,
+    tcp::wrapped,
+    text::{Escaped, Hex, Padded},
+};
+
+/// Longest name that is printed whole.
+const MAX_NAME: usize = 255;
+
+impl Dissector<'_> {
+    /// Where a name ends.
+    pub(super) fn skip_name(&self, mut at: usize) -> Result<Next> {
+        loop {
+            let Ok(label) = self.u8(at) else { return Ok(None) };
+            at += 1;
+            match label {
+                0 => return Ok(Some(at)),
+                1..0x40 => at += usize::from(label),
+                0x41 => {
+                    let Ok(bits) = self.u8(at) else { return Ok(None) };
+                    at += 1 + bit_label_bytes(bits);
+                }
+                0x40..0xc0 => return Ok(None),
+                0xc0.. => return Ok(Some(at + 1)),
+            }
+        }
+    }
+
+    /// How long the label is whose first byte this is, without that byte; says so if there is no such label.
+    fn label_length(&mut self, at: usize) -> Option<usize> {
+        let label = self.u8(at).ok()?;
+        match label {
+            0x41 => Some(bit_label_bytes(self.u8(at + 1).ok()?) + 1),
+            0x40..0x80 => {
+                self.put(("<ELT ", label & 0x3f, ">"));
+                None
+            }
+            0x80..0xc0 => {
+                self.put("<BAD LABEL TYPE>");
+                None
+            }
+            _ => Some(usize::from(label)),
+        }
+    }
+
+    /// Prints a name, whose pointers are relative to `message`.
+    pub(in crate::domain::packet) fn domain_name(&mut self, at: usize, message: usize) -> Result<Next> {
+        let Some(mut length) = self.label_length(at) else { return Ok(None) };
+        // Pointers must lead backwards, so that there is an end.
+        let mut most = wrapped(at.wrapping_sub(message));
+        let mut label = self.u8(at)?;
+        let mut here = at + 1;
+        let mut compressed = false;
+        let mut after = if label < 0xc0 { here + length } else { here };
+        if label == 0 {
+            self.put(".");
+            return Ok(Some(after));
+        }
+        let mut printed = 0;
+        while label != 0 && here < self.data.len() {
+            if label >= 0xc0 {
+                if !compressed {
+                    after = here + 1;
+                    compressed = true;
+                }
+                let Ok(low) = self.u8(here) else { return Ok(None) };
+                let offset = u32::from(label & 0x3f) << 8 | u32::from(low);
+                if offset >= most {
+                    self.put("<BAD PTR>");
+                    return Ok(None);
+                }
+                most = offset;
+                here = message + offset as usize;
+                let Ok(there) = self.u8(here) else { return Ok(None) };
+                label = there;
+                let Some(there) = self.label_length(here) else { return Ok(None) };
+                length = there;
+                here += 1;
+                continue;
+            }
+            if label == 0x41 {
+                if !self.bit_label(here)? {
+                    return Ok(None);
+                }
+            } else {
+                let shown =
+                    if printed + length <= MAX_NAME { length } else { MAX_NAME.saturating_sub(printed) };
+                self.put(Escaped(self.up_to(here, shown)));
+                if !self.has(here, shown) {
+                    return Ok(None);
+                }
+                printed += length;
+            }
+            here += length;
+            if printed <= MAX_NAME {
+                self.put(".");
+            }
+            printed += 1;
+            let Ok(next) = self.u8(here) else { return Ok(None) };
+            label = next;
+            let Some(next) = self.label_length(here) else { return Ok(None) };
+            length = next;
+            here += 1;
+            if !compressed {
+                after += length + 1;
+            }
+        }
+        if printed > MAX_NAME {
+            self.put("<DOMAIN NAME TOO LONG>");
+        }
+        Ok(Some(after))
+    }
+
+    /// A label of bits. <https://www.rfc-editor.org/rfc/rfc2673>
+    fn bit_label(&mut self, at: usize) -> Result<bool> {
+        let Ok(bits) = self.u8(at) else { return Ok(false) };
+        let bits = if bits == 0 { 256 } else { usize::from(bits) };
+        self.put("\\[x");
+        let mut here = at + 1;
+        let limit = at + 1 + bits.div_ceil(4);
+        let mut left = bits;
+        while here < limit && left > 7 {
+            self.put(Padded::<2>(self.u8(here)?.into()));
+            here += 1;
+            left -= 8;
+        }
+        if left > 4 {
+            let byte = u32::from(self.u8(here)?);
+            self.put(Padded::<2>(byte & 0xff << (8 - left)));
+        } else if left > 0 {
+            let byte = u32::from(self.u8(here)?);
+            self.put(Hex(byte >> 4 & 0xf & 0xf << (4 - left)));
+        }
+        self.put(("/", bits, "]"));
+        Ok(true)
+    }
+}
+
+/// How many bytes the bits of a label take.
+fn bit_label_bytes(bits: u8) -> usize {
+    if bits == 0 { 32 } else { usize::from(bits).div_ceil(8) }
+}

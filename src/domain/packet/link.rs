@@ -1,0 +1,497 @@
+//! The link layer: Ethernet, VLAN tags, IEEE 802.2, Linux cooked captures, BSD loopback, and no link layer at all.
+
+use super::{
+    Dissector, Result,
+    names::{ethertype, llc_command, llc_sap, organisation as organisation_name, snap_kind},
+    text::{Link, Padded, named},
+};
+use crate::domain::pcapng::linktype;
+
+const VLAN: u16 = 0x8100;
+/// Up to here the field is a length, not a type.
+const MAX_LENGTH_FIELD: u16 = 1500;
+
+/// The two cooked headers, where they keep what.
+struct Cooked {
+    length: usize,
+    protocol: usize,
+    hardware: usize,
+    address_length: usize,
+    address: usize,
+}
+
+const SLL: Cooked = Cooked { length: 16, protocol: 14, hardware: 2, address_length: 5, address: 6 };
+const SLL2: Cooked = Cooked { length: 20, protocol: 0, hardware: 8, address_length: 11, address: 12 };
+
+impl Dissector<'_> {
+    /// Prints the packet. Returns the length of its link-layer header, for dumps.
+    pub(super) fn link(&mut self, linktype: u16, length: usize) -> Result<usize> {
+        match linktype {
+            linktype::ETHERNET => {
+                self.protocol = "ether";
+                self.ethernet(0, length)
+            }
+            linktype::LINUX_SLL2 => self.sll2(length),
+            linktype::LINUX_SLL => self.sll(length),
+            linktype::RAW | linktype::IPV4 | linktype::IPV6 => {
+                self.protocol = "raw";
+                if self.link_layer() {
+                    self.put("ip: ");
+                }
+                self.ip_of_any_version(0, length)?;
+                Ok(0)
+            }
+            linktype::NULL | linktype::LOOP => self.null(length),
+            other => {
+                self.put(("[unsupported link type ", other, "]"));
+                self.unknown(0, self.data.len())?;
+                Ok(0)
+            }
+        }
+    }
+
+    /// An Ethernet frame. Returns the length of its headers.
+    pub(super) fn ethernet(&mut self, at: usize, length: usize) -> Result<usize> {
+        let captured = self.available(at);
+        if length < captured {
+            self.put(("[length ", length, " < caplen ", captured, "]"));
+            self.invalid();
+            return Ok(length);
+        }
+        if captured < 14 {
+            self.truncated();
+            return Ok(captured);
+        }
+        let whole = length;
+        if self.link_layer() {
+            self.addresses(at)?;
+        }
+        let mut length = length.saturating_sub(14);
+        let mut kind = self.u16(at + 12)?;
+        let mut header = 14;
+        let mut printed_length = false;
+        while matches!(kind, VLAN | 0x9100 | 0x9200 | 0x88a8) {
+            let available = self.available(at + header);
+            if available < 4 || length < 4 {
+                self.protocol = "vlan";
+                self.truncated();
+                return Ok(header + available.min(length));
+            }
+            if self.link_layer() {
+                self.ethertype(kind);
+                if printed_length {
+                    self.put(", ");
+                } else {
+                    self.put((", length ", whole, ": "));
+                    printed_length = true;
+                }
+                self.vlan(at + header)?;
+            }
+            kind = self.u16(at + header + 2)?;
+            header += 4;
+            length -= 4;
+        }
+        let payload = at + header;
+        if kind <= MAX_LENGTH_FIELD {
+            length = length.min(kind.into());
+            let saved = self.clip(payload, length);
+            if self.link_layer() {
+                self.put("802.3");
+                if !printed_length {
+                    self.put((", length ", length, ": "));
+                }
+            }
+            let known = self.llc(payload, length, Some(at));
+            let (llc, known) = known?;
+            if !known {
+                self.unknown(payload, self.available(payload))?;
+            }
+            self.data = saved;
+            return Ok(header + llc);
+        }
+        if self.link_layer() {
+            self.ethertype(kind);
+            if printed_length {
+                self.put(", ");
+            } else {
+                self.put((", length ", whole, ": "));
+            }
+        }
+        if !self.by_ethertype(kind, payload, length)? {
+            if !self.link_layer() {
+                self.addresses(at)?;
+                self.ethertype(kind);
+                self.put((", length ", whole, ": "));
+            }
+            self.unknown(payload, self.available(payload))?;
+        }
+        Ok(header)
+    }
+
+    fn addresses(&mut self, at: usize) -> Result {
+        let (source, destination) = (self.bytes(at + 6, 6)?, self.bytes(at, 6)?);
+        self.put((Link(source), " > ", Link(destination), ", "));
+        Ok(())
+    }
+
+    fn ethertype(&mut self, kind: u16) {
+        let number = Padded::<4>(kind.into());
+        if self.quiet() {
+            self.put(named(ethertype(kind), ("Unknown Ethertype (0x", number, ")")));
+        } else {
+            self.put(("ethertype ", ethertype(kind).unwrap_or("Unknown"), " (0x", number, ")"));
+        }
+    }
+
+    fn vlan(&mut self, at: usize) -> Result {
+        let tag = self.u16(at)?;
+        let dropped = if tag & 0x1000 == 0 { "" } else { ", DEI" };
+        self.put(("vlan ", tag & 0xfff, ", p ", tag >> 13, dropped, ", "));
+        Ok(())
+    }
+
+    /// Prints a payload by its EtherType. Returns whether it is known.
+    fn by_ethertype(&mut self, kind: u16, at: usize, length: usize) -> Result<bool> {
+        match kind {
+            0x0800 => self.ip(at, length)?,
+            0x86dd => self.ip6(at, length)?,
+            0x0806 | 0x8035 => self.arp(at, length)?,
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// IEEE 802.2. Returns the length of its header, and whether its payload was printed.
+    fn llc(&mut self, at: usize, length: usize, ethernet: Option<usize>) -> Result<(usize, bool)> {
+        self.protocol = "llc";
+        let available = self.available(at);
+        let control = if available < 3 || length < 3 { None } else { self.u8(at + 2).ok().map(u16::from) };
+        let unnumbered = control.is_some_and(|control| control & 3 == 3);
+        let control = if unnumbered {
+            control
+        } else if available < 4 || length < 4 {
+            None
+        } else {
+            self.u16(at + 2).ok().map(u16::swap_bytes)
+        };
+        let Some(control) = control else {
+            self.truncated();
+            self.dump(at, available)?;
+            return Ok((available.min(length), true));
+        };
+        let header = if unnumbered { 3 } else { 4 };
+        let (dsap_field, ssap_field) = (self.u8(at)?, self.u8(at + 1)?);
+        let (dsap, ssap) = (dsap_field & !1, ssap_field & !1);
+        let flags = |bits: u16| match bits {
+            0 => "Command",
+            1 => "Response",
+            0x10 | 0x100 => "Poll",
+            0x11 | 0x101 => "Final",
+            _ => "?",
+        };
+        if self.link_layer() {
+            let group = if dsap_field & 1 == 0 { "Individual" } else { "Group" };
+            let (number, source) = (Padded::<2>(dsap.into()), flags((ssap_field & 1).into()));
+            self.put((
+                "LLC, dsap ",
+                llc_sap(dsap).unwrap_or("Unknown"),
+                " (0x",
+                number,
+                ") ",
+                group,
+                ", ssap ",
+            ));
+            self.put((llc_sap(ssap).unwrap_or("Unknown"), " (0x", Padded::<2>(ssap.into()), ") ", source));
+            if unnumbered {
+                self.put((", ctrl 0x", Padded::<2>(control.into()), ": "));
+            } else {
+                self.put((", ctrl 0x", Padded::<4>(control.into()), ": "));
+            }
+        }
+        let (payload, rest) = (at + header, length - header);
+        match (dsap, ssap, control) {
+            (0xaa, 0xaa, 3) => return Ok((header + 5, self.snap(payload, rest, ethernet)?)),
+            (6, 6, 3) => {
+                self.ip(payload, rest)?;
+                return Ok((header, true));
+            }
+            _ => {}
+        }
+        if !self.link_layer() {
+            if let Some(frame) = ethernet {
+                let (source, destination) = (self.bytes(frame + 6, 6)?, self.bytes(frame, 6)?);
+                self.put(Link(source));
+                if ssap != dsap {
+                    self.put((" ", named(llc_sap(ssap), ("Unknown SSAP 0x", Padded::<2>(ssap.into())))));
+                }
+                self.put((" > ", Link(destination), " "));
+            } else if ssap != dsap {
+                self.put((named(llc_sap(ssap), ("Unknown SSAP 0x", Padded::<2>(ssap.into()))), " > "));
+            }
+            self.put((named(llc_sap(dsap), ("Unknown DSAP 0x", Padded::<2>(dsap.into()))), " "));
+        }
+        let response = u16::from(ssap_field & 1);
+        if unnumbered {
+            let command = u8::try_from(control & 0xef).unwrap_or_default();
+            self.put(("Unnumbered, ", named(llc_command(command), Padded::<2>(command.into())), ", Flags ["));
+            self.put((flags(response | control & 0x10), "], length ", length));
+            // Exchange of identification.
+            if control & 0xef == 0xaf {
+                if rest == 0 {
+                    return Ok((header, true));
+                }
+                if self.available(payload) < 1 {
+                    self.truncated();
+                    return Ok((header, true));
+                }
+                if self.u8(payload)? == 0x81 {
+                    if self.available(payload) < 3 || rest < 3 {
+                        self.truncated();
+                        self.dump(payload, self.available(payload))?;
+                    } else {
+                        let (a, b) = (self.u8(payload + 1)?.into(), self.u8(payload + 2)?.into());
+                        self.put((": ", Padded::<2>(a), " ", Padded::<2>(b)));
+                    }
+                    return Ok((header, true));
+                }
+            }
+        } else if control & 3 == 1 {
+            let command = match control >> 2 & 3 {
+                0 => "Receiver Ready",
+                1 => "Receiver not Ready",
+                2 => "Reject",
+                _ => "?",
+            };
+            self.put(("Supervisory, ", command, ", rcv seq ", control >> 9 & 0x7f, ", Flags ["));
+            self.put((flags(response | control & 0x100), "], length ", length));
+            return Ok((header, true));
+        } else {
+            self.put(("Information, send seq ", control >> 1 & 0x7f, ", rcv seq ", control >> 9 & 0x7f));
+            self.put((", Flags [", flags(response | control & 0x100), "], length ", length));
+        }
+        Ok((header, false))
+    }
+
+    /// The sub-network access protocol. Returns whether its payload was printed.
+    fn snap(&mut self, at: usize, length: usize, ethernet: Option<usize>) -> Result<bool> {
+        self.protocol = "snap";
+        if self.available(at) < 5 || length < 5 {
+            self.truncated();
+            return Ok(true);
+        }
+        let organisation = self.u32(at)? >> 8;
+        let (kind, length) = (self.u16(at + 3)?, length - 5);
+        if self.link_layer() {
+            self.snap_header(organisation, kind);
+            self.put((", length ", length, ": "));
+        }
+        if matches!(organisation, 0 | 0xf8) && self.by_ethertype(kind, at + 5, length)? {
+            return Ok(true);
+        }
+        if !self.link_layer() {
+            if let Some(frame) = ethernet {
+                let (source, destination) = (self.bytes(frame + 6, 6)?, self.bytes(frame, 6)?);
+                self.put((Link(source), " > ", Link(destination), " "));
+            }
+            self.put("SNAP, ");
+            if organisation == 0 {
+                self.put((
+                    "ethertype ",
+                    ethertype(kind).unwrap_or("Unknown"),
+                    " (0x",
+                    Padded::<4>(kind.into()),
+                    ")",
+                ));
+            } else {
+                self.snap_header(organisation, kind);
+            }
+            self.put((", length ", length, ": "));
+        }
+        Ok(false)
+    }
+
+    fn snap_header(&mut self, organisation: u32, kind: u16) {
+        let what = if organisation == 0 { "ethertype" } else { "pid" };
+        self.put((
+            "oui ",
+            organisation_name(organisation),
+            " (0x",
+            Padded::<6>(organisation),
+            "), ",
+            what,
+            " ",
+        ));
+        self.put((snap_kind(organisation, kind).unwrap_or("Unknown"), " (0x", Padded::<4>(kind.into()), ")"));
+    }
+
+    fn sll(&mut self, length: usize) -> Result<usize> {
+        self.protocol = "sll";
+        self.need(0, SLL.length)?;
+        if self.link_layer() {
+            self.sll_header(length)?;
+        }
+        self.cooked(&SLL, length)
+    }
+
+    fn sll_header(&mut self, length: usize) -> Result {
+        self.protocol = "sll";
+        let direction = packet_type(self.u16(0)?);
+        self.put(("   ".get(direction.len()..), direction, " "));
+        self.cooked_header(&SLL, length)
+    }
+
+    fn sll2(&mut self, length: usize) -> Result<usize> {
+        self.protocol = "sll2";
+        self.need(0, SLL2.length)?;
+        let name = self.interfaces.get(&self.u32(4)?).map_or("?", String::as_str);
+        let direction = packet_type(self.u8(10)?.into());
+        self.put((name, "     ".get(name.len()..), " ", direction, "   ".get(direction.len()..), " "));
+        if self.link_layer() {
+            self.sll2_header(length)?;
+        }
+        self.cooked(&SLL2, length)
+    }
+
+    fn sll2_header(&mut self, length: usize) -> Result {
+        self.protocol = "sll2";
+        self.put(("ifindex ", self.u32(4)?, " "));
+        self.cooked_header(&SLL2, length)
+    }
+
+    /// What both cooked headers have.
+    fn cooked_header(&mut self, layout: &Cooked, length: usize) -> Result {
+        let is_long = layout.length == SLL.length && self.u8(layout.address_length - 1)? != 0;
+        if self.u8(layout.address_length)? == 6 && !is_long {
+            self.put((Link(self.bytes(layout.address, 6)?), " "));
+        }
+        if !self.quiet() {
+            match self.u16(layout.protocol)? {
+                1 => self.put("802.3"),
+                4 => self.put("802.2"),
+                kind => {
+                    let name = ethertype(kind).filter(|_| kind > MAX_LENGTH_FIELD).unwrap_or("Unknown");
+                    self.put(("ethertype ", name, " (0x", Padded::<4>(kind.into()), ")"));
+                }
+            }
+            self.put((", length ", length, ": "));
+        }
+        Ok(())
+    }
+
+    /// What is behind a cooked header.
+    fn cooked(&mut self, layout: &Cooked, whole: usize) -> Result<usize> {
+        let mut header = layout.length;
+        let mut length = whole.saturating_sub(header);
+        let mut kind = self.u16(layout.protocol)?;
+        // 803 is a radiotap header, which is not decoded.
+        let is_radio = self.u16(layout.hardware)? == 803;
+        while kind == VLAN && !is_radio {
+            if self.available(header) < 4 {
+                self.protocol = "vlan";
+                self.truncated();
+                return Ok(header + self.available(header));
+            }
+            if self.link_layer() {
+                self.vlan(header)?;
+            }
+            kind = self.u16(header + 2)?;
+            if kind <= MAX_LENGTH_FIELD {
+                kind = 4;
+            }
+            if !self.quiet() {
+                self.put(("ethertype ", ethertype(kind).unwrap_or("Unknown"), ", "));
+            }
+            header += 4;
+            length = length.saturating_sub(4);
+        }
+        if kind <= MAX_LENGTH_FIELD || is_radio {
+            let (llc, known) = if kind == 4 { self.llc(header, length, None)? } else { (0, false) };
+            if !known {
+                self.unknown(header, self.available(header))?;
+                return Ok(header);
+            }
+            return Ok(header + llc);
+        }
+        if !self.by_ethertype(kind, header, length)? {
+            if !self.link_layer() {
+                let length = length + layout.length;
+                if layout.length == SLL.length {
+                    self.sll_header(length)?;
+                } else {
+                    self.sll2_header(length)?;
+                }
+            }
+            self.unknown(header, self.available(header))?;
+        }
+        Ok(header)
+    }
+
+    fn null(&mut self, length: usize) -> Result<usize> {
+        self.protocol = "null";
+        self.need(0, 4)?;
+        let family = self.u32(0)?.swap_bytes();
+        // In the byte order of the machine that captured, or of the network.
+        let family = if family & 0xffff_0000 == 0 { family } else { family.swap_bytes() };
+        if self.link_layer() {
+            self.family(family, length);
+        }
+        match family {
+            2 => self.ip(4, length.saturating_sub(4))?,
+            24 | 28 | 30 => self.ip6(4, length.saturating_sub(4))?,
+            _ => {
+                if !self.link_layer() {
+                    self.family(family, length);
+                }
+                self.unknown(4, self.available(4))?;
+            }
+        }
+        Ok(4)
+    }
+
+    fn family(&mut self, family: u32, length: usize) {
+        let name = match family {
+            2 => Some("IPv4"),
+            6 => Some("NS"),
+            7 => Some("ISO"),
+            16 => Some("Appletalk"),
+            23 => Some("IPX"),
+            24 | 28 | 30 => Some("IPv6"),
+            _ => None,
+        };
+        if self.quiet() {
+            self.put(named(name, ("Unknown AF ", family)));
+        } else {
+            self.put(("AF ", name.unwrap_or("Unknown"), " (", family, ")"));
+        }
+        self.put((", length ", length, ": "));
+    }
+
+    /// IPv4 or IPv6, as the packet says itself.
+    fn ip_of_any_version(&mut self, at: usize, length: usize) -> Result {
+        self.protocol = "ipn";
+        if length < 1 {
+            self.put(("truncated-ip ", length));
+            return Ok(());
+        }
+        match self.u8(at)? >> 4 {
+            4 => self.ip(at, length),
+            6 => self.ip6(at, length),
+            other => {
+                self.put(("unknown ip ", other));
+                Ok(())
+            }
+        }
+    }
+}
+
+/// How a packet came to a cooked capture.
+fn packet_type(value: u16) -> &'static str {
+    match value {
+        0 => "In",
+        1 => "B",
+        2 => "M",
+        3 => "P",
+        4 => "Out",
+        _ => "?",
+    }
+}
