@@ -92,6 +92,46 @@ fn packets_are_printed_between_tcpdumps_words() {
 }
 
 #[test]
+fn the_text_is_tcpdumps() {
+    if !has("tcpdump") {
+        return;
+    }
+    let fixture = Fixture::new();
+    let file = fixture.path("web.pcapng");
+    fixture.run(&["capture", "web", "--count", "5", "-w", &file]).expect(0);
+    for flags in
+        ["", "-e", "-v", "-vvv -e", "-q", "-S", "-x", "-XX", "-t", "-tt", "-ttt", "-tttt", "-ttttt", "-#"]
+    {
+        let flags: Vec<&str> = flags.split_whitespace().collect();
+        let expected = told("tcpdump", &[&["-n", "-r", &file][..], &flags].concat());
+        assert_eq!(expected.lines().filter(|line| line.contains("ARP")).count(), 1);
+        let mut live = fixture.command(&[&["capture", "web", "--count", "5"][..], &flags].concat());
+        assert_eq!(podsonde_ended(live.env("TZ", "UTC")).expect(0).stdout, expected, "{flags:?}");
+        let mut read = podsonde(fixture.directory.path());
+        read.args(["capture", "-r", &file]).args(&flags).env("TZ", "UTC");
+        let read = podsonde_ended(&mut read).expect(0);
+        assert_eq!(read.stdout, expected, "{flags:?}");
+        read.says(&format!(
+            "reading from file {file}, link-type EN10MB (Ethernet), snapshot length 262144 bytes\n"
+        ));
+    }
+    let expected = told("tcpdump", &["-n", "-A", "-r", &file]);
+    let ascii =
+        fixture.command(&["capture", "web", "--count", "5", "--ascii"]).env("TZ", "UTC").output().unwrap();
+    assert_eq!(String::from_utf8(ascii.stdout).unwrap(), expected);
+    // Also pcap, and from a pipe.
+    let pcap = fixture.path("web.pcap");
+    let classic = told("tcpdump", &["-n", "-r", &file, "-w", &pcap]);
+    assert_eq!(classic, "");
+    let mut read = podsonde(fixture.directory.path());
+    read.args(["capture", "-r", "-", "--count", "2"])
+        .env("TZ", "UTC")
+        .stdin(std::fs::File::open(&pcap).unwrap());
+    let expected = told("tcpdump", &["-n", "-r", &pcap, "-c", "2"]);
+    assert_eq!(podsonde_ended(&mut read).expect(0).stdout, expected);
+}
+
+#[test]
 fn what_is_no_capture_file_is_refused() {
     let fixture = Fixture::new();
     let read = |file: &str| podsonde_ended(podsonde(fixture.directory.path()).args(["capture", "-r", file]));

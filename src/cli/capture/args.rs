@@ -141,7 +141,7 @@ pub(in crate::cli) struct CaptureArgs {
 }
 
 /// How packets are printed: tcpdump's flags.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Copy, Args)]
 #[command(next_help_heading = "Text")]
 pub(super) struct TextArgs {
     /// The link-level header of each packet
@@ -165,6 +165,9 @@ pub(super) struct TextArgs {
     /// -t: no time; -tt: seconds since 1970; -ttt: since the packet before; -tttt: with the date; -ttttt: since the first
     #[arg(short = 't', action = ArgAction::Count)]
     pub(super) time: u8,
+    /// Times with nanoseconds
+    #[arg(long)]
+    pub(super) nano: bool,
     /// A number before each packet
     #[arg(short = '#', long)]
     pub(super) number: bool,

@@ -46,6 +46,8 @@ use crate::{
     proto::v1::{CaptureDirection, CaptureStartRequest, CaptureStarted},
 };
 
+/// All interfaces of a pod.
+const ANY: &str = "any";
 /// How long agents may hold back packets that a person waits for.
 const DELAY_OF_LINES: Duration = Duration::from_millis(2);
 /// The same for what goes to a file or a program.
@@ -178,6 +180,10 @@ pub(super) async fn capture(context: &Context, scope: &Scope, job: Job) -> Resul
                 stop: stopping.clone(),
                 beginnings: beginnings.clone(),
                 queue: queue.clone(),
+                names: lines
+                    .as_ref()
+                    .filter(|_| request.interface == ANY)
+                    .and_then(|lines| lines.names(source)),
                 lost: lost.clone(),
             };
             stream.follow()

@@ -15,11 +15,13 @@ use std::{
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
-use super::targets::Target;
+use super::{targets::Target, text::Names};
 use crate::{
     client::{Capture, CaptureEvent, Error, Fleet, reason},
     domain::pcapng::{Block, Order},
-    proto::v1::{CaptureEnded, CaptureStartRequest, CaptureStarted, CaptureStatistics, PodRef},
+    proto::v1::{
+        CaptureEnded, CaptureInterface, CaptureStartRequest, CaptureStarted, CaptureStatistics, PodRef,
+    },
 };
 
 /// How often agents send figures, which is how long an interruption takes at most.
@@ -120,6 +122,8 @@ pub(super) struct Stream {
     pub(super) stop: watch::Receiver<Stop>,
     pub(super) beginnings: tokio::sync::mpsc::UnboundedSender<Beginning>,
     pub(super) queue: Queue,
+    /// Where the names of its interfaces are wanted.
+    pub(super) names: Option<Names>,
     /// Packets that were lost on the way here, for those who watch.
     pub(super) lost: Arc<Vec<AtomicU64>>,
 }
@@ -160,7 +164,19 @@ impl Stream {
         let place = self.fleet.place_of_pod(namespace, pod).await?;
         let agent = self.fleet.connect_bulk(&place, self.streams).await?;
         let named = PodRef { namespace: namespace.clone(), name: pod.clone(), uid: String::new() };
-        agent.capture(CaptureStartRequest { pod: Some(named), ..self.request.clone() }).await
+        let capture = agent.capture(CaptureStartRequest { pod: Some(named), ..self.request.clone() });
+        let Some(names) = &self.names else { return capture.await };
+        let (capture, interfaces) =
+            tokio::join!(capture, agent.interfaces(namespace, pod, &self.request.container));
+        match interfaces {
+            Ok(listed) => {
+                let name = |i: CaptureInterface| (i.index, String::from_utf8_lossy(&i.name).into_owned());
+                // It is not set yet: there is one stream for each.
+                let _ = names.set(listed.interfaces.into_iter().map(name).collect());
+            }
+            Err(error) => tracing::debug!(%error, "the names of the pod's interfaces are not known"),
+        }
+        capture
     }
 
     async fn read(mut self, capture: Capture) -> Outcome {

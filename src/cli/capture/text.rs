@@ -1,18 +1,22 @@
 //! Packets as lines: tcpdump's text, or JSON. Of several pods, each line says whose it is.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     io::{self, Write},
+    sync::{Arc, OnceLock},
 };
 
 use serde::Serialize;
 
 use super::{
-    args::{CaptureArgs, CaptureOutput},
+    args::{CaptureArgs, CaptureOutput, TextArgs},
     output::PutError,
     targets::Target,
 };
-use crate::domain::pcapng::{Decoder, Direction, Interface, Packet};
+use crate::domain::{
+    packet::{self, Options, Printer},
+    pcapng::{Decoder, Direction, Interface},
+};
 
 /// Bytes of lines that are gathered while more is at hand.
 const BATCH: usize = 64 * 1024;
@@ -33,20 +37,33 @@ pub(super) struct Source {
     target: Option<Target>,
     decoder: Decoder,
     printer: Printer,
+    /// Names of the pod's interfaces by index, once they are known.
+    names: Names,
     /// What each line begins with.
     prefix: String,
+}
+
+/// Names of a pod's interfaces by index: packets of all interfaces have only these.
+pub(super) type Names = Arc<OnceLock<BTreeMap<u32, String>>>;
+
+impl Source {
+    fn new(options: &Options, target: Option<Target>, prefix: String) -> Self {
+        let printer = Printer::new(options.clone());
+        Self { target, decoder: Decoder::new(), printer, names: Names::default(), prefix }
+    }
 }
 
 impl Lines {
     /// `targets`: one for each stream; none for a stream that is of no pod. `colour`: whether their names may be coloured.
     pub(super) fn new(args: &CaptureArgs, targets: &[Target], colour: bool) -> Self {
+        let options = options(args);
         let mut sources: Vec<Source> = prefixes(targets, colour)
             .into_iter()
             .zip(targets)
-            .map(|(prefix, target)| Source::new(args, Some(target.clone()), prefix))
+            .map(|(prefix, target)| Source::new(&options, Some(target.clone()), prefix))
             .collect();
         if sources.is_empty() {
-            sources.push(Source::new(args, None, String::new()));
+            sources.push(Source::new(&options, None, String::new()));
         }
         let left = args.count.unwrap_or(u64::MAX);
         Self { sources, json: args.output == CaptureOutput::Json, left, out: Vec::new() }
@@ -55,23 +72,37 @@ impl Lines {
     /// Prints the packets that these bytes of a stream complete.
     pub(super) fn put(&mut self, source: usize, blocks: &[u8]) -> Result<(), PutError> {
         let Some(source) = self.sources.get_mut(source) else { return Ok(()) };
-        let Source { target, decoder, printer, prefix } = source;
+        let Source { target, decoder, printer, names, prefix } = source;
+        let unknown = BTreeMap::new();
+        let names = names.get().unwrap_or(&unknown);
         decoder.push(blocks);
         while let Some(packet) = decoder.next()?.filter(|_| self.left > 0) {
             self.left -= 1;
+            let printed = packet::Packet {
+                linktype: packet.linktype,
+                timestamp: packet.timestamp,
+                original_length: packet.original_length,
+                data: packet.data,
+                interfaces: names,
+            };
             if self.json {
-                let line = JsonLine::new(target.as_ref(), &packet, printer);
+                let line = JsonLine::new(target.as_ref(), packet.direction, &printed, printer);
                 let interface = packet.interface;
                 let name = decoder.interfaces().get(interface).map_or("", |interface| &interface.name);
                 line.write(name, &mut self.out);
             } else {
-                lines(printer, &packet, prefix, &mut self.out);
+                lines(printer, &printed, prefix, &mut self.out);
             }
             if self.out.len() >= BATCH {
                 write(&mut self.out)?;
             }
         }
         Ok(())
+    }
+
+    /// Where the names of a pod's interfaces go.
+    pub(super) fn names(&self, source: usize) -> Option<Names> {
+        self.sources.get(source).map(|source| source.names.clone())
     }
 
     /// Whether as many packets as were wanted are printed.
@@ -105,6 +136,35 @@ fn write(out: &mut Vec<u8>) -> io::Result<()> {
     Ok(())
 }
 
+/// The flags as the printer wants them. In JSON the time has a field of its own.
+fn options(args: &CaptureArgs) -> Options {
+    let TextArgs {
+        link_level,
+        quick,
+        absolute_tcp_sequence_numbers,
+        hex,
+        hex_ascii,
+        ascii,
+        time,
+        nano,
+        number,
+    } = args.text;
+    let is_json = args.output == CaptureOutput::Json;
+    Options {
+        number: number && !is_json,
+        timestamps: if is_json { 1 } else { time },
+        nanoseconds: nano,
+        time_zone: jiff::tz::TimeZone::system(),
+        link_layer: link_level,
+        verbose: args.verbose,
+        quiet: quick.into(),
+        absolute_sequence: absolute_tcp_sequence_numbers,
+        hex,
+        hex_ascii,
+        ascii: ascii.into(),
+    }
+}
+
 /// What the lines of each pod begin with: nothing, if there is one only.
 fn prefixes(targets: &[Target], colour: bool) -> Vec<String> {
     if targets.len() < 2 {
@@ -123,7 +183,7 @@ fn prefixes(targets: &[Target], colour: bool) -> Vec<String> {
 }
 
 /// The lines of a packet, each behind the prefix.
-fn lines(printer: &mut Printer, packet: &Packet<'_>, prefix: &str, out: &mut Vec<u8>) {
+fn lines(printer: &mut Printer, packet: &packet::Packet<'_>, prefix: &str, out: &mut Vec<u8>) {
     if prefix.is_empty() {
         return printer.print(packet, out);
     }
@@ -156,7 +216,12 @@ struct JsonLine {
 }
 
 impl JsonLine {
-    fn new(target: Option<&Target>, packet: &Packet<'_>, printer: &mut Printer) -> Self {
+    fn new(
+        target: Option<&Target>,
+        direction: Direction,
+        packet: &packet::Packet<'_>,
+        printer: &mut Printer,
+    ) -> Self {
         let mut text = Vec::new();
         printer.print(packet, &mut text);
         Self {
@@ -164,7 +229,7 @@ impl JsonLine {
             namespace: target.map(|target| target.namespace.clone()),
             pod: target.map(|target| target.pod.clone()),
             interface: String::new(),
-            direction: match packet.direction {
+            direction: match direction {
                 Direction::Unknown => None,
                 Direction::In => Some("in"),
                 Direction::Out => Some("out"),
@@ -190,18 +255,4 @@ impl JsonLine {
 fn rfc3339(nanoseconds: u64) -> String {
     let time = jiff::Timestamp::from_nanosecond(nanoseconds.into()).unwrap_or_default();
     format!("{time:.9}")
-}
-
-impl Source {
-    fn new(_: &CaptureArgs, target: Option<Target>, prefix: String) -> Self {
-        Self { target, decoder: Decoder::new(), printer: Printer, prefix }
-    }
-}
-
-struct Printer;
-
-impl Printer {
-    fn print(&mut self, packet: &Packet<'_>, out: &mut Vec<u8>) {
-        out.extend_from_slice(format!("{} length {}\n", packet.timestamp, packet.original_length).as_bytes());
-    }
 }
