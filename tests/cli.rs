@@ -12,8 +12,12 @@ use std::{
 use podsonde::proto::v1::{DebugCreateRequest, ImagePullPolicy, Profile};
 use serde_json::Value;
 
+#[cfg(target_os = "linux")]
 #[path = "cli/capture.rs"]
 mod capture;
+#[cfg(all(feature = "embedded", target_os = "linux"))]
+#[path = "cli/capture_cluster.rs"]
+mod capture_cluster;
 #[path = "cli/fake_agent.rs"]
 mod fake_agent;
 #[cfg(feature = "embedded")]

@@ -337,7 +337,6 @@ fn a_reader_that_has_enough_is_no_error() {
     }
 }
 
-#[cfg(target_os = "linux")]
 #[test]
 fn an_output_that_nobody_reads_holds_the_agent_back() {
     let fixture = Fixture::new();
@@ -470,7 +469,6 @@ fn usage_errors_ask_nobody() {
     assert_eq!(fixture.captures(), []);
 }
 
-#[cfg(unix)]
 #[test]
 fn wireshark_is_answered_by_its_protocol() {
     let fixture = Fixture::new();
