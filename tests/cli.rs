@@ -49,10 +49,13 @@ struct Ended {
 
 impl Fixture {
     fn new() -> Self {
+        Self::with(FakeAgent::default())
+    }
+
+    fn with(agent: FakeAgent) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let agent = FakeAgent::default();
         let port = runtime.block_on(agent.serve_tcp());
         let endpoint = format!("http://127.0.0.1:{port}");
         Self { agent, endpoint, port, directory, runtime }

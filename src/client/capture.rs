@@ -1,7 +1,9 @@
 //! Captures: what [`Agent`] asks of the service of that name, and the stream of one capture.
 
+use std::future::Future;
+
 use bytes::Bytes;
-use tonic::Streaming;
+use tonic::{Code, Streaming};
 
 use super::{
     agent::Agent,
@@ -45,7 +47,7 @@ impl Agent {
     pub async fn capture(&self, request: CaptureStartRequest) -> Result<Capture, Error> {
         let mut client = CaptureClient::new(self.channel()).max_decoding_message_size(LARGEST_MESSAGE);
         let (started, events) = self
-            .answered(async move {
+            .knowing(async move {
                 let mut events = client.start(request).await?.into_inner();
                 match events.message().await?.and_then(|first| first.event) {
                     Some(Event::Started(started)) => Ok((started, events)),
@@ -65,7 +67,7 @@ impl Agent {
         request: CaptureCompileRequest,
     ) -> Result<CaptureCompileResponse, Error> {
         let mut client = CaptureClient::new(self.channel());
-        self.answered(async move { Ok(client.compile(request).await?.into_inner()) }).await
+        self.knowing(async move { Ok(client.compile(request).await?.into_inner()) }).await
     }
 
     /// The interfaces of a pod that packets can be captured on. `container`: as in `capture.proto`.
@@ -83,7 +85,17 @@ impl Agent {
             pod: Some(super::agent::pod_ref(namespace, pod)),
             container: container.to_owned(),
         };
-        self.answered(async move { Ok(client.list_interfaces(request).await?.into_inner()) }).await
+        self.knowing(async move { Ok(client.list_interfaces(request).await?.into_inner()) }).await
+    }
+
+    /// The answer to a call that agents of before do not know.
+    async fn knowing<T>(&self, call: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        self.answered(call).await.map_err(|error| match error.code {
+            Code::Unimplemented => {
+                Error { message: format!("the agent at {} does not know captures yet", self.name()), ..error }
+            }
+            _ => error,
+        })
     }
 }
 

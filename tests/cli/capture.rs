@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::{
     Ended, Fixture,
+    fake_agent::FakeAgent,
     fake_capture::{frames, packet, prelude},
     podsonde, podsonde_ended,
 };
@@ -434,6 +435,28 @@ fn errors_say_what_to_do() {
     let full = fixture.run(&["capture", "flood", "-w", "/dev/full"]).expect(1);
     full.says("error: cannot write the result: No space left on device");
     fixture.run(&["capture", "web", "-w", &format!("{file}/f")]).expect(1);
+}
+
+#[test]
+fn an_agent_of_before_is_named_as_such() {
+    let fixture = Fixture::with(FakeAgent { is_old: true, ..FakeAgent::default() });
+    for flags in [&[][..], &["-D"], &["-d"]] {
+        fixture
+            .run(&[&["capture", "web"], flags].concat())
+            .expect(1)
+            .says(&format!("error: the agent at {} does not know captures yet\nhint: ", fixture.endpoint))
+            .says("podsonde version");
+    }
+}
+
+#[test]
+fn tcpdumps_letters_that_mean_something_else_are_noted() {
+    let fixture = Fixture::new();
+    fixture
+        .run(&["capture", "web", "-nn", "-c", "10", "--count", "1"])
+        .expect(0)
+        .says("note: -n is the namespace, here n; addresses are always printed as numbers\n")
+        .says("note: -c is the container, here 10; to end after so many packets write --count 10\n");
 }
 
 #[test]

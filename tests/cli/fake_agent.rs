@@ -16,6 +16,8 @@ use tonic_types::{ErrorDetails, StatusExt};
 pub(crate) struct FakeAgent {
     pub(crate) created: Arc<Mutex<Option<DebugCreateRequest>>>,
     pub(crate) captures: Arc<Mutex<Vec<CaptureStartRequest>>>,
+    /// Whether it is of a version that has no captures yet.
+    pub(crate) is_old: bool,
 }
 
 pub(crate) fn failure(code: Code, reason: &str, message: &str, facts: &[(&str, &str)]) -> Status {
@@ -371,11 +373,14 @@ impl node_server::Node for FakeAgent {
 
 impl FakeAgent {
     fn router(&self) -> tonic::transport::server::Router {
-        Server::builder()
+        let router = Server::builder()
             .add_service(v1::namespaces_server::NamespacesServer::new(self.clone()))
             .add_service(v1::debug_server::DebugServer::new(self.clone()))
-            .add_service(v1::node_server::NodeServer::new(self.clone()))
-            .add_service(v1::capture_server::CaptureServer::new(self.clone()))
+            .add_service(v1::node_server::NodeServer::new(self.clone()));
+        match self.is_old {
+            true => router,
+            false => router.add_service(v1::capture_server::CaptureServer::new(self.clone())),
+        }
     }
 
     /// Serves on a loopback port, which is returned.

@@ -77,6 +77,7 @@ pub(super) async fn run(context: &Context, args: &CaptureArgs) -> Result<Exit, F
         return read::run(context, args, path, &filter);
     }
     check_output(args)?;
+    note_letters(context, args);
     let request = request(args, filter)?;
     let scope = context.scope().await?;
     let choice = Choice {
@@ -104,6 +105,21 @@ pub(super) async fn run(context: &Context, args: &CaptureArgs) -> Result<Exit, F
         quiet: false,
     };
     capture(context, &scope, job).await
+}
+
+/// Says what letters mean here that mean something else to tcpdump, where its meaning was likely meant.
+fn note_letters(context: &Context, args: &CaptureArgs) {
+    let note = |text: &str| context.terminal.labelled("note", Tone::Plain, text);
+    if context.global.namespace.as_deref() == Some("n") {
+        note("-n is the namespace, here n; addresses are always printed as numbers");
+    }
+    if let Some(number) =
+        args.container.as_deref().filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()))
+    {
+        note(&format!(
+            "-c is the container, here {number}; to end after so many packets write --count {number}"
+        ));
+    }
 }
 
 /// Refuses what would write packets to a terminal, or two things to stdout.
