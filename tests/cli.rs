@@ -87,7 +87,14 @@ impl Fixture {
 /// podsonde in an environment that knows no cluster.
 fn podsonde(home: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_podsonde"));
-    for variable in ["PODSONDE_AGENT", "KUBECONFIG", "RUST_LOG", "NO_COLOR", "KUBERNETES_SERVICE_HOST"] {
+    for variable in [
+        "PODSONDE_AGENT",
+        "PODSONDE_INSECURE_AGENT",
+        "KUBECONFIG",
+        "RUST_LOG",
+        "NO_COLOR",
+        "KUBERNETES_SERVICE_HOST",
+    ] {
         command.env_remove(variable);
     }
     command.env("HOME", home).stdin(Stdio::null());

@@ -21,6 +21,11 @@ COMPONENTS = sorted(p.name for p in (DEPLOY / "components").iterdir())
 RELEASES = ["1.33", kubernetes_validate.latest_version()]
 # Kinds that only their operator's CRDs describe.
 CUSTOM_KINDS = {"PodMonitor"}
+# What every cluster has in kube-system, as Kubernetes 1.33 defines it.
+CLUSTER_S_OWN = {
+    "metadata": {"name": "extension-apiserver-authentication-reader"},
+    "rules": [{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get", "list", "watch"]}],
+}
 
 
 def render(*components):
@@ -81,7 +86,11 @@ def privileges(objects):
         for binding in (o for o in objects if o["kind"] == kind):
             if any(s["name"] == "podsonde-agent" for s in binding["subjects"]):
                 assert binding["roleRef"]["kind"] in roles
-                role = find(objects, binding["roleRef"]["kind"], binding["roleRef"]["name"])
+                if binding["roleRef"]["name"] == CLUSTER_S_OWN["metadata"]["name"]:
+                    assert binding["metadata"]["namespace"] == "kube-system"
+                    role = CLUSTER_S_OWN
+                else:
+                    role = find(objects, binding["roleRef"]["kind"], binding["roleRef"]["name"])
                 for rule in role["rules"]:
                     for group in rule.get("apiGroups", []):
                         for resource in rule.get("resources", []) + rule.get("nonResourceURLs", []):
@@ -151,7 +160,7 @@ class Manifests(unittest.TestCase):
 
     def test_no_role_for_people_is_bound(self):
         bound = [b["roleRef"]["name"] for b in render(*COMPONENTS) if b["kind"].endswith("RoleBinding")]
-        self.assertEqual(bound, ["podsonde-agent"])
+        self.assertEqual(sorted(bound), [CLUSTER_S_OWN["metadata"]["name"], "podsonde-agent", "podsonde-agent"])
 
     def test_version_is_the_crate_s(self):
         version = tomllib.loads((ROOT / "Cargo.toml").read_text())["package"]["version"]
@@ -165,13 +174,15 @@ class Manifests(unittest.TestCase):
         # A selector cannot be changed, so an upgrade would fail.
         self.assertEqual(selector, {"matchLabels": {"app.kubernetes.io/name": "podsonde-agent"}})
 
-    def test_grpc_is_on_loopback_and_the_probes_find_their_port(self):
+    def test_grpc_has_tls_and_the_probes_find_their_port(self):
         [agent] = find(render(), "DaemonSet")["spec"]["template"]["spec"]["containers"]
         ports = {p["name"]: p["containerPort"] for p in agent["ports"]}
-        self.assertIn(f"--listen=127.0.0.1:{ports['grpc']}", agent["args"])
+        # Any address but loopback has TLS.
+        self.assertEqual([a for a in agent["args"] if "listen=" in a and "metrics" not in a], [f"--listen=0.0.0.0:{ports['grpc']}"])
         self.assertIn(f"--metrics-listen=0.0.0.0:{ports['metrics']}", agent["args"])
         self.assertIn("--node-name=$(NODE_NAME)", agent["args"])
-        self.assertEqual(agent["env"][0]["valueFrom"]["fieldRef"]["fieldPath"], "spec.nodeName")
+        env = {e["name"]: e["valueFrom"]["fieldRef"]["fieldPath"] for e in agent["env"]}
+        self.assertEqual(env, {"NODE_NAME": "spec.nodeName", "POD_NAMESPACE": "metadata.namespace", "POD_IP": "status.podIP"})
         for probe, path in (("livenessProbe", "/healthz"), ("readinessProbe", "/readyz")):
             self.assertEqual(agent[probe]["httpGet"], {"path": path, "port": "metrics"})
         monitor = find(render("prometheus"), "PodMonitor")
@@ -185,9 +196,9 @@ NODE = "authentication.kubernetes.io/node-name"
 class Policy:
     """Evaluates the rendered ValidatingAdmissionPolicy as an API server does."""
 
-    def __init__(self, objects):
-        policy = find(objects, "ValidatingAdmissionPolicy")
-        binding = find(objects, "ValidatingAdmissionPolicyBinding")
+    def __init__(self, objects, name="podsonde-agent"):
+        policy = find(objects, "ValidatingAdmissionPolicy", name)
+        binding = find(objects, "ValidatingAdmissionPolicyBinding", name)
         assert binding["spec"]["policyName"] == policy["metadata"]["name"]
         assert "Deny" in binding["spec"]["validationActions"]
         assert policy["spec"]["failurePolicy"] == "Fail"
@@ -205,7 +216,7 @@ class Policy:
         data = {"request": {"userInfo": user}, "oldObject": old, "object": new, "variables": {}}
         if not all(self.evaluate(c["expression"], data) is True for c in self.spec["matchConditions"]):
             return None
-        for variable in self.spec["variables"]:
+        for variable in self.spec.get("variables", []):
             value = self.evaluate(variable["expression"], data)
             assert value is not None, f"{variable['name']} does not evaluate on {data}"
             data["variables"][variable["name"]] = value
@@ -291,6 +302,25 @@ class Admission(unittest.TestCase):
                     for message, part in zip(decision, expected):
                         self.assertIn(part, message)
 
+    def test_an_agent_writes_the_lease_of_its_own_node(self):
+        policy = Policy(render(*COMPONENTS), "podsonde-agent-lease")
+        named = lambda name: {"metadata": {"name": name}}
+        cases = [
+            ("its own", user(), named("podsonde-agent-here"), True),
+            ("another node's", user(), named("podsonde-agent-there"), False),
+            ("something else", user(), named("kube-scheduler"), False),
+            ("a name that the server makes", user(), {"metadata": {"generateName": "podsonde-agent-here"}}, False),
+            ("no node name in the token", user(node=None), named("podsonde-agent-here"), False),
+            ("an empty list of node names", user(node=[]), named("podsonde-agent-here"), False),
+            ("two node names", user(node=["here", "there"]), named("podsonde-agent-here"), False),
+            ("deleted", user(), None, False),
+            ("somebody else", user(name="alice", node=None), named("podsonde-agent-here"), None),
+        ]
+        for name, who, new, allowed in cases:
+            with self.subTest(name):
+                decision = policy.decide(who, None, new)
+                self.assertEqual(None if decision is None else decision == [], allowed, decision)
+
     def test_it_covers_the_subresource_and_the_service_account_that_the_agent_has(self):
         objects = render()
         account = find(objects, "ServiceAccount")["metadata"]
@@ -301,6 +331,9 @@ class Admission(unittest.TestCase):
         [writes] = [r for r in find(objects, "ClusterRole")["rules"] if set(r["verbs"]) - harmless]
         self.assertEqual((rule["apiGroups"], rule["resources"]), (writes["apiGroups"], writes["resources"]))
         self.assertEqual(rule["operations"], ["*"])
+        [lease] = find(objects, "ValidatingAdmissionPolicy", "podsonde-agent-lease")["spec"]["matchConstraints"]["resourceRules"]
+        [writes] = find(objects, "Role")["rules"]
+        self.assertEqual((lease["apiGroups"], lease["resources"]), (writes["apiGroups"], writes["resources"]))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,11 @@
 //! The one place where the agent is wired together, started and drained.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context;
 use jiff::Timestamp;
@@ -10,29 +15,27 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     task::JoinSet,
 };
-use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{
-    service::Routes,
-    transport::{Server, server::TcpIncoming},
-};
+use tonic::service::Routes;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use super::{
     access::{self, Access},
+    announce::{self, Announcement},
     audit::{self, Audit},
     config::{BrokerLoss, Config, Limits, Listen},
     expiry,
-    listen::Socket,
+    listen::{Server, Socket},
     metrics::{Metrics, Snapshot},
     probes,
     rpc::{debug::DebugService, gate::Gate, namespaces::NamespacesService, node::NodeService},
     sessions::Sessions,
+    tls::{Source, Tls},
     verify::Verifier,
 };
 use crate::{
     domain::{name, pod::ContainerState},
-    kube::{events::Events, pods::Pods},
+    kube::{agents::AGENT_NAMESPACE, events::Events, pods::Pods},
     proto::v1::{
         self, debug_server::DebugServer, namespaces_server::NamespacesServer, node_server::NodeServer,
     },
@@ -42,9 +45,6 @@ use crate::{
         preflight::{self, Feature},
     },
 };
-
-/// No request of this API is larger.
-const MAX_REQUEST: usize = 256 * 1024;
 
 /// What an agent is made from.
 #[derive(Debug, Clone)]
@@ -65,6 +65,28 @@ pub struct Settings {
     pub access: access::Options,
     /// Where to write who did what.
     pub audit: audit::Sink,
+    /// How it is known to clients.
+    pub identity: Identity,
+}
+
+/// How an agent is known to clients on the network.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// Its key and certificate. Default: made at start.
+    pub tls: Source,
+    /// Authorities of client certificates, PEM. Default: those that the cluster publishes.
+    pub client_ca: Option<PathBuf>,
+    /// Address that it has outside of its pod. Default: the one that it listens on.
+    pub advertise: Option<IpAddr>,
+    /// Namespace of its Lease. Default: `podsonde`.
+    pub namespace: String,
+}
+
+impl Default for Identity {
+    fn default() -> Self {
+        let namespace = AGENT_NAMESPACE.to_owned();
+        Self { tls: Source::SelfMade, client_ca: None, advertise: None, namespace }
+    }
 }
 
 /// An agent that serves.
@@ -87,6 +109,16 @@ pub async fn run(config: Config, entry: Entry) -> anyhow::Result<()> {
     raise_descriptor_limit();
     let entry = Arc::new(entry);
     let client = client(&config).await?;
+    let tls = match (config.tls_cert, config.tls_key) {
+        (Some(certificate), Some(key)) => Source::Files { certificate, key },
+        _ => Source::SelfMade,
+    };
+    let identity = Identity {
+        tls,
+        client_ca: config.client_ca,
+        advertise: config.advertise,
+        namespace: config.namespace,
+    };
     let settings = Settings {
         access: config.access.options(),
         audit: config.access.audit_log,
@@ -96,6 +128,7 @@ pub async fn run(config: Config, entry: Entry) -> anyhow::Result<()> {
         host_pid: config.host_pid,
         limits: config.limits,
         entry: Arc::clone(&entry),
+        identity,
     };
     let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
@@ -159,8 +192,10 @@ impl Agent {
     /// # Errors
     /// If something that it needs is not there, or a socket cannot be bound.
     pub async fn start(client: Client, settings: Settings) -> anyhow::Result<Self> {
-        let Settings { node, listen, metrics_listen, host_pid, limits, entry, access, audit } = settings;
+        let Settings { node, listen, metrics_listen, host_pid, limits, entry, access, audit, identity } =
+            settings;
         name::subdomain("--node-name", &node)?;
+        name::label("--namespace", &identity.namespace)?;
         let features: Arc<[Feature]> =
             preflight::check(host_pid, &entry).context("cannot look at this node")?.into();
         report(&features);
@@ -172,8 +207,13 @@ impl Agent {
             Arc::new(Verifier::new(Arc::clone(&pods), Arc::clone(&containers), Arc::clone(&entry)));
         let access = Access::new(client.clone(), &node, access);
         let events = Events::new(client.clone(), &node);
-        let sessions =
-            Sessions::new(client, Arc::clone(&pods), Arc::clone(&verifier), limits.clone(), drain.clone());
+        let sessions = Sessions::new(
+            client.clone(),
+            Arc::clone(&pods),
+            Arc::clone(&verifier),
+            limits.clone(),
+            drain.clone(),
+        );
         let sessions = Arc::new(sessions);
         let metrics = Arc::new(Metrics::new(&node));
         let audit = Audit::open(&audit, &node)?;
@@ -209,22 +249,54 @@ impl Agent {
             .register_encoded_file_descriptor_set(v1::DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
             .build_v1()?;
+        let largest = limits.transport.max_request_bytes;
         let routes = Routes::new(health_service)
             .add_service(reflection)
-            .add_service(DebugServer::new(debug).max_decoding_message_size(MAX_REQUEST))
-            .add_service(NamespacesServer::new(namespaces).max_decoding_message_size(MAX_REQUEST))
-            .add_service(NodeServer::new(describe).max_decoding_message_size(MAX_REQUEST));
+            .add_service(DebugServer::new(debug).max_decoding_message_size(largest))
+            .add_service(NamespacesServer::new(namespaces).max_decoding_message_size(largest))
+            .add_service(NodeServer::new(describe).max_decoding_message_size(largest));
 
-        let mut tasks = JoinSet::new();
-        let mut addresses = Vec::new();
+        let mut sockets = Vec::new();
         for place in &listen {
             let socket = Socket::bind(place).await?;
-            addresses.extend(socket.tcp_address());
             match socket.tcp_address() {
                 Some(address) => tracing::info!(%address, "serving gRPC"),
                 None => tracing::info!(?place, "serving gRPC"),
             }
-            tasks.spawn(serve(socket, routes.clone(), drain.clone()));
+            sockets.push(socket);
+        }
+        let addresses: Vec<_> = sockets.iter().filter_map(Socket::tcp_address).collect();
+        let with_tls = sockets.iter().filter(|socket| socket.is_tls()).find_map(Socket::tcp_address);
+        let mut names: Vec<IpAddr> = vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+        names.extend(addresses.iter().map(SocketAddr::ip).chain(identity.advertise));
+        names.retain(|address| !address.is_unspecified());
+        names.sort_unstable();
+        names.dedup();
+        let tls = Arc::new(Tls::new(&node, &names, identity.tls, identity.client_ca)?);
+        let mut tasks = JoinSet::new();
+        if let Some(address) = with_tls {
+            let reached =
+                identity.advertise.or(Some(address.ip())).filter(|address| !address.is_unspecified());
+            let announcement = Announcement {
+                client,
+                namespace: identity.namespace,
+                node: node.clone(),
+                address: reached.map(|reached| SocketAddr::new(reached, address.port()).to_string()),
+                tls: Arc::clone(&tls),
+            };
+            let told = announce::run(announcement, drain.clone());
+            tasks.spawn(async move {
+                told.await;
+                Ok(())
+            });
+        }
+        let server = Server::new(routes, limits.transport.clone(), tls, drain.clone());
+        for socket in sockets {
+            let served = server.clone().serve(socket);
+            tasks.spawn(async move {
+                served.await;
+                Ok(())
+            });
         }
         let status = Arc::new(Status {
             pods: Arc::clone(&pods),
@@ -288,28 +360,6 @@ fn report(features: &[Feature]) {
             (false, false) => tracing::info!(feature = name, "preflight: no {name}: {message}"),
         }
     }
-}
-
-async fn serve(socket: Socket, routes: Routes, drain: CancellationToken) -> anyhow::Result<()> {
-    let keepalive = Some(Duration::from_secs(20));
-    let mut server = Server::builder()
-        .http2_keepalive_interval(keepalive)
-        .http2_keepalive_timeout(keepalive)
-        .max_concurrent_streams(128)
-        .http2_max_header_list_size(16 * 1024);
-    let router = server.add_routes(routes);
-    let end = drain.cancelled_owned();
-    match socket {
-        Socket::Tcp(listener) => {
-            // The server's own setting counts only for sockets that it binds itself.
-            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-            router.serve_with_incoming_shutdown(incoming, end).await?;
-        }
-        Socket::Unix(listener) => {
-            router.serve_with_incoming_shutdown(UnixListenerStream::new(listener), end).await?;
-        }
-    }
-    Ok(())
 }
 
 /// Runs `work`, which has no end of its own, until the agent drains.

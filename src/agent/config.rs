@@ -1,6 +1,11 @@
 //! The agent's flags.
 
-use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    str::FromStr,
+    time::Duration,
+};
 
 use clap::{Args, Parser};
 
@@ -8,7 +13,7 @@ use super::{
     access::{self, AUDIENCE, MAX_CACHE},
     audit::Sink,
 };
-use crate::{domain::debug::DurationLimit, telemetry::LogFormat};
+use crate::{domain::debug::DurationLimit, kube::agents::AGENT_NAMESPACE, telemetry::LogFormat};
 
 /// Port of the gRPC API, where clients look for it.
 pub const PORT: u16 = 7463;
@@ -21,13 +26,35 @@ pub struct Config {
     #[arg(long, env = "NODE_NAME", value_name = "NAME")]
     pub node_name: String,
 
-    /// Address to serve gRPC on: a loopback ADDRESS:PORT or unix:///PATH; may be given several times
+    /// Address to serve gRPC on: ADDRESS:PORT or unix:///PATH; may be given several times. With TLS, but for loopback, unless
+    /// that is written tls://ADDRESS:PORT
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7463")]
     pub listen: Vec<Listen>,
 
     /// Address to serve /healthz, /readyz and /metrics on; without it they are not served
     #[arg(long, value_name = "ADDRESS")]
     pub metrics_listen: Option<SocketAddr>,
+
+    /// Address at which clients reach the agent from outside its pod, published in its Lease; by the downward API, status.podIP
+    #[arg(long, env = "POD_IP", value_name = "IP")]
+    pub advertise: Option<IpAddr>,
+
+    /// Namespace of the agent's Lease; by the downward API, metadata.namespace
+    #[arg(long, env = "POD_NAMESPACE", default_value = AGENT_NAMESPACE, value_name = "NAMESPACE")]
+    pub namespace: String,
+
+    /// Certificate to serve, PEM, followed by those that lead to its authority; read again when it changes. Without it the
+    /// agent makes one at start
+    #[arg(long, requires = "tls_key", value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+
+    /// Private key of that certificate, PEM
+    #[arg(long, requires = "tls_cert", value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+
+    /// Authorities of client certificates, PEM; read again when they change. Without it those that the cluster publishes
+    #[arg(long, value_name = "FILE")]
+    pub client_ca: Option<PathBuf>,
 
     /// Kubeconfig file; without it the pod's service account, then $KUBECONFIG and ~/.kube/config
     #[arg(long, value_name = "FILE")]
@@ -134,6 +161,115 @@ pub struct Limits {
     /// How long to let running requests end after SIGTERM
     #[arg(long, default_value = "10s", value_parser = duration, value_name = "DURATION")]
     pub drain_timeout: Duration,
+
+    /// Connections and what they carry
+    #[command(flatten)]
+    pub transport: TransportLimits,
+}
+
+/// How much of everything on the connections, before anybody is asked who they are.
+///
+/// Who has one too many takes the place of a connection on which no authorised request is at work, if there is one.
+///
+/// A peer is an IPv4 address, an IPv6 /64 or, on a unix socket, a user. All port-forwards of the cluster are one peer: they arrive
+/// from the pod's own loopback.
+#[derive(Debug, Clone, PartialEq, Eq, Parser)]
+#[command(next_help_heading = "Limits of connections")]
+pub struct TransportLimits {
+    /// Connections at a time. Never more than a quarter of the files that the process may open
+    #[arg(long, default_value_t = 512, value_name = "N", value_parser = at_least_one)]
+    pub max_connections: usize,
+
+    /// Connections of one peer at a time
+    #[arg(long, default_value_t = 128, value_name = "N", value_parser = at_least_one)]
+    pub max_connections_per_peer: usize,
+
+    /// Connections beside these whose TLS handshake is not over; for one more, the oldest is given up once it
+    /// had 100 ms. Never more than a quarter
+    /// of the files, either
+    #[arg(long, default_value_t = 64, value_name = "N", value_parser = at_least_one)]
+    pub max_handshakes: usize,
+
+    /// How long a TLS handshake may take
+    #[arg(long, default_value = "10s", value_parser = duration, value_name = "DURATION")]
+    pub handshake_timeout: Duration,
+
+    /// How long a connection may be without a request
+    #[arg(long, default_value = "5m", value_parser = duration, value_name = "DURATION")]
+    pub idle_timeout: Duration,
+
+    /// How long the other end may be silent before it is asked whether it is there, and then until it answers
+    #[arg(long, default_value = "20s", value_parser = duration, value_name = "DURATION")]
+    pub keepalive: Duration,
+
+    /// How long a request may take to arrive
+    #[arg(long, default_value = "10s", value_parser = duration, value_name = "DURATION")]
+    pub request_timeout: Duration,
+
+    /// How long a client may take nothing of an answer that is ready before its connection is closed
+    #[arg(long, default_value = "60s", value_parser = duration, value_name = "DURATION")]
+    pub stall_timeout: Duration,
+
+    /// Requests at a time on one connection
+    #[arg(long, default_value_t = 64, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_streams: u32,
+
+    /// Requests at a time of one peer, from their first byte on
+    #[arg(long, default_value_t = 256, value_name = "N", value_parser = at_least_one)]
+    pub max_requests_per_peer: usize,
+
+    /// Requests at a time of all peers, from their first byte on
+    #[arg(long, default_value_t = 1024, value_name = "N", value_parser = at_least_one)]
+    pub max_open_requests: usize,
+
+    /// Bytes of one request
+    #[arg(long, default_value_t = 256 * 1024, value_name = "BYTES", value_parser = at_least_one)]
+    pub max_request_bytes: usize,
+
+    /// Bytes of all requests that have not been answered yet; of these one peer may have a quarter
+    #[arg(long, default_value_t = 16 * 1024 * 1024, value_name = "BYTES", value_parser = at_least_one)]
+    pub max_buffered_bytes: usize,
+
+    /// Bytes of the headers of one request
+    #[arg(long, default_value_t = 16 * 1024, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(1024..))]
+    pub max_header_bytes: u32,
+
+    /// Requests that one connection may take back before they are looked at
+    #[arg(long, default_value_t = 20, value_name = "N", value_parser = at_least_one)]
+    pub max_pending_resets: usize,
+
+    /// Faulty requests of one connection that are answered with a reset before it is closed
+    #[arg(long, default_value_t = 100, value_name = "N", value_parser = at_least_one)]
+    pub max_faulty_requests: usize,
+
+    /// Requests that one connection may take back unanswered, less those it waited for, before it is closed
+    #[arg(long, default_value_t = 100, value_name = "N", value_parser = at_least_one)]
+    pub max_abandoned_requests: usize,
+}
+
+impl Default for TransportLimits {
+    fn default() -> Self {
+        let seconds = Duration::from_secs;
+        Self {
+            max_connections: 512,
+            max_connections_per_peer: 128,
+            max_handshakes: 64,
+            handshake_timeout: seconds(10),
+            idle_timeout: seconds(300),
+            keepalive: seconds(20),
+            request_timeout: seconds(10),
+            stall_timeout: seconds(60),
+            max_streams: 64,
+            max_requests_per_peer: 256,
+            max_open_requests: 1024,
+            max_request_bytes: 256 * 1024,
+            max_buffered_bytes: 16 * 1024 * 1024,
+            max_header_bytes: 16 * 1024,
+            max_pending_resets: 20,
+            max_faulty_requests: 100,
+            max_abandoned_requests: 100,
+        }
+    }
 }
 
 impl Limits {
@@ -153,6 +289,7 @@ impl Default for Limits {
             max_requests: 256,
             max_requests_per_user: 32,
             drain_timeout: Duration::from_secs(10),
+            transport: TransportLimits::default(),
         }
     }
 }
@@ -160,8 +297,10 @@ impl Default for Limits {
 /// Where to serve gRPC.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Listen {
-    /// On a loopback address.
+    /// On a loopback address, without TLS.
     Loopback(SocketAddr),
+    /// On any address, with TLS.
+    Tls(SocketAddr),
     /// On a unix socket.
     Unix(PathBuf),
 }
@@ -176,18 +315,17 @@ impl FromStr for Listen {
                 _ => Err(format!("{text:?} has no absolute path: write unix:///run/podsonde/agent.sock")),
             };
         }
-        let address: SocketAddr = text.parse().map_err(|_| {
-            format!(
-                "{text:?} is neither ADDRESS:PORT, such as 127.0.0.1:{PORT} or [::1]:{PORT}, nor unix:///PATH"
-            )
+        let (tls, rest) = text.strip_prefix("tls://").map_or((false, text), |rest| (true, rest));
+        let address: SocketAddr = rest.parse().map_err(|_| {
+            format!("{text:?} is none of ADDRESS:PORT, such as 127.0.0.1:{PORT} or [::]:{PORT}, tls://ADDRESS:PORT and unix:///PATH")
         })?;
-        if !address.ip().is_loopback() {
-            return Err(format!(
-                "{address} is not a loopback address: callers have no identity yet, so the agent serves loopback and unix sockets only"
-            ));
-        }
-        Ok(Self::Loopback(address))
+        Ok(if tls || !address.ip().is_loopback() { Self::Tls(address) } else { Self::Loopback(address) })
     }
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    let number = text.parse().ok().filter(|number| *number > 0);
+    number.ok_or_else(|| format!("{text:?} is not a number from 1 on"))
 }
 
 /// A duration as Kubernetes writes it: `90s`, `1h30m`, `500ms`.
@@ -224,15 +362,25 @@ mod tests {
         );
         assert_eq!(config.access.options(), access::Options::default());
         assert_eq!(config.access.audit_log, Sink::Stdout);
+        assert_eq!(config.limits.transport, defaults.transport);
         assert_eq!(config.listen, [Listen::Loopback(([127, 0, 0, 1], PORT).into())]);
     }
 
     #[test]
-    fn only_loopback_and_unix() {
-        for good in ["127.0.0.1:1", "[::1]:7463", "unix:///run/x.sock"] {
-            assert!(good.parse::<Listen>().is_ok(), "{good}");
+    fn the_address_decides_whether_there_is_tls() {
+        let listen = |text: &str| text.parse::<Listen>().unwrap();
+        let address = |text: &str| text.parse::<SocketAddr>().unwrap();
+        for plain in ["127.0.0.1:1", "[::1]:7463", "127.9.9.9:2"] {
+            assert_eq!(listen(plain), Listen::Loopback(address(plain)));
+            assert_eq!(listen(&format!("tls://{plain}")), Listen::Tls(address(plain)));
         }
-        for bad in ["0.0.0.0:1", "10.0.0.1:7463", "[::]:1", "localhost:1", "unix://x", "unix://", "x", ""] {
+        for tls in ["0.0.0.0:1", "10.0.0.1:7463", "[::]:1", "[::ffff:127.0.0.1]:1"] {
+            assert_eq!(listen(tls), Listen::Tls(address(tls)));
+            assert_eq!(listen(&format!("tls://{tls}")), Listen::Tls(address(tls)));
+        }
+        assert_eq!(listen("unix:///run/x.sock"), Listen::Unix("/run/x.sock".into()));
+        for bad in ["localhost:1", "unix://x", "unix://", "tls://", "tls://x:1", "tcp://127.0.0.1:1", "x", ""]
+        {
             assert!(bad.parse::<Listen>().is_err(), "{bad}");
         }
     }
@@ -246,5 +394,28 @@ mod tests {
         }
         assert!(review_cache("10s").is_ok() && review_cache("0s").is_ok() && review_cache("11s").is_err());
         assert!(interval("1s").is_ok() && interval("999ms").is_err());
+    }
+
+    /// The flags that limit something, as a table. They are what is flattened from [`Limits`].
+    fn table() -> String {
+        let limits = Limits::command();
+        let rows =
+            limits.get_arguments().filter(|flag| !matches!(flag.get_id().as_str(), "help" | "version"));
+        let row = |flag: &clap::Arg| {
+            let help = flag.get_help().unwrap().to_string();
+            let default = flag.get_default_values().iter().map(|value| value.to_str().unwrap());
+            let default = default.collect::<Vec<_>>().join(",");
+            format!("| `--{}` | `{default}` | {help} |\n", flag.get_long().unwrap())
+        };
+        format!("| flag | default | what |\n|---|---|---|\n{}", rows.map(row).collect::<String>())
+    }
+
+    #[test]
+    fn the_limits_are_documented() {
+        let readme =
+            std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/README.md")).unwrap();
+        let (_, rest) = readme.split_once("<!-- limits:").unwrap();
+        let documented = rest.split_once("-->\n").unwrap().1.split_once("<!-- end of limits -->").unwrap().0;
+        assert!(documented == table(), "the table of limits in deploy/README.md is to be:\n{}", table());
     }
 }

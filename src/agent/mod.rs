@@ -6,9 +6,11 @@
 //! - [`access`]: who is calling, and what each method asks of them; [`audit`]: the record of it;
 //! - [`verify`] and [`sessions`]: the two things it does, [`expiry`] ends what has lasted long enough;
 //! - [`rpc`]: the gRPC services: conversions and calls, no decisions;
+//! - [`tls`], [`announce`]: its certificate, and how clients learn it;
 //! - [`listen`], [`probes`], [`metrics`]: its sockets and what it tells about itself.
 
 pub mod access;
+pub mod announce;
 pub mod app;
 pub mod audit;
 pub mod config;
@@ -19,4 +21,5 @@ pub mod privileges;
 pub mod probes;
 pub mod rpc;
 pub mod sessions;
+pub mod tls;
 pub mod verify;

@@ -10,7 +10,7 @@ use super::{
     extcap::ExtcapArgs,
     values::{duration, label, object_name},
 };
-use crate::client::Endpoint;
+use crate::client::{Endpoint, Fingerprint};
 
 /// kubectl's order: description and examples before the options.
 pub(super) const TEMPLATE: &str = "{about}{after-help}\n\n{usage-heading} {usage}\n\n{all-args}";
@@ -73,6 +73,19 @@ pub(super) struct GlobalArgs {
     /// File with a bearer token to show to agents [default: the kubeconfig's, unless with --agent]
     #[arg(long, global = true, value_name = "FILE", env = "PODSONDE_TOKEN_FILE", hide_env_values = true)]
     pub(super) token_file: Option<PathBuf>,
+    /// Connect to agents at the addresses that they publish, if these can be reached; else through the API server
+    #[arg(long, global = true)]
+    pub(super) direct: bool,
+    /// Authorities, PEM, of which one has signed the certificate of an --agent with https [default: the system's, unless the
+    /// agent's Lease is found by its address]
+    #[arg(long, global = true, value_name = "FILE", conflicts_with = "agent_fingerprint")]
+    pub(super) agent_ca: Option<PathBuf>,
+    /// SHA-256 of the certificate of an --agent with https
+    #[arg(long, global = true, value_name = "SHA256")]
+    pub(super) agent_fingerprint: Option<Fingerprint>,
+    /// Talk also to agents that publish no certificate, without TLS, through the API server
+    #[arg(long, global = true, env = "PODSONDE_INSECURE_AGENT", hide_env_values = true)]
+    pub(super) insecure_agent: bool,
     /// Log what is done to stderr; twice for what the libraries do too
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub(super) verbose: u8,

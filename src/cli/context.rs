@@ -2,13 +2,17 @@
 
 use std::{io, path::Path, process::ExitCode};
 
+use k8s_openapi::ByteString;
 use kube::{
     Client, Config,
-    config::{KubeConfigOptions, Kubeconfig, KubeconfigError},
+    config::{AuthInfo, KubeConfigOptions, Kubeconfig, KubeconfigError},
 };
+use secrecy::ExposeSecret;
 
 use super::{args::GlobalArgs, hint::hint, table::Tone, terminal::Terminal};
-use crate::client::{Credentials, Error, Failure, Fleet, Options, by_reason, reason};
+use crate::client::{
+    self, Credentials, Endpoint, Error, Failure, Fleet, Identity, Options, Trust, by_reason, reason,
+};
 
 /// Where a pod's projected token for agents is looked for.
 const PROJECTED_TOKEN: &str = "/var/run/secrets/podsonde.dev/token";
@@ -82,12 +86,14 @@ impl Context {
     pub(super) async fn scope(&self) -> Result<Scope, Error> {
         if let Some(endpoint) = &self.global.agent {
             let namespace = self.global.namespace.clone().unwrap_or_else(|| "default".to_owned());
-            let options = Options { credentials: self.credentials(None)?, ..self.options() };
+            let options =
+                Options { credentials: self.credentials(None)?, ..self.options_for(endpoint).await? };
             let fleet = Fleet::direct(endpoint.clone(), options);
             return Ok(Scope { fleet, namespace, kube: None });
         }
         let config = config(&self.global).await?;
-        let options = Options { credentials: self.credentials(Some(&config))?, ..self.options() };
+        let (credentials, identity) = (self.credentials(Some(&config))?, identity(&config.auth_info).await?);
+        let options = Options { credentials, identity, ..self.options() };
         let (client, default_namespace) = connect(config)?;
         let namespace = self.global.namespace.clone().unwrap_or(default_namespace);
         let fleet = Fleet::cluster(client.clone(), Some(&self.global.agent_namespace), options);
@@ -131,7 +137,36 @@ impl Context {
 
     fn options(&self) -> Options {
         let timeout = self.global.request_timeout;
-        Options { request_timeout: (!timeout.is_zero()).then_some(timeout), ..Options::default() }
+        Options {
+            request_timeout: (!timeout.is_zero()).then_some(timeout),
+            direct: self.global.direct,
+            insecure: self.global.insecure_agent,
+            ..Options::default()
+        }
+    }
+
+    /// How to talk to the one agent at `endpoint`. It need not belong to a cluster; where a kubeconfig says that there is one, its
+    /// client certificate is shown, and the agent's Lease is looked for.
+    async fn options_for(&self, endpoint: &Endpoint) -> Result<Options, Error> {
+        let mut options = self.options();
+        let Endpoint::Https(uri) = endpoint else { return Ok(options) };
+        options.trust = match (&self.global.agent_ca, self.global.agent_fingerprint) {
+            (Some(file), _) => Some(Trust::authorities(file)?),
+            (None, Some(fingerprint)) => Some(Trust::Fingerprint(fingerprint)),
+            (None, None) => None,
+        };
+        let Ok(config) = config(&self.global).await else { return Ok(options) };
+        options.identity = identity(&config.auth_info).await?;
+        if options.trust.is_none() {
+            let address = uri.authority().map(|authority| authority.as_str()).unwrap_or_default();
+            let (client, _) = connect(config)?;
+            let found = client::published_trust(&client, &self.global.agent_namespace, address, &options);
+            options.trust = found.await.unwrap_or_else(|error| {
+                tracing::info!(%error, "the agent's Lease is not looked at");
+                None
+            });
+        }
+        Ok(options)
     }
 
     /// Says why a command failed, and what to do.
@@ -201,6 +236,30 @@ fn connect(config: Config) -> Result<(Client, String), Error> {
         Error::new(reason::KUBECONFIG_INVALID, format!("cannot use the kubeconfig: {error}"))
     })?;
     Ok((client, namespace))
+}
+
+/// The client certificate in a kubeconfig, if there is one.
+async fn identity(auth: &AuthInfo) -> Result<Option<Identity>, Error> {
+    let invalid = |what: &str, why: &dyn std::fmt::Display| {
+        let message = format!("cannot use the kubeconfig's client {what}: {why}");
+        Error::new(reason::KUBECONFIG_INVALID, message)
+    };
+    let read = async |what: &str, data: Option<&str>, file: Option<&String>| match (data, file) {
+        // A JSON string of base64 is what Kubernetes' types for bytes are read from.
+        (Some(data), _) => serde_json::from_value(data.into())
+            .map(|ByteString(bytes)| Some(bytes))
+            .map_err(|error| invalid(what, &error)),
+        (None, Some(file)) => tokio::fs::read(file).await.map(Some).map_err(|error| invalid(what, &error)),
+        (None, None) => Ok(None),
+    };
+    let key_data = auth.client_key_data.as_ref().map(ExposeSecret::expose_secret);
+    let certificate = auth.client_certificate_data.as_deref();
+    let certificate = read("certificate", certificate, auth.client_certificate.as_ref()).await?;
+    let key = read("key", key_data, auth.client_key.as_ref()).await?;
+    match (certificate, key) {
+        (Some(certificate), Some(key)) => Identity::from_pem(&certificate, &key).map(Some),
+        _ => Ok(None),
+    }
 }
 
 async fn config(global: &GlobalArgs) -> Result<Config, Error> {

@@ -21,6 +21,24 @@ pub(super) fn hint(error: &Error, program: &str) -> Option<String> {
             "see whether the agent runs and listens there; without --agent and PODSONDE_AGENT it is reached through the API server"
                 .to_owned()
         }
+        reason::CERTIFICATE_MISMATCH => format!(
+            "if the agent was just restarted, try again in a moment; if it goes on, somebody may stand between you and the agent: \
+             compare with kubectl -n {agents} get lease podsonde-agent-{node} -o yaml and the agent's log before you trust it"
+        ),
+        reason::CERTIFICATE_UNTRUSTED => {
+            "name its authority with --agent-ca or its certificate with --agent-fingerprint; without --agent its Lease vouches for it"
+                .to_owned()
+        }
+        reason::CERTIFICATE_FILE_INVALID => "give a file of PEM certificates".to_owned(),
+        reason::FINGERPRINT_INVALID => "print it with openssl x509 -in CERTIFICATE -noout -fingerprint -sha256".to_owned(),
+        reason::CLIENT_CERTIFICATE_REFUSED => {
+            "the agent believes client certificates of the cluster's authority only: see whether yours has expired, or use a token"
+                .to_owned()
+        }
+        reason::AGENT_NOT_PUBLISHED => format!(
+            "see whether it may write its Lease: kubectl -n {agents} get leases, and the agent's log; an agent that serves no TLS is \
+             talked to with --insecure-agent"
+        ),
         reason::CONNECTION_LOST => "see whether the agent was restarted, then try again".to_owned(),
         reason::REQUEST_TIMEOUT => "wait longer with --request-timeout (debug: --start-timeout), or see the agent's log".to_owned(),
         reason::ENDPOINT_INVALID => "write https://HOST:PORT, http://127.0.0.1:PORT or unix:///PATH".to_owned(),
@@ -43,8 +61,8 @@ pub(super) fn hint(error: &Error, program: &str) -> Option<String> {
         reason::API_UNREACHABLE => "see whether kubectl reaches it: kubectl get --raw /readyz".to_owned(),
         reason::API_UNAUTHENTICATED => "see who you are: kubectl auth whoami".to_owned(),
         reason::API_FORBIDDEN => format!(
-            "podsonde needs: get pods in the pod's namespace, and list pods and get and create pods/portforward in namespace \
-             {agents}; see what you have: kubectl auth can-i --list -n {agents}"
+            "podsonde needs: get pods in the pod's namespace, and list pods, get leases, and get and create pods/portforward in \
+             namespace {agents}; see what you have: kubectl auth can-i --list -n {agents}"
         ),
         "AGENT_FORBIDDEN" => {
             "the agent's own service account lacks a right; see whether deploy/base is applied as this version has it".to_owned()

@@ -1,6 +1,10 @@
 //! One agent that is connected, and its calls.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use futures::{Stream, StreamExt, stream};
 use tonic::transport::Channel;
@@ -31,16 +35,23 @@ pub struct Agent {
     options: Options,
     /// For a port-forward, what is known of its far end.
     far_end: Option<Arc<FarEnd>>,
+    /// What the agent has against the client's certificate, once it has said so.
+    refusal: Arc<OnceLock<Error>>,
 }
 
 impl Agent {
     pub(super) fn new(name: String, channel: Channel, options: Options) -> Self {
-        Self { name, channel, options, far_end: None }
+        Self { name, channel, options, far_end: None, refusal: Arc::default() }
     }
 
     /// The same agent, whose connection is a port-forward.
     pub(super) fn forwarded(self, far_end: Arc<FarEnd>) -> Self {
         Self { far_end: Some(far_end), ..self }
+    }
+
+    /// The same agent, whose connection is secured and leaves there why the client's certificate was refused.
+    pub(super) fn secured(self, refusal: Arc<OnceLock<Error>>) -> Self {
+        Self { refusal, ..self }
     }
 
     /// The node it was found on, or the endpoint it was reached at.
@@ -230,6 +241,9 @@ impl Agent {
     }
 
     pub(super) fn explain(&self, error: Error) -> Error {
+        if let Some(refusal) = self.refusal.get().filter(|_| error.reason == reason::CONNECTION_LOST) {
+            return refusal.clone();
+        }
         match &self.far_end {
             Some(far_end) => error.through(far_end, &self.name),
             None => error,

@@ -1,17 +1,46 @@
 //! Opens gRPC channels to agents: TLS, loopback, unix socket, or through the API server.
+//!
+//! An agent of the cluster is believed by the certificate in its Lease, whether it is reached through a port-forward or
+//! directly. One that has no Lease is refused, as whoever could take the Lease away could then also take the agent's place;
+//! [`Options::insecure`] is for agents that serve a unix socket or plain loopback.
 
-use std::{error::Error as StdError, sync::Arc, time::Duration};
+use std::{
+    error::Error as StdError,
+    io,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::Duration,
+};
 
 use hyper_util::rt::TokioIo;
 use kube::Client;
-use tonic::transport::{ClientTlsConfig, Endpoint as Transport, Uri};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
+use tonic::transport::{Endpoint as Transport, Uri};
 use tower::service_fn;
 
-use super::{agent::Agent, credentials::Credentials, endpoint::Endpoint, error::Error};
+use super::{
+    agent::Agent,
+    credentials::Credentials,
+    endpoint::Endpoint,
+    error::{Error, reason},
+    tls::{Identity, Secured, TlsIo, Trust},
+};
 use crate::kube::{
     agents::{AGENT_PORT, AgentPod},
+    leases::{self, Published},
     portforward::{self, FarEnd},
 };
+
+/// 1 MiB.
+const MIB: u32 = 1024 * 1024;
+/// How long a direct connection may take before the API server is asked for one.
+const DIRECT: Duration = Duration::from_secs(3);
+/// How often the Lease of an agent that shows another certificate is read again: it may have just been restarted.
+const REREADS: usize = 4;
+/// The pause between.
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// How to talk to agents.
 #[derive(Debug, Clone)]
@@ -24,6 +53,25 @@ pub struct Options {
     pub concurrency: usize,
     /// Who asks.
     pub credentials: Credentials,
+    /// The client certificate that is shown to agents. Default: none.
+    pub identity: Option<Identity>,
+    /// Which certificate is believed of an agent that is asked at an endpoint. `None`: what the system's authorities signed.
+    pub trust: Option<Trust>,
+    /// Connect to the addresses that agents publish; where that fails, through the API server. Default: only the latter.
+    pub direct: bool,
+    /// What connections are for. Default: calls.
+    pub traffic: Traffic,
+    /// Talk also to agents of the cluster that publish no certificate: without TLS, through the API server. Default: no.
+    pub insecure: bool,
+}
+
+/// What a connection is for, which decides how much may be under way on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Traffic {
+    /// Questions and their answers.
+    Calls,
+    /// A stream that is as fast as the network is, on a connection of its own; one of so many at the same time.
+    Bulk(usize),
 }
 
 impl Default for Options {
@@ -33,49 +81,29 @@ impl Default for Options {
             connect_timeout: Duration::from_secs(15),
             concurrency: 32,
             credentials: Credentials::default(),
+            identity: None,
+            trust: None,
+            direct: false,
+            traffic: Traffic::Calls,
+            insecure: false,
         }
     }
-}
-
-/// 1 MiB.
-const MIB: u32 = 1024 * 1024;
-
-/// What a connection is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Traffic {
-    /// Questions and their answers.
-    Calls,
-    /// A stream that is as fast as the network is, on a connection of its own; one of so many.
-    Bulk(usize),
 }
 
 /// Connects to the agent at `endpoint`.
 ///
 /// # Errors
-/// `AGENT_UNREACHABLE`, saying why.
+/// `AGENT_UNREACHABLE`, `CERTIFICATE_MISMATCH`, `CERTIFICATE_UNTRUSTED` and `CLIENT_CERTIFICATE_REFUSED`.
 pub async fn connect(endpoint: &Endpoint, options: &Options) -> Result<Agent, Error> {
-    connect_for(Traffic::Calls, endpoint, options).await
-}
-
-pub(super) async fn connect_for(
-    traffic: Traffic,
-    endpoint: &Endpoint,
-    options: &Options,
-) -> Result<Agent, Error> {
     let name = endpoint.to_string();
     let failed = |error: tonic::transport::Error| Error::from_connect(&error, &name);
     let channel = match endpoint {
-        Endpoint::Https(uri) => {
-            let tls = ClientTlsConfig::new().with_native_roots();
-            transport(uri.clone(), options, traffic).tls_config(tls).map_err(failed)?.connect().await
-        }
-        Endpoint::Loopback(uri) => transport(uri.clone(), options, traffic).connect().await,
+        Endpoint::Https(uri) => return connect_tls(uri, &name, options).await,
+        Endpoint::Loopback(uri) => transport(uri.clone(), options).connect().await,
         Endpoint::Unix(path) => {
             let path = path.clone();
             let connector = service_fn(move |_: Uri| open_unix(path.clone()));
-            transport(Uri::from_static("http://localhost"), options, traffic)
-                .connect_with_connector(connector)
-                .await
+            transport(Uri::from_static("http://localhost"), options).connect_with_connector(connector).await
         }
     };
     Ok(Agent::new(name.clone(), channel.map_err(failed)?, options.clone()))
@@ -91,38 +119,209 @@ async fn open_unix(_: std::path::PathBuf) -> std::io::Result<TokioIo<tokio::io::
     Err(std::io::Error::new(std::io::ErrorKind::Unsupported, "this system has no unix sockets for it"))
 }
 
-/// Connects to an agent through a port-forward of the API server.
+/// The certificate that the agent at `address` (`ADDRESS:PORT`) has published in `namespace`. `None`: no agent says that it
+/// serves there.
 ///
 /// # Errors
-/// `PORT_FORWARD_FAILED`, `AGENT_UNREACHABLE` and the `API_…` reasons.
-pub(super) async fn connect_pod(
-    client: Client,
-    pod: &AgentPod,
+/// The `API_…` reasons.
+pub async fn published_trust(
+    client: &Client,
+    namespace: &str,
+    address: &str,
     options: &Options,
-    traffic: Traffic,
-) -> Result<Agent, Error> {
-    let far_end = Arc::new(FarEnd::default());
-    let (namespace, name, told) = (pod.namespace.clone(), pod.name.clone(), far_end.clone());
+) -> Result<Option<Trust>, Error> {
+    let find = leases::of_address(client, namespace, address);
+    let doing = format!("list leases in namespace {namespace}");
+    match tokio::time::timeout(options.connect_timeout, find).await {
+        Ok(found) => {
+            let found = found.map_err(|error| Error::from_kube(&error, &doing))?;
+            found.map(|(_, published)| Trust::pin(&published.certificate)).transpose()
+        }
+        Err(_) => Err(Error::new(reason::API_UNREACHABLE, format!("cannot {doing}: no answer in time"))),
+    }
+}
+
+async fn connect_tls(uri: &Uri, name: &str, options: &Options) -> Result<Agent, Error> {
+    let (host, port) = (uri.host().unwrap_or_default().to_owned(), uri.port_u16().unwrap_or(AGENT_PORT));
+    let trust = options.trust.clone().unwrap_or_else(Trust::system);
+    let secured = Secured::new(&trust, options.identity.as_ref(), &host, name)?;
+    let refusal = Arc::new(OnceLock::new());
+    let told = Arc::clone(&refusal);
     let connector = service_fn(move |_: Uri| {
-        let (client, namespace, name, told) = (client.clone(), namespace.clone(), name.clone(), told.clone());
+        let (secured, host, told) = (secured.clone(), host.clone(), Arc::clone(&told));
         async move {
-            let stream = portforward::open(client, &namespace, &name, AGENT_PORT, told).await;
-            stream.map(TokioIo::new).map_err(|error| Box::new(error) as Box<dyn StdError + Send + Sync>)
+            let host = host.trim_start_matches('[').trim_end_matches(']');
+            let stream = TcpStream::connect((host, port)).await?;
+            stream.set_nodelay(true)?;
+            Ok::<_, Box<dyn StdError + Send + Sync>>(TokioIo::new(secured.handshake(stream, told).await?))
         }
     });
-    let transport = transport(Uri::from_static("http://localhost"), options, traffic);
-    let channel = transport.connect_with_connector(connector).await.map_err(|error| {
+    let transport = transport(Uri::from_static("http://localhost"), options);
+    let channel = transport.connect_with_connector(connector).await;
+    let channel = channel.map_err(|error| Error::from_connect(&error, name))?;
+    Ok(Agent::new(name.to_owned(), channel, options.clone()).secured(refusal))
+}
+
+/// Connects to the agent of a pod: directly if that is wanted and works, else through a port-forward of the API server.
+///
+/// # Errors
+/// `CERTIFICATE_MISMATCH`, `CLIENT_CERTIFICATE_REFUSED`, `AGENT_NOT_PUBLISHED`, `PORT_FORWARD_FAILED`, `AGENT_UNREACHABLE` and the
+/// `API_…` reasons.
+pub(super) async fn connect_pod(client: Client, pod: &AgentPod, options: &Options) -> Result<Agent, Error> {
+    let route = Route {
+        client,
+        pod: pod.clone(),
+        options: options.clone(),
+        published: Mutex::default(),
+        far_end: Arc::default(),
+        refusal: Arc::default(),
+    };
+    let published = route.lease().await?;
+    let is_secured = match (published.is_some(), options.insecure) {
+        (true, _) => true,
+        (false, true) => false,
+        (false, false) => {
+            let message = format!(
+                "the agent on node {} (pod {}/{}) has published no certificate that it could be known by",
+                pod.node, pod.namespace, pod.name
+            );
+            return Err(Error::new(reason::AGENT_NOT_PUBLISHED, message)
+                .about("node", &pod.node)
+                .about("agent_namespace", &pod.namespace));
+        }
+    };
+    *route.published.lock().unwrap_or_else(PoisonError::into_inner) = published;
+    let (far_end, refusal) = (Arc::clone(&route.far_end), Arc::clone(&route.refusal));
+    let route = Arc::new(route);
+    let transport = transport(Uri::from_static("http://localhost"), options);
+    let channel = match is_secured {
+        true => {
+            let connector = service_fn(move |_: Uri| {
+                let route = Arc::clone(&route);
+                async move { route.secured().await.map(TokioIo::new) }
+            });
+            transport.connect_with_connector(connector).await
+        }
+        false => {
+            let connector = service_fn(move |_: Uri| {
+                let route = Arc::clone(&route);
+                async move { route.forwarded(AGENT_PORT).await.map(TokioIo::new) }
+            });
+            transport.connect_with_connector(connector).await
+        }
+    };
+    let channel = channel.map_err(|error| {
         let to = format!("agent pod {}/{} on node {}", pod.namespace, pod.name, pod.node);
         Error::from_connect(&error, &to).through(&far_end, &pod.node).about("node", &pod.node)
     })?;
-    Ok(Agent::new(pod.node.clone(), channel, options.clone()).forwarded(far_end))
+    Ok(Agent::new(pod.node.clone(), channel, options.clone()).forwarded(far_end).secured(refusal))
 }
 
-fn transport(uri: Uri, options: &Options, traffic: Traffic) -> Transport {
+/// The way to the agent of a pod.
+struct Route {
+    client: Client,
+    pod: AgentPod,
+    options: Options,
+    /// What its Lease said last.
+    published: Mutex<Option<Published>>,
+    far_end: Arc<FarEnd>,
+    refusal: Arc<OnceLock<Error>>,
+}
+
+trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Duplex for S {}
+
+impl Route {
+    /// What the agent publishes now.
+    async fn lease(&self) -> Result<Option<Published>, Error> {
+        let AgentPod { node, namespace, .. } = &self.pod;
+        let read = leases::of_node(&self.client, namespace, node);
+        let read = tokio::time::timeout(self.options.connect_timeout, read).await;
+        let doing = format!("get lease {namespace}/{}", leases::name(node));
+        match read {
+            Ok(found) => found.map_err(|error| {
+                Error::from_kube(&error, &doing).about("node", node).about("agent_namespace", namespace)
+            }),
+            Err(_) => {
+                let message = format!("cannot {doing}: no answer within {:?}", self.options.connect_timeout);
+                Err(Error::new(reason::API_UNREACHABLE, message))
+            }
+        }
+    }
+
+    /// A stream to the agent, once it has shown the certificate in its Lease.
+    ///
+    /// An agent that was restarted has another one, and may be about to say so: the Lease is read again, and while it says
+    /// the same, after a pause once more.
+    async fn secured(&self) -> Result<TlsIo<Box<dyn Duplex>>, Error> {
+        let known = || self.published.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let missing = || Error::new(reason::AGENT_NOT_PUBLISHED, "the agent's Lease is gone");
+        let mut published = known().ok_or_else(missing)?;
+        let mismatch = match self.attempt(&published).await {
+            Err(error) if error.reason == reason::CERTIFICATE_MISMATCH => error,
+            ended => return ended,
+        };
+        for _ in 0..REREADS {
+            let now = self.lease().await?.ok_or_else(missing)?;
+            if now.certificate != published.certificate {
+                tracing::debug!(node = self.pod.node, "the agent has published another certificate");
+                published = now;
+                let ended = self.attempt(&published).await;
+                if ended.is_ok() {
+                    *self.published.lock().unwrap_or_else(PoisonError::into_inner) = Some(published);
+                }
+                return ended;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        Err(mismatch)
+    }
+
+    async fn attempt(&self, published: &Published) -> Result<TlsIo<Box<dyn Duplex>>, Error> {
+        let AgentPod { node, namespace, name, .. } = &self.pod;
+        let to = format!("{namespace}/{name} on node {node}");
+        let trust = Trust::pin(&published.certificate)?;
+        let secured = Secured::new(&trust, self.options.identity.as_ref(), &leases::server_name(node), &to)?;
+        let stream = self.open(published).await?;
+        let ended = secured.handshake(stream, Arc::clone(&self.refusal)).await;
+        ended.map_err(|error| error.about("node", node).about("agent_namespace", namespace))
+    }
+
+    async fn open(&self, published: &Published) -> Result<Box<dyn Duplex>, Error> {
+        let address = published.address.as_deref();
+        if let Some(address) = address.filter(|_| self.options.direct) {
+            match direct(address).await {
+                Ok(stream) => return Ok(Box::new(stream)),
+                Err(error) => {
+                    tracing::info!(%error, address, "not reached directly, going through the API server");
+                }
+            }
+        }
+        let port = address.and_then(|address| address.rsplit_once(':')?.1.parse().ok()).unwrap_or(AGENT_PORT);
+        let to = format!("agent pod {}/{} on node {}", self.pod.namespace, self.pod.name, self.pod.node);
+        let forwarded = self.forwarded(port).await;
+        forwarded.map(|stream| Box::new(stream) as _).map_err(|error| Error::from_connect(&*error, &to))
+    }
+
+    async fn forwarded(&self, port: u16) -> Result<portforward::Forwarded, Box<dyn StdError + Send + Sync>> {
+        let AgentPod { namespace, name, .. } = &self.pod;
+        let far_end = Arc::clone(&self.far_end);
+        Ok(portforward::open(self.client.clone(), namespace, name, port, far_end).await?)
+    }
+}
+
+async fn direct(address: &str) -> io::Result<TcpStream> {
+    let connect = TcpStream::connect(address);
+    let stream = tokio::time::timeout(DIRECT, connect).await.map_err(|_| io::ErrorKind::TimedOut)??;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+fn transport(uri: Uri, options: &Options) -> Transport {
     // What the receiver grants and the sender may fill decides the rate: a stream that has filled its window waits a round trip for each
     // window's worth. A verification of a full node is a few hundred kilobytes; a capture is what a link carries, and many of them
     // share what may be under way. h2's adaptive window stays off: it would begin with 64 KiB whatever stands here.
-    let (stream, connection, frame) = match traffic {
+    let (stream, connection, frame) = match options.traffic {
         Traffic::Calls => (MIB, 4 * MIB, None),
         Traffic::Bulk(streams) => {
             let share = u32::try_from(128 / streams.max(1)).unwrap_or(1).clamp(1, 16) * MIB;

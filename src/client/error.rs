@@ -19,6 +19,18 @@ pub mod reason {
     pub const ENDPOINT_INVALID: &str = "ENDPOINT_INVALID";
     /// Nothing answers at the agent's endpoint.
     pub const AGENT_UNREACHABLE: &str = "AGENT_UNREACHABLE";
+    /// The agent shows another certificate than the one in its Lease, or than the one that was asked for.
+    pub const CERTIFICATE_MISMATCH: &str = "CERTIFICATE_MISMATCH";
+    /// No authority that is trusted has signed the agent's certificate for the name that was connected to.
+    pub const CERTIFICATE_UNTRUSTED: &str = "CERTIFICATE_UNTRUSTED";
+    /// A file of certificates cannot be used.
+    pub const CERTIFICATE_FILE_INVALID: &str = "CERTIFICATE_FILE_INVALID";
+    /// What was given as a certificate's fingerprint is none.
+    pub const FINGERPRINT_INVALID: &str = "FINGERPRINT_INVALID";
+    /// The agent does not believe the client's certificate.
+    pub const CLIENT_CERTIFICATE_REFUSED: &str = "CLIENT_CERTIFICATE_REFUSED";
+    /// The agent has no Lease that says what certificate it serves.
+    pub const AGENT_NOT_PUBLISHED: &str = "AGENT_NOT_PUBLISHED";
     /// The connection to the agent ended before its answer.
     pub const CONNECTION_LOST: &str = "CONNECTION_LOST";
     /// The answer did not come within the request timeout.
@@ -77,12 +89,15 @@ impl Error {
     pub fn new(reason: &'static str, message: impl Into<String>) -> Self {
         let code = match reason {
             reason::ENDPOINT_INVALID | reason::KUBECONFIG_INVALID => Code::InvalidArgument,
+            reason::FINGERPRINT_INVALID | reason::CERTIFICATE_FILE_INVALID => Code::InvalidArgument,
+            reason::CLIENT_CERTIFICATE_REFUSED => Code::Unauthenticated,
             reason::AGENT_NOT_FOUND | reason::POD_NOT_FOUND => Code::NotFound,
             reason::WORKLOAD_NOT_FOUND | reason::API_NOT_FOUND => Code::NotFound,
             reason::REQUEST_TIMEOUT => Code::DeadlineExceeded,
             reason::API_UNAUTHENTICATED | reason::CREDENTIALS_UNUSABLE => Code::Unauthenticated,
             reason::API_FORBIDDEN => Code::PermissionDenied,
             reason::POD_NOT_SCHEDULED | reason::KUBECONFIG_MISSING => Code::FailedPrecondition,
+            reason::AGENT_NOT_PUBLISHED => Code::FailedPrecondition,
             reason::PROTOCOL | reason::API_ERROR => Code::Internal,
             _ => Code::Unavailable,
         };
@@ -137,6 +152,9 @@ impl Error {
 
     /// The error that connecting to an agent ended with. `to`: the endpoint or the agent's pod.
     pub(super) fn from_connect(error: &(dyn StdError + 'static), to: &str) -> Self {
+        if let Some(known) = find::<Self>(Some(error)) {
+            return known.clone();
+        }
         if let Some(error) = find::<kube::Error>(Some(error)) {
             let mut error = Self::from_kube(error, &format!("forward a port to {to}"));
             if [reason::API_ERROR, reason::API_NOT_FOUND].contains(&&*error.reason) {
@@ -182,6 +200,9 @@ impl From<Status> for Error {
         }
         // Without details and with a cause, the status was made on this side of the connection.
         if let Some(cause) = status.source() {
+            if let Some(known) = find::<Self>(Some(cause)) {
+                return known.clone();
+            }
             let lost = format!("the connection to the agent ended before its answer: {}", innermost(cause));
             return Self::new(reason::CONNECTION_LOST, lost);
         }

@@ -163,7 +163,7 @@ impl Fleet {
     /// # Errors
     /// `AGENT_NOT_FOUND`, `AGENT_NOT_READY`, `AGENT_UNREACHABLE`, `PORT_FORWARD_FAILED` and the `API_…` reasons.
     pub async fn connect(&self, place: &Place) -> Result<Agent, Error> {
-        self.connect_for(Traffic::Calls, place).await
+        self.connect_with(place, &self.options).await
     }
 
     /// Connects to an agent for a stream that is as fast as the network is. Such a stream wants a connection of its own, with larger
@@ -172,17 +172,18 @@ impl Fleet {
     /// # Errors
     /// Those of [`Fleet::connect`].
     pub async fn connect_bulk(&self, place: &Place, streams: usize) -> Result<Agent, Error> {
-        self.connect_for(Traffic::Bulk(streams), place).await
+        let options = Options { traffic: Traffic::Bulk(streams), ..self.options.clone() };
+        self.connect_with(place, &options).await
     }
 
-    async fn connect_for(&self, traffic: Traffic, place: &Place) -> Result<Agent, Error> {
+    async fn connect_with(&self, place: &Place, options: &Options) -> Result<Agent, Error> {
         match (&place.target, &self.route) {
             (Target::Nowhere(error), _) => Err(error.clone()),
             (Target::Pod(pod), Route::Cluster { client, .. }) => {
-                connect::connect_pod(client.clone(), pod, &self.options, traffic).await
+                connect::connect_pod(client.clone(), pod, options).await
             }
             (Target::Endpoint(endpoint), _) | (Target::Pod(_), Route::Direct(endpoint)) => {
-                connect::connect_for(traffic, endpoint, &self.options).await
+                connect::connect(endpoint, options).await
             }
         }
     }

@@ -20,11 +20,13 @@ mod credentials;
 mod endpoint;
 mod error;
 mod fleet;
+mod tls;
 
 pub use agent::Agent;
 pub use capture::{Capture, CaptureEvent};
-pub use connect::{Options, connect};
+pub use connect::{Options, Traffic, connect, published_trust};
 pub use credentials::Credentials;
 pub use endpoint::Endpoint;
 pub use error::{Error, reason};
 pub use fleet::{Failure, Fleet, Gathered, Place, by_reason};
+pub use tls::{Fingerprint, Identity, Trust};

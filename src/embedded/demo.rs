@@ -24,7 +24,7 @@ use super::{
 use crate::{
     agent::{
         access,
-        app::{Agent, Settings},
+        app::{Agent, Identity, Settings},
         audit::Sink,
         config::{Limits, Listen},
     },
@@ -77,6 +77,7 @@ pub async fn run(hold: bool) -> anyhow::Result<()> {
             // The command line shows the token of the demo's kubeconfig, as it would anywhere.
             access: access::Options { accept_api_server_audience: true, ..access::Options::default() },
             audit: Sink::File(stage.audit_log(node)),
+            identity: Identity::default(),
         };
         agents.push(Agent::start(cluster.client()?, settings).await?);
         cluster.register_agent(node, socket).await?;
@@ -168,6 +169,8 @@ impl Stage {
         command
             .args(arguments)
             .env("KUBECONFIG", self.kubeconfig())
+            // These agents have only sockets, which they share with nobody.
+            .env("PODSONDE_INSECURE_AGENT", "true")
             .env_remove("PODSONDE_AGENT")
             .stdin(Stdio::null());
         command.kill_on_drop(true);
@@ -218,7 +221,7 @@ impl Stage {
         let (kubeconfig, socket) = (kubeconfig.display(), socket.display());
         format!(
             "The cluster stays up until Ctrl-C. In another terminal:\n  \
-             export KUBECONFIG={kubeconfig}\n  \
+             export KUBECONFIG={kubeconfig} PODSONDE_INSECURE_AGENT=true\n  \
              podsonde debug web --image=busybox --target=nginx\n  \
              kubectl get pods -A\n  \
              podsonde --agent unix://{socket} node\n  \

@@ -23,7 +23,7 @@ use crate::domain::{
 };
 
 /// How long the API server has for one review.
-const TIMEOUT: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A bearer token. Never shown: its `Debug` form is a placeholder.
 #[derive(Clone, PartialEq, Eq, Hash)]

@@ -5,6 +5,7 @@
 //! - [`ephemeral`]: adding one to a pod; [`events`]: telling of it;
 //! - [`auth`]: whom the API server knows and what it lets them do;
 //! - [`error`]: what an API error means;
+//! - [`leases`]: what an agent publishes about itself, and who signs client certificates;
 //! - [`workloads`], [`agents`], [`portforward`]: the client's way from a name to the agent of a node.
 
 pub mod agents;
@@ -13,6 +14,7 @@ pub mod container;
 pub mod ephemeral;
 pub mod error;
 pub mod events;
+pub mod leases;
 pub mod pods;
 pub mod portforward;
 mod retry;

@@ -6,6 +6,7 @@
 
 mod outages;
 mod rpc;
+mod script;
 mod streams;
 mod table;
 mod world;

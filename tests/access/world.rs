@@ -12,7 +12,7 @@ use std::{
 use k8s_openapi::api::{
     authentication::v1::UserInfo,
     core::v1::Namespace,
-    rbac::v1::{ClusterRole, ClusterRoleBinding, RoleBinding},
+    rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding},
 };
 use kube::{
     Api, Client,
@@ -21,7 +21,7 @@ use kube::{
 use podsonde::{
     agent::{
         access,
-        app::{Agent, Settings},
+        app::{Agent, Identity, Settings},
         audit::Sink,
         config::{Limits, Listen},
     },
@@ -101,7 +101,7 @@ impl World {
         let options =
             Options { executable: PathBuf::from(env!("CARGO_BIN_EXE_podsonde")), ..Options::default() };
         let admin_token = uuid::Uuid::new_v4().to_string();
-        let mut cluster = Cluster::builder().token(&admin_token);
+        let mut cluster = Cluster::builder().token(&admin_token).https(([127, 0, 0, 1], 0).into());
         if setup.runs {
             cluster = cluster.node(NODE, Arc::new(NamespaceRuntime::new(options).unwrap()));
         }
@@ -115,13 +115,14 @@ impl World {
         let audit = setup.audit.unwrap_or_else(|| directory.path().join("audit.json"));
         let settings = Settings {
             node: NODE.to_owned(),
-            listen: vec!["127.0.0.1:0".parse::<Listen>().unwrap()],
+            listen: ["127.0.0.1:0", "tls://127.0.0.1:0"].map(|at| at.parse::<Listen>().unwrap()).into(),
             metrics_listen: None,
             host_pid: std::process::id(),
             limits: setup.limits,
             entry: Arc::new(Entry::InProcess),
             access: setup.access,
             audit: Sink::File(audit.clone()),
+            identity: Identity::default(),
         };
         let agent = Agent::start(cluster.client_with(&agent_token).unwrap(), settings).await.unwrap();
         let endpoint = format!("http://{}", agent.addresses()[0]);
@@ -132,6 +133,11 @@ impl World {
         within(async { while watch.message().await.unwrap().unwrap().status != 1 {} }).await;
         let secrets = Mutex::new(vec![admin_token, agent_token]);
         Self { cluster, admin, agent, channel, audit, _directory: directory, secrets }
+    }
+
+    /// Where it serves TLS.
+    pub(crate) fn tls_address(&self) -> std::net::SocketAddr {
+        self.agent.addresses()[1]
     }
 
     pub(crate) fn address(&self) -> std::net::SocketAddr {
@@ -230,6 +236,18 @@ async fn apply(admin: &Client, file: &Path) {
             "ClusterRole" => {
                 let role = ClusterRole::deserialize(&object).unwrap();
                 Api::all(cluster).create(&create, &role).await.map(drop).unwrap();
+            }
+            // Another namespace's role, which every real cluster has.
+            "RoleBinding" if object["metadata"]["namespace"] == "kube-system" => {}
+            "Role" => {
+                let role = Role::deserialize(&object).unwrap();
+                let namespace = role.metadata.namespace.clone().unwrap();
+                Api::namespaced(cluster, &namespace).create(&create, &role).await.map(drop).unwrap();
+            }
+            "RoleBinding" => {
+                let binding = RoleBinding::deserialize(&object).unwrap();
+                let namespace = binding.metadata.namespace.clone().unwrap();
+                Api::namespaced(cluster, &namespace).create(&create, &binding).await.map(drop).unwrap();
             }
             "ClusterRoleBinding" => {
                 let binding = ClusterRoleBinding::deserialize(&object).unwrap();

@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::Pod;
 use podsonde::{
     agent::{
         access,
-        app::{self, Agent, Settings},
+        app::{self, Agent, Identity, Settings},
         audit::Sink,
         config::{Limits, Listen},
     },
@@ -213,6 +213,7 @@ async fn start_agent(cluster: &Cluster, node: &str, limits: Limits) -> (Agent, C
         entry: Arc::new(Entry::InProcess),
         access: access::Options { insecure_loopback: true, ..access::Options::default() },
         audit: Sink::File("/dev/null".into()),
+        identity: Identity::default(),
     };
     let agent = Agent::start(client(cluster).await, settings).await.unwrap();
     let endpoint = format!("http://{}", agent.addresses()[0]);

@@ -22,7 +22,10 @@ impl Cluster {
     }
 
     pub(crate) fn run(&self, arguments: &[&str]) -> Ended {
-        podsonde_ended(podsonde(self.0.directory.path()).env("KUBECONFIG", &self.1).args(arguments))
+        // The fake agent serves no TLS.
+        let mut podsonde = podsonde(self.0.directory.path());
+        podsonde.env("PODSONDE_INSECURE_AGENT", "true");
+        podsonde_ended(podsonde.env("KUBECONFIG", &self.1).args(arguments))
     }
 }
 
@@ -34,6 +37,20 @@ fn the_agent_of_the_pod_s_node_is_found_and_forwarded_to() {
     cluster.run(&["verify", "web", "drift"]).expect(3);
     cluster.run(&["debug", "drift", "--image=a"]).expect(3).says("connecting to the agent at n1\n");
     cluster.run(&["verify", "--node", "n2"]).expect(3);
+}
+
+#[test]
+fn an_agent_without_a_certificate_is_refused_unless_asked_for() {
+    let cluster = Cluster::new();
+    let run = |arguments: &[&str]| {
+        let mut podsonde = podsonde(cluster.0.directory.path());
+        podsonde_ended(podsonde.env("KUBECONFIG", &cluster.1).args(arguments))
+    };
+    run(&["verify", "web"])
+        .expect(1)
+        .says("error: the agent on node n1 (pod podsonde/podsonde-agent-1) has published no certificate")
+        .says("kubectl -n podsonde get leases");
+    run(&["verify", "web", "--insecure-agent"]).expect(0);
 }
 
 #[test]

@@ -118,7 +118,7 @@ fn object(value: Value) -> Response<String> {
 
 fn status(code: StatusCode, message: &str) -> Response<String> {
     let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message,
-        "reason": "", "code": code.as_u16()});
+        "reason": if code == StatusCode::NOT_FOUND { "NotFound" } else { "" }, "code": code.as_u16()});
     let mut response = object(status);
     *response.status_mut() = code;
     response

@@ -11,7 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use k8s_openapi::api::{
+    authentication::v1::UserInfo,
+    core::v1::{ContainerStatus, Pod},
+};
 use podsonde::embedded::{Cluster, cri::Options};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -27,6 +30,8 @@ pub(crate) struct Fixture {
     pub(crate) cluster: Cluster,
     pub(crate) node: Node,
     kubeconfig: PathBuf,
+    /// An administrator's, for agents.
+    token: PathBuf,
 }
 
 /// How a run of `podsonde` ended.
@@ -61,7 +66,21 @@ impl Fixture {
         let cluster = node.cluster(options).await;
         let kubeconfig = node.dir.join(format!("kubeconfig-{}", uuid::Uuid::new_v4()));
         fs::write(&kubeconfig, cluster.kubeconfig()).expect("write the kubeconfig");
-        Some(Self { cluster, node, kubeconfig })
+        // The rights of deploy/base, and no others.
+        let path = kubeconfig.to_str().expect("UTF-8");
+        for file in ["rbac.yaml", "roles.yaml"] {
+            let file = format!("{}/deploy/base/{file}", env!("CARGO_MANIFEST_DIR"));
+            node::output("kubectl", &["--kubeconfig", path, "create", "--validate=false", "-f", &file]);
+        }
+        let token = kubeconfig.with_extension("token");
+        let user = UserInfo {
+            username: Some("admin".into()),
+            groups: Some(vec!["system:masters".into()]),
+            ..UserInfo::default()
+        };
+        let day = Duration::from_secs(24 * 3600);
+        fs::write(&token, cluster.issue_token(user, &["podsonde"], day)).expect("write the token");
+        Some(Self { cluster, node, kubeconfig, token })
     }
 
     /// Creates the pod that the DaemonSet would have on this node, and waits until it passes its readiness probe.
@@ -140,7 +159,8 @@ impl Fixture {
         for variable in ["PODSONDE_AGENT", "RUST_LOG", "NO_COLOR", "KUBERNETES_SERVICE_HOST", "HTTPS_PROXY"] {
             command.env_remove(variable);
         }
-        command.env("KUBECONFIG", &self.kubeconfig).env("HOME", &self.node.dir).args(args);
+        command.env("KUBECONFIG", &self.kubeconfig).env("PODSONDE_TOKEN_FILE", &self.token);
+        command.env("HOME", &self.node.dir).args(args);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         Run { child: command.spawn().expect("podsonde"), began: Instant::now() }
     }

@@ -120,7 +120,7 @@ async fn the_agent_has_what_the_table_says_and_no_more() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn probes_and_metrics_are_served_on_the_pod_network_and_grpc_is_not() {
+async fn probes_and_metrics_are_served_to_everybody_and_grpc_to_who_says_who_they_are() {
     let Some(fixture) = Fixture::start().await else { return };
     let web = fixture.pod("web", nginx()).await;
     let agent = fixture.agent().await;
@@ -160,12 +160,18 @@ async fn probes_and_metrics_are_served_on_the_pod_network_and_grpc_is_not() {
     assert!(value("process_resident_memory_bytes") > 0.0);
     assert!(metrics.ends_with("# EOF\n"), "OpenMetrics");
 
-    // The API is the port-forward's alone: its port is on the pod's loopback.
+    // The API is there with TLS alone, and for whom the API server knows.
     let ports = template()["spec"]["containers"][0]["ports"].as_array().expect("ports");
     let grpc =
         ports.iter().find(|port| port["name"] == "grpc").and_then(|port| port["containerPort"].as_u64());
-    let refused =
-        http(ip, u16::try_from(grpc.expect("a port")).unwrap(), "/").await.expect_err("not served there");
-    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+    let port = u16::try_from(grpc.expect("a port")).unwrap();
+    let in_the_clear = http(ip, port, "/").await;
+    assert!(!matches!(in_the_clear, Ok((1.., _))), "{in_the_clear:?}");
+    fixture.podsonde(&["verify", "web", "--direct"]).await.expect(0);
+    let nothing = fixture.node.dir.join("nothing");
+    fs::write(&nothing, "nothing").expect("write");
+    let nothing = nothing.to_str().expect("UTF-8");
+    let refused = fixture.podsonde(&["verify", "web", "--direct", "--token-file", nothing]).await.expect(1);
+    assert!(refused.stderr.contains("the API server does not know this token"), "{}", refused.stderr);
     fixture.end().await;
 }

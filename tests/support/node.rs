@@ -147,9 +147,12 @@ pub fn namespaces_inside(container_id: &str) -> BTreeMap<String, String> {
 
 /// The same of a process, by `lsns`, which has no links for children's namespaces.
 pub fn namespaces_by_lsns(pid: u32) -> BTreeMap<String, String> {
-    let listed: Value =
-        serde_json::from_str(&output("lsns", &["-J", "-o", "NS,TYPE", "-p", &pid.to_string()]))
-            .expect("JSON");
+    // Its exit status says that a process ended while it looked, which others here do all the time.
+    let list =
+        || Command::new("lsns").args(["-J", "-o", "NS,TYPE", "-p", &pid.to_string()]).output().expect("lsns");
+    let mut tries = std::iter::repeat_with(list).take(50);
+    let listed = tries.find(|output| output.status.success()).expect("lsns succeeds");
+    let listed: Value = serde_json::from_slice(&listed.stdout).expect("JSON");
     let namespaces = listed["namespaces"].as_array().expect("a list");
     namespaces
         .iter()
@@ -163,7 +166,7 @@ pub fn namespaces_by_lsns(pid: u32) -> BTreeMap<String, String> {
 
 /// Whether `lsns` finds a process in the namespace of this link.
 pub fn is_listed_by_lsns(link: &str) -> bool {
-    // Its exit status says that a process ended while it looked, which others here do all the time.
+    // Whatever its exit status is, as above.
     let listed = Command::new("lsns").args(["-n", "-o", "NS"]).output().expect("lsns").stdout;
     let inode = link.trim_matches(|c: char| !c.is_ascii_digit());
     String::from_utf8(listed).expect("UTF-8").lines().any(|line| line.trim() == inode)

@@ -24,6 +24,7 @@ use crate::{
         access::{Access, Caller, Credentials, Grant, Method, Object},
         audit::{Audit, Notes, Record},
         config::Limits,
+        listen::Voucher,
         metrics::{Metrics, code_name},
     },
     domain::{Error, ErrorKind, Reason, Result, pod::Pod},
@@ -195,6 +196,7 @@ impl Gate {
         place.assign(&caller.user.name)?;
         let asked = timeout_of(&request)?;
         let deadline = Instant::now() + asked.unwrap_or(Duration::MAX).min(Q::METHOD.max_time());
+        let voucher = request.extensions().get::<Voucher>().cloned();
         let mut message = request.into_inner();
         record.parameters(message.parameters());
         let object = message.object()?;
@@ -218,6 +220,7 @@ impl Gate {
                 rights.extend(more);
             }
         }
+        voucher.iter().for_each(Voucher::vouch);
         let grant = Grant::new(credentials, caller.clone(), rights);
         Ok((Call { caller, message, deadline, notes: record.notes() }, Pass { _place: place, grant }))
     }
