@@ -38,8 +38,8 @@ Installation: a link to podsonde in Wireshark's personal extcap directory, which
   mkdir -p ~/.local/lib/wireshark/extcap
   ln -s \"$(command -v podsonde)\" ~/.local/lib/wireshark/extcap/podsonde-extcap
 
-Before Wireshark 4.2 there is only the global directory, such as /usr/lib/x86_64-linux-gnu/wireshark/extcap, or the one \
-that WIRESHARK_EXTCAP_DIR names. On Windows write a file podsonde-extcap.bat with: @podsonde extcap %*
+Wireshark 4.0 has no personal directory yet: use the global one, such as /usr/lib/x86_64-linux-gnu/wireshark/extcap, or name one \
+with WIRESHARK_EXTCAP_DIR, which is ignored for root. On Windows write a file podsonde-extcap.bat with: @podsonde extcap %*
 
 A script instead of the link can choose cluster and namespace:
 

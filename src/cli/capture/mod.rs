@@ -16,6 +16,7 @@ mod window;
 use std::{
     io::{self, IsTerminal},
     path::{Path, PathBuf},
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -24,7 +25,10 @@ use std::{
 };
 
 use futures::{StreamExt, stream::FuturesUnordered};
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 
 pub(super) use args::CaptureArgs;
 use args::{CaptureOutput, Direction};
@@ -52,6 +56,8 @@ const ANY: &str = "any";
 const DELAY_OF_LINES: Duration = Duration::from_millis(2);
 /// The same for what goes to a file or a program.
 const DELAY_OF_FILES: Duration = Duration::from_millis(10);
+/// How long the output may take after an interruption before something is said.
+const PATIENCE: Duration = Duration::from_secs(3);
 /// How often the line that says how far it is, is rewritten.
 const TICK: Duration = Duration::from_millis(500);
 
@@ -214,16 +220,24 @@ pub(super) async fn capture(context: &Context, scope: &Scope, job: Job) -> Resul
     let mut progress = None;
     let mut tick = tokio::time::interval(TICK);
     let mut interruptions = Interruptions::new()?;
+    let (mut interrupted, mut patience) = (false, pin!(tokio::time::sleep(PATIENCE)));
     while !streams.is_empty() {
         tokio::select! {
             biased;
             () = interruptions.next() => {
                 let again = *stop.borrow() >= Stop::Soon;
                 stop.send_replace(if again { Stop::Now } else { Stop::Soon });
+                patience.as_mut().reset(Instant::now() + PATIENCE);
+                interrupted = true;
                 if again {
                     // Whoever reads the output may have stopped doing so: it is not waited for.
                     return Ok(Exit::Interrupted);
                 }
+            }
+            () = &mut patience, if interrupted => {
+                interrupted = false;
+                progress = None;
+                context.terminal.note("what was captured waits for the output to take it; Ctrl-C again leaves it");
             }
             Some(Beginning { source, started, go }) = begun.recv() => {
                 progress = None;
