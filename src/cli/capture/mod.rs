@@ -253,7 +253,7 @@ pub(super) async fn capture(context: &Context, scope: &Scope, job: Job) -> Resul
             }
             Some(outcome) = streams.next() => {
                 progress = None;
-                tell(context, &targets, &outcome, quiet);
+                tell(context, &targets, &outcome, quiet, request.max_duration.is_some());
                 outcomes.push(outcome);
             }
             _ = tick.tick(), if shows_progress && writing.is_some() => {
@@ -291,19 +291,20 @@ fn so_far(figures: &Figures, lost: &[AtomicU64]) -> String {
     format!("{packets} packets, {}.{} MB, {lost} dropped,", megabytes / 10, megabytes % 10)
 }
 
-/// Says at once how one of the captures ended, if it was not asked to.
-fn tell(context: &Context, targets: &[Target], outcome: &Outcome, quiet: bool) {
+/// Says at once how one of the captures ended, if it was not asked to. `timed`: whether it was asked to end after some time.
+fn tell(context: &Context, targets: &[Target], outcome: &Outcome, quiet: bool, timed: bool) {
     let Some(Target { namespace, pod }) = targets.get(outcome.source) else { return };
     match &outcome.end {
         End::Failed(error) if targets.len() > 1 => {
             context.explain(&format!("pod {namespace}/{pod}: {}", error.message), error);
         }
         End::Failed(error) => context.explain(&error.message, error),
-        End::Agent(ended) if !ended.message.is_empty() && !quiet => {
+        End::Agent(ended) if quiet || report::was_asked_for(ended.reason(), timed) => {}
+        End::Agent(ended) => {
             let said = format!("the capture of pod {namespace}/{pod} has ended: {}", ended.message);
             context.terminal.labelled("note", Tone::Plain, &said);
         }
-        End::Agent(_) | End::Stopped => {}
+        End::Stopped => {}
     }
 }
 
@@ -344,7 +345,7 @@ fn finish(
     }
     let went_wrong = |outcome: &Outcome| match &outcome.end {
         End::Failed(_) => true,
-        End::Agent(ended) => !report::was_asked_for(ended.reason()),
+        End::Agent(ended) => !report::was_asked_for(ended.reason(), true),
         End::Stopped => false,
     };
     Ok(if outcomes.iter().any(went_wrong) { Exit::Error } else { Exit::Ok })

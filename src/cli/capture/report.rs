@@ -145,7 +145,14 @@ fn reason(end: CaptureEnd) -> &'static str {
     end.as_str_name().trim_start_matches("CAPTURE_END_")
 }
 
-/// Whether a capture's end was asked for.
-pub(super) fn was_asked_for(end: CaptureEnd) -> bool {
-    matches!(end, CaptureEnd::Packets | CaptureEnd::Bytes | CaptureEnd::Duration)
+/// Whether a capture's end was asked for. `timed`: whether an end after some time was.
+pub(super) fn was_asked_for(end: CaptureEnd, timed: bool) -> bool {
+    match end {
+        CaptureEnd::Packets | CaptureEnd::Bytes => true,
+        CaptureEnd::Duration => timed,
+        CaptureEnd::Unspecified
+        | CaptureEnd::InterfaceGone
+        | CaptureEnd::ContainerEnded
+        | CaptureEnd::Draining => false,
+    }
 }
