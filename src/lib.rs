@@ -10,7 +10,8 @@
 //!                             └─ proto   └─ domain
 //! ```
 //!
-//! - [`domain`]: pure logic: pods, cgroups, verdicts, sessions, errors. Start with [`domain::verdict`].
+//! - [`domain`]: pure logic: pods, cgroups, verdicts, sessions, capture files ([`domain::pcapng`]), packets as text
+//!   ([`domain::packet`]), errors. Start with [`domain::verdict`].
 //! - [`sys`]: Linux: procfs, pidfds, namespaces. The only home of `unsafe`.
 //! - [`kube`]: the Kubernetes API: the watch of a node's pods, ephemeral containers, the way to an agent.
 //! - [`proto`]: the gRPC API, generated from `proto/`.

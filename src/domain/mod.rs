@@ -1,4 +1,5 @@
-//! Pure logic: what a pod asks for, which process is a container's, what a namespace verdict is, what a session is.
+//! Pure logic: what a pod asks for, which process is a container's, what a namespace verdict is, what a session is, what a
+//! capture file holds and how its packets read.
 //!
 //! Depends on nothing of podsonde and on no tokio, tonic, kube or nix, so all of it can be tested and fuzzed on any
 //! machine. Everything else may depend on it.

@@ -6,3 +6,4 @@ mod frames;
 mod oracle;
 mod packets;
 mod pcapng;
+mod traffic;

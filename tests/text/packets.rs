@@ -242,6 +242,57 @@ fn http_texts() -> Vec<&'static [u8]> {
     ]
 }
 
+fn redis_texts() -> Vec<&'static [u8]> {
+    vec![
+        b"*2\r\n$4\r\nINCR\r\n$1\r\nz\r\n*1\r\n$4\r\nPING\r\n",
+        b"+OK\r\n:1000\r\n-ERR unknown\r\n$-1\r\n*-1\r\n$0\r\n\r\n*0\r\n",
+        b"PING\r\nGET key\r\n\r\n",
+        b"\r\n\r\nPING\r\n",
+        b"no end",
+        b"$5\r\nhel",
+        b"$5\r\nhello",
+        b"$-7\r\n$99999999999\r\n$x\r\n",
+        b"*2\r\n*1\r\n:1\r\n+a\x80b\r\n",
+        b"*3\r\n:1\r\n",
+        b"$3\rabc",
+        b"$3\r",
+        b"$",
+        b"*-2147483648\r\n*2147483648\r\n*2147483647\r\n",
+        b"+no end",
+    ]
+}
+
+/// Overlay networks' ports and payloads.
+fn tunnels() -> Vec<(u16, Vec<u8>)> {
+    let frame = ethernet(IP, &v4(17, &udp(false, 40_000, 2000, b"data")));
+    let mut all = Vec::new();
+    for port in [4789, 8472] {
+        for flags in [8, 0, 0xff] {
+            all.push((port, [&[flags, 1, 2, 3, 0, 0x12, 0x34, 0][..], &frame].concat()));
+        }
+        all.push((port, vec![8, 0, 0, 0, 0, 1]));
+        all.push((port, vec![8, 0, 0, 0, 0, 1, 2, 0, 9]));
+        // A tunnel in a tunnel.
+        let inner = ethernet(IP, &v4(17, &udp(false, 40_000, port, &all[0].1)));
+        all.push((port, [&[8, 0, 0, 0, 0, 1, 2, 0][..], &inner].concat()));
+    }
+    let geneve = |first: u8, flags: u8, kind: u16, reserved: u8, rest: &[u8]| {
+        (6081, [&[first, flags][..], &kind.to_be_bytes(), &[0, 0x12, 0x34, reserved], rest].concat())
+    };
+    all.push(geneve(0, 0, 0x6558, 0, &frame));
+    all.push(geneve(0, 0xff, IP, 7, &frame[14..]));
+    all.push(geneve(0x40, 0, 0x6558, 0, &frame));
+    all.push(geneve(0, 0, 0x1234, 0, &frame));
+    all.push(geneve(9, 0, 0x6558, 0, &[1, 2, 3]));
+    for class in [0, 0x100, 0x101, 0x102, 0x103, 0x104, 0x200, 0xfff0] {
+        let options = [&u16::to_be_bytes(class)[..], &[0x81, 1, 1, 2, 3, 4, 1, 2, 3, 0]].concat();
+        all.push(geneve(3, 0x40, 0x6558, 0, &[&options[..], &frame].concat()));
+    }
+    all.push(geneve(1, 0, 0x6558, 0, &[&[1, 1, 1, 5][..], &frame].concat()));
+    all.push((6081, vec![0, 0, 0x65, 0x58, 0, 0, 1]));
+    all
+}
+
 /// What IPv4 carries.
 fn v4_packets() -> Vec<Vec<u8>> {
     let mut all = Vec::new();
@@ -283,6 +334,19 @@ fn v4_packets() -> Vec<Vec<u8>> {
     all.push(
         Tcp { destination: 554, data: b"DESCRIBE rtsp://x RTSP/1.0\r\n\r\n".to_vec(), ..tcp.clone() }.v4(),
     );
+    for text in redis_texts() {
+        all.push(Tcp { destination: 6379, flags: 0x18, data: text.to_vec(), ..tcp.clone() }.v4());
+    }
+    for text in [
+        &b"SSH-2.0-OpenSSH_9.2\r\nmore"[..],
+        b"SSH-1.5-x\n",
+        b"SSH-2.0-x\r",
+        b"SSH-2\x01\r\n",
+        b"SSX",
+        b"SSH-2.0",
+    ] {
+        all.push(Tcp { destination: 22, flags: 0x18, data: text.to_vec(), ..tcp.clone() }.v4());
+    }
     // Same ports at both ends, wrong header lengths, a wrong checksum.
     all.push(Tcp { source: 7, destination: 7, ..tcp.clone() }.v4());
     all.push(Tcp { source: 7, destination: 7, ..tcp.clone() }.v4());
@@ -308,6 +372,9 @@ fn v4_packets() -> Vec<Vec<u8>> {
     all.push(v4(17, &udp(false, 1, 2, &[])));
     all.push(v4(17, &udp(false, 40_000, 2000, &data)));
     all.push(v4(17, &udp(false, 5060, 5060, b"INVITE sip:a@b SIP/2.0\r\nVia: x\r\n\r\n")));
+    for (port, payload) in tunnels() {
+        all.push(v4(17, &udp(false, 40_000, port, &payload)));
+    }
     // No checksum, a wrong one, wrong lengths.
     for (at, value) in [(6, 0), (6, 1), (4, 0), (4, 0xff), (5, 7), (5, 9)] {
         let mut datagram = udp(false, 40_000, 2000, &data);
@@ -381,6 +448,14 @@ fn v4_packets() -> Vec<Vec<u8>> {
         all.push(v4(2, &with_checksum(2, report)));
     }
     all.push(v4(2, &[0x22, 0, 0, 0, 0, 0, 0, 9, 1, 0, 0, 9, 224, 0, 0, 5]));
+
+    for reply in [[10, 0, 0, 9], [224, 0, 1, 32]] {
+        for kind in [0x1e, 0x1f] {
+            let query = [&[kind, 0, 0, 0, 224, 0, 0, 5][..], &V4_A, &V4_B, &reply, &[63, 0, 1, 2]].concat();
+            all.push(v4(2, &with_checksum(2, query)));
+        }
+    }
+    all.push(v4(2, &[0x1f, 0, 0, 0, 224, 0, 0, 5]));
 
     // The header itself.
     for tos in [1, 2, 3, 0xb8] {
@@ -595,6 +670,10 @@ fn v6_packets() -> Vec<Vec<u8>> {
         all.push(v6(58, &icmp6(135, 0, &[&[0; 4][..], &V6_B, option].concat())));
         all.push(v6(58, &icmp6(136, 0, &[&[0xe0, 0, 0, 0][..], &V6_B, option].concat())));
         all.push(v6(58, &icmp6(137, 0, &[&[0; 4][..], &V6_A, &V6_B, option].concat())));
+    }
+    for flags in [0, 0x80, 0x40, 0xc0] {
+        all.push(v6(58, &icmp6(145, 0, &[&[1, 2, flags, 0][..], &V6_A, &V6_B].concat())));
+        all.push(v6(58, &icmp6(147, 0, &[&[1, 2, flags, 0][..], &options[2]].concat())));
     }
     for flags in [0, 0x80, 0x42, 0x38] {
         all.push(v6(58, &icmp6(134, 0, &[255, flags, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])));

@@ -79,6 +79,7 @@ impl Dissector<'_> {
                 self.put((", id 0x", Padded::<4>(self.u16(at + 4)?.into())));
                 true
             }
+            145 | 147 if self.verbose() => self.mobility(kind, at, length)?,
             145 | 147 => true,
             _ => {
                 self.put((", length ", length));
@@ -308,6 +309,25 @@ impl Dissector<'_> {
             left = left.saturating_sub(length);
         }
         Ok(true)
+    }
+
+    /// Home agents, or their prefixes. Returns whether all of it was there. <https://www.rfc-editor.org/rfc/rfc6275>
+    fn mobility(&mut self, kind: u8, at: usize, length: usize) -> Result<bool> {
+        self.put((", id 0x", Padded::<4>(self.u16(at + 4)?.into())));
+        if kind == 145 {
+            for offset in (8..length).step_by(16) {
+                self.put((", ", self.v6(at + offset)?));
+            }
+            return Ok(true);
+        }
+        let flags = self.u16(at + 6)?;
+        let names: [(u16, &str); 3] = [(0xc000, " "), (0x8000, "M"), (0x4000, "O")];
+        for (bits, name) in names {
+            if flags & bits != 0 {
+                self.put(name);
+            }
+        }
+        self.discovery_options(at + 8, length.checked_sub(8))
     }
 
     /// Multicast listener discovery, first version. Says nothing if it is not whole.

@@ -34,6 +34,8 @@ impl Dissector<'_> {
             }
             0x13 => self.put("igmp dvmrp"),
             0x14 => self.put("igmp pimv1"),
+            0x1e => self.multicast_trace("mresp", at, length)?,
+            0x1f => self.multicast_trace("mtrace", at, length)?,
             other => self.put(("igmp-", other)),
         }
         if self.verbose()
@@ -44,6 +46,21 @@ impl Dissector<'_> {
             if Sum::default().add(bytes).should_be(found).is_some() {
                 self.put((" bad igmp cksum ", Hex(found.into()), "!"));
             }
+        }
+        Ok(())
+    }
+
+    fn multicast_trace(&mut self, name: &str, at: usize, length: usize) -> Result {
+        if length < 24 {
+            self.put((" [invalid len ", length, "]"));
+            return Ok(());
+        }
+        let (source, destination, reply) = (self.v4(at + 8)?, self.v4(at + 12)?, self.v4(at + 16)?);
+        let id = self.u24(at + 21)?;
+        self.put((name, " ", id, ": ", source, " to ", destination, " reply-to ", reply));
+        // A multicast address.
+        if reply.0.first().is_some_and(|byte| byte >> 4 == 0xe) {
+            self.put((" with-ttl ", self.u8(at + 20)?));
         }
         Ok(())
     }

@@ -302,10 +302,7 @@ impl Dissector<'_> {
                 Ok(())
             }
             143 if !carrier.is_v6 => wrong_version(self, "IPv6"),
-            143 => self.nested(|this| {
-                this.protocol = "ether";
-                this.ethernet(at, length).map(|_| ())
-            }),
+            143 => self.inner_ethernet(at, length),
             other => {
                 self.put((" ip-proto-", other, " ", length));
                 Ok(())

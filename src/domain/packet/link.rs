@@ -151,7 +151,7 @@ impl Dissector<'_> {
     }
 
     /// Prints a payload by its EtherType. Returns whether it is known.
-    fn by_ethertype(&mut self, kind: u16, at: usize, length: usize) -> Result<bool> {
+    pub(super) fn by_ethertype(&mut self, kind: u16, at: usize, length: usize) -> Result<bool> {
         match kind {
             0x0800 => self.ip(at, length)?,
             0x86dd => self.ip6(at, length)?,

@@ -14,7 +14,7 @@
 //! ```
 //!
 //! Decoded are Ethernet, VLAN tags, LLC/SNAP, Linux cooked captures (both), raw IP and BSD loopback; ARP, IPv4, IPv6 with its extension headers,
-//! TCP, UDP, ICMP, ICMPv6 with neighbour discovery and MLD, IGMP, DNS, HTTP/1 and similar text protocols. Of everything else the length
+//! TCP, UDP, ICMP, ICMPv6 with neighbour discovery and MLD, IGMP, DNS, HTTP/1 and similar text protocols, Redis, VXLAN and Geneve. Of everything else the length
 //! is printed, as tcpdump does for what it does not know. Addresses and ports are always numbers: nothing is looked up.
 //!
 //! Pure, and free of panics on any bytes: every read is checked, and a packet that ends too early is printed up to there, then
@@ -32,10 +32,12 @@ mod ip;
 mod ip6;
 mod link;
 mod names;
+mod resp;
 mod tcp;
 mod text;
 mod texts;
 mod time;
+mod tunnel;
 mod udp;
 
 use std::collections::BTreeMap;
@@ -236,6 +238,11 @@ impl<'a> Dissector<'a> {
     #[inline]
     fn u16(&self, at: usize) -> Result<u16> {
         self.array(at).map(u16::from_be_bytes)
+    }
+
+    fn u24(&self, at: usize) -> Result<u32> {
+        let [a, b, c] = self.array(at)?;
+        Ok(u32::from_be_bytes([0, a, b, c]))
     }
 
     #[inline]

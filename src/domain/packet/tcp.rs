@@ -376,6 +376,12 @@ impl Dissector<'_> {
         if is(53) {
             return self.dns_over_tcp(at, length);
         }
+        if is(6379) {
+            return self.resp(at, length);
+        }
+        if is(22) {
+            self.ssh(at, length)?;
+        }
         Ok(())
     }
 }

@@ -146,6 +146,29 @@ impl Dissector<'_> {
         Ok(())
     }
 
+    /// The line with which either end of an SSH connection names itself; what follows is encrypted.
+    pub(super) fn ssh(&mut self, at: usize, length: usize) -> Result {
+        self.protocol = "ssh";
+        for (offset, expected) in b"SSH-".iter().enumerate() {
+            if self.u8(at + offset)? != *expected {
+                return Ok(());
+            }
+        }
+        for here in at + 4..at + length {
+            let is_end = match self.u8(here)? {
+                b'\n' => true,
+                b'\r' => here + 1 < at + length && self.u8(here + 1)? == b'\n',
+                byte if is_printable(byte) => continue,
+                _ => false,
+            };
+            if is_end {
+                self.put((": SSH: ", self.up_to(at, here - at)));
+            }
+            break;
+        }
+        Ok(())
+    }
+
     /// Whether a message begins here, rather than the rest of one.
     fn begins_message(&self, at: usize, length: usize, requests: &[&str]) -> bool {
         let text = self.up_to(at, length);

@@ -69,6 +69,15 @@ impl Dissector<'_> {
             if is(5353) {
                 return self.dns(payload, length, true);
             }
+            if is(8472) {
+                return self.otv(payload, length);
+            }
+            if is(4789) {
+                return self.vxlan(payload, length);
+            }
+            if is(6081) {
+                return self.geneve(payload, length);
+            }
             if let Some(protocol) = super::texts::of_udp(is) {
                 return self.text_protocol(payload, length, protocol);
             }

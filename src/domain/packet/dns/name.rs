@@ -54,16 +54,17 @@ impl Dissector<'_> {
         let mut label = self.u8(at)?;
         let mut here = at + 1;
         let mut compressed = false;
-        let mut after = if label < 0xc0 { here + length } else { here };
+        // Not known until the pointer is read.
+        let mut after = (label < 0xc0).then_some(here + length);
         if label == 0 {
             self.put(".");
-            return Ok(Some(after));
+            return Ok(after);
         }
         let mut printed = 0;
         while label != 0 && here < self.data.len() {
             if label >= 0xc0 {
                 if !compressed {
-                    after = here + 1;
+                    after = Some(here + 1);
                     compressed = true;
                 }
                 let Ok(low) = self.u8(here) else { return Ok(None) };
@@ -105,13 +106,13 @@ impl Dissector<'_> {
             length = next;
             here += 1;
             if !compressed {
-                after += length + 1;
+                after = after.map(|after| after + length + 1);
             }
         }
         if printed > MAX_NAME {
             self.put("<DOMAIN NAME TOO LONG>");
         }
-        Ok(Some(after))
+        Ok(after)
     }
 
     /// A label of bits. <https://www.rfc-editor.org/rfc/rfc2673>
