@@ -116,15 +116,23 @@ fn imports_run_one_way() {
     );
 }
 
+/// The files that may hold `unsafe`, and what for.
+const UNSAFE: &[&str] = &[
+    // System calls without a safe form elsewhere.
+    "sys/ffi.rs",
+    // Memory that a packet socket's ring shares with the kernel.
+    "sys/capture/ring.rs",
+    // Calls of libpcap, which is loaded at run time.
+    "sys/capture/libpcap.rs",
+];
+
 #[test]
-fn unsafe_stands_in_sys_alone() {
+fn unsafe_stands_in_few_files_of_sys() {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let is_unsafe =
         |path: &PathBuf| code(path).split(|c: char| !c.is_alphanumeric() && c != '_').any(|w| w == "unsafe");
-    let found: Vec<_> = sources(&src).into_iter().filter(is_unsafe).collect();
-    let outside: Vec<_> = found.iter().filter(|path| !path.starts_with(src.join("sys"))).collect();
-    assert!(outside.is_empty(), "{outside:?}");
-    assert_eq!(found.len(), 1, "one file holds all of it, and is found: {found:?}");
+    let found: BTreeSet<_> = sources(&src).into_iter().filter(is_unsafe).collect();
+    assert_eq!(found, UNSAFE.iter().map(|path| src.join(path)).collect());
 }
 
 #[test]

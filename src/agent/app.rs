@@ -23,12 +23,16 @@ use super::{
     access::{self, Access},
     announce::{self, Announcement},
     audit::{self, Audit},
+    capture::Captures,
     config::{BrokerLoss, Config, Limits, Listen},
     expiry,
     listen::{Server, Socket},
     metrics::{Metrics, Snapshot},
     probes,
-    rpc::{debug::DebugService, gate::Gate, namespaces::NamespacesService, node::NodeService},
+    rpc::{
+        capture::CaptureService, debug::DebugService, gate::Gate, namespaces::NamespacesService,
+        node::NodeService,
+    },
     sessions::Sessions,
     tls::{Source, Tls},
     verify::Verifier,
@@ -37,10 +41,12 @@ use crate::{
     domain::{name, pod::ContainerState},
     kube::{agents::AGENT_NAMESPACE, events::Events, pods::Pods},
     proto::v1::{
-        self, debug_server::DebugServer, namespaces_server::NamespacesServer, node_server::NodeServer,
+        self, capture_server::CaptureServer, debug_server::DebugServer, namespaces_server::NamespacesServer,
+        node_server::NodeServer,
     },
     sys::{
         broker::{Broker, Entry},
+        capture::compiler::Compiler,
         containers::Containers,
         preflight::{self, Feature},
     },
@@ -61,6 +67,8 @@ pub struct Settings {
     pub limits: Limits,
     /// How to get inside namespaces.
     pub entry: Arc<Entry>,
+    /// What compiles filters of captures.
+    pub compiler: Compiler,
     /// Whom to let in.
     pub access: access::Options,
     /// Where to write who did what.
@@ -128,6 +136,7 @@ pub async fn run(config: Config, entry: Entry) -> anyhow::Result<()> {
         host_pid: config.host_pid,
         limits: config.limits,
         entry: Arc::clone(&entry),
+        compiler: Compiler::default(),
         identity,
     };
     let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
@@ -192,8 +201,18 @@ impl Agent {
     /// # Errors
     /// If something that it needs is not there, or a socket cannot be bound.
     pub async fn start(client: Client, settings: Settings) -> anyhow::Result<Self> {
-        let Settings { node, listen, metrics_listen, host_pid, limits, entry, access, audit, identity } =
-            settings;
+        let Settings {
+            node,
+            listen,
+            metrics_listen,
+            host_pid,
+            limits,
+            entry,
+            compiler,
+            access,
+            audit,
+            identity,
+        } = settings;
         name::subdomain("--node-name", &node)?;
         name::label("--namespace", &identity.namespace)?;
         let features: Arc<[Feature]> =
@@ -234,6 +253,23 @@ impl Agent {
             verifier: Arc::clone(&verifier),
             node: node.clone(),
         };
+        let captures = Captures::new(
+            &node,
+            Arc::clone(&pods),
+            Arc::clone(&containers),
+            Arc::clone(&entry),
+            compiler,
+            limits.captures.clone(),
+            Arc::clone(&metrics),
+        );
+        let capture = CaptureService {
+            gate: Arc::clone(&gate),
+            captures: Arc::new(captures),
+            events: events.clone(),
+            metrics: Arc::clone(&metrics),
+            drain: drain.clone(),
+            node: node.clone(),
+        };
         let describe = NodeService {
             gate,
             pods: Arc::clone(&pods),
@@ -254,6 +290,7 @@ impl Agent {
             .add_service(reflection)
             .add_service(DebugServer::new(debug).max_decoding_message_size(largest))
             .add_service(NamespacesServer::new(namespaces).max_decoding_message_size(largest))
+            .add_service(CaptureServer::new(capture).max_decoding_message_size(largest))
             .add_service(NodeServer::new(describe).max_decoding_message_size(largest));
 
         let mut sockets = Vec::new();
@@ -415,7 +452,8 @@ async fn tell_health(
 }
 
 /// The services that health is told of; the empty name is all of them.
-const HEALTH: [&str; 4] = ["", "podsonde.v1.Debug", "podsonde.v1.Namespaces", "podsonde.v1.Node"];
+const HEALTH: [&str; 5] =
+    ["", "podsonde.v1.Capture", "podsonde.v1.Debug", "podsonde.v1.Namespaces", "podsonde.v1.Node"];
 
 async fn set_health(health: &HealthReporter, status: ServingStatus) {
     for service in HEALTH {

@@ -13,7 +13,11 @@ use super::{
     access::{self, AUDIENCE, MAX_CACHE},
     audit::Sink,
 };
-use crate::{domain::debug::DurationLimit, kube::agents::AGENT_NAMESPACE, telemetry::LogFormat};
+use crate::{
+    domain::{debug::DurationLimit, filter::MAX_SNAPLEN},
+    kube::agents::AGENT_NAMESPACE,
+    telemetry::LogFormat,
+};
 
 /// Port of the gRPC API, where clients look for it.
 pub const PORT: u16 = 7463;
@@ -162,9 +166,71 @@ pub struct Limits {
     #[arg(long, default_value = "10s", value_parser = duration, value_name = "DURATION")]
     pub drain_timeout: Duration,
 
+    /// Captures of packets
+    #[command(flatten)]
+    pub captures: CaptureLimits,
+
     /// Connections and what they carry
     #[command(flatten)]
     pub transport: TransportLimits,
+}
+
+/// How much of everything for captures of packets.
+#[derive(Debug, Clone, PartialEq, Eq, Parser)]
+#[command(next_help_heading = "Limits of captures")]
+pub struct CaptureLimits {
+    /// Captures at a time
+    #[arg(long, default_value_t = 16, value_name = "N")]
+    pub max_captures: usize,
+
+    /// Captures of one user at a time
+    #[arg(long, default_value_t = 8, value_name = "N")]
+    pub max_captures_per_user: usize,
+
+    /// Bytes of the ring that the kernel writes a capture's packets to, if the request does not say
+    #[arg(long, default_value_t = 64 << 20, value_name = "BYTES", value_parser = at_least_one)]
+    pub default_ring: usize,
+
+    /// Bytes of one capture's ring at most
+    #[arg(long, default_value_t = 256 << 20, value_name = "BYTES", value_parser = at_least_one)]
+    pub max_ring: usize,
+
+    /// Bytes of all captures' rings. The kernel's memory: it does not count against the container's limit
+    #[arg(long, default_value_t = 512 << 20, value_name = "BYTES", value_parser = at_least_one)]
+    pub capture_memory: usize,
+
+    /// Bytes of one capture that wait in the agent for a slow client; after that its ring fills, and the kernel drops and counts
+    #[arg(long, default_value_t = 4 << 20, value_name = "BYTES", value_parser = at_least_one)]
+    pub capture_queue: usize,
+
+    /// How long a capture lasts if the request does not say
+    #[arg(long, default_value = "1h", value_parser = duration, value_name = "DURATION")]
+    pub default_capture_duration: Duration,
+
+    /// How long a capture may last; at most 24h
+    #[arg(long, default_value = "24h", value_parser = day, value_name = "DURATION")]
+    pub max_capture_duration: Duration,
+
+    /// Bytes of each packet that may be captured, and are if the request does not say
+    #[arg(long, default_value_t = MAX_SNAPLEN, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(1..=MAX_SNAPLEN as i64))]
+    pub max_snaplen: u32,
+}
+
+impl Default for CaptureLimits {
+    fn default() -> Self {
+        let hour = Duration::from_secs(3600);
+        Self {
+            max_captures: 16,
+            max_captures_per_user: 8,
+            default_ring: 64 << 20,
+            max_ring: 256 << 20,
+            capture_memory: 512 << 20,
+            capture_queue: 4 << 20,
+            default_capture_duration: hour,
+            max_capture_duration: 24 * hour,
+            max_snaplen: MAX_SNAPLEN,
+        }
+    }
 }
 
 /// How much of everything on the connections, before anybody is asked who they are.
@@ -289,6 +355,7 @@ impl Default for Limits {
             max_requests: 256,
             max_requests_per_user: 32,
             drain_timeout: Duration::from_secs(10),
+            captures: CaptureLimits::default(),
             transport: TransportLimits::default(),
         }
     }
@@ -339,6 +406,13 @@ fn review_cache(text: &str) -> Result<Duration, String> {
     (given <= MAX_CACHE).then_some(given).ok_or_else(|| format!("{text} is more than 10s"))
 }
 
+fn day(text: &str) -> Result<Duration, String> {
+    let given = duration(text)?;
+    (given <= Duration::from_secs(24 * 3600))
+        .then_some(given)
+        .ok_or_else(|| format!("{text} is more than 24h"))
+}
+
 fn interval(text: &str) -> Result<Duration, String> {
     let given = duration(text)?;
     (given >= Duration::from_secs(1)).then_some(given).ok_or_else(|| format!("{text} is less than 1s"))
@@ -363,6 +437,7 @@ mod tests {
         assert_eq!(config.access.options(), access::Options::default());
         assert_eq!(config.access.audit_log, Sink::Stdout);
         assert_eq!(config.limits.transport, defaults.transport);
+        assert_eq!(config.limits.captures, defaults.captures);
         assert_eq!(config.listen, [Listen::Loopback(([127, 0, 0, 1], PORT).into())]);
     }
 

@@ -28,6 +28,10 @@ pub struct Metrics {
     sessions: Family<StateLabels, Gauge>,
     pods: Gauge,
     can_enter: Gauge,
+    captures: Gauge,
+    captured_packets: Counter,
+    captured_bytes: Counter,
+    capture_drops: Family<ByLabels, Counter>,
     resident: Gauge,
     cpu: Counter<f64, AtomicU64>,
     fds: Gauge,
@@ -52,6 +56,11 @@ struct OutcomeLabels {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct StateLabels {
     state: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByLabels {
+    by: &'static str,
 }
 
 /// What is read anew for each scrape.
@@ -84,6 +93,10 @@ impl Metrics {
             sessions: Family::default(),
             pods: Gauge::default(),
             can_enter: Gauge::default(),
+            captures: Gauge::default(),
+            captured_packets: Counter::default(),
+            captured_bytes: Counter::default(),
+            capture_drops: Family::default(),
             resident: Gauge::default(),
             cpu: Counter::default(),
             fds: Gauge::default(),
@@ -136,6 +149,35 @@ impl Metrics {
             "Whether namespaces can be entered: 0 once the broker has ended",
             self.can_enter.clone(),
         );
+        r.register("captures", "Captures that run", self.captures.clone());
+        r.register("captured_packets", "Packets that captures have sent", self.captured_packets.clone());
+        r.register("captured_bytes", "Bytes of pcapng that captures have sent", self.captured_bytes.clone());
+        r.register(
+            "capture_dropped_packets",
+            "Packets that passed a capture's filter and were lost, by whom",
+            self.capture_drops.clone(),
+        );
+    }
+
+    /// A capture begins.
+    pub fn capture_started(&self) {
+        self.captures.inc();
+    }
+
+    /// A capture has ended.
+    pub fn capture_ended(&self) {
+        self.captures.dec();
+    }
+
+    /// So much of a capture was sent.
+    pub fn captured(&self, packets: u64, bytes: u64) {
+        self.captured_packets.inc_by(packets);
+        self.captured_bytes.inc_by(bytes);
+    }
+
+    /// So many packets more of a capture were lost by the kernel or the agent.
+    pub fn capture_drops(&self, by: &'static str, packets: u64) {
+        self.capture_drops.get_or_create(&ByLabels { by }).inc_by(packets);
     }
 
     /// A request has ended.

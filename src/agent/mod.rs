@@ -13,6 +13,7 @@ pub mod access;
 pub mod announce;
 pub mod app;
 pub mod audit;
+pub mod capture;
 pub mod config;
 pub mod expiry;
 pub mod listen;

@@ -7,12 +7,14 @@ fn main() -> ExitCode {
     use clap::Parser;
     use podsonde::{
         agent,
-        sys::{broker, enter},
+        sys::{broker, capture::compiler, enter},
         telemetry,
     };
 
-    if std::env::args_os().nth(1).is_some_and(|first| first == broker::ARGUMENT) {
-        return broker::serve();
+    match std::env::args_os().nth(1) {
+        Some(first) if first == broker::ARGUMENT => return broker::serve(),
+        Some(first) if first == compiler::ARGUMENT => return compiler::serve(),
+        _ => {}
     }
     let config = agent::config::Config::parse();
     telemetry::init(config.log_format, &config.log_level);

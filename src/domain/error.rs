@@ -67,6 +67,8 @@ reasons! {
     PodNotFound = "POD_NOT_FOUND" => NotFound,
     /// The pod has no such container.
     ContainerNotFound = "CONTAINER_NOT_FOUND" => NotFound,
+    /// The pod has no such network interface.
+    InterfaceNotFound = "INTERFACE_NOT_FOUND" => NotFound,
     /// The pod has no such session.
     SessionNotFound = "SESSION_NOT_FOUND" => NotFound,
     /// The pod already has a container of that name.
@@ -101,6 +103,8 @@ reasons! {
     PodTerminating = "POD_TERMINATING" => FailedPrecondition,
     /// The kubelet runs the pod from a file; the API cannot change it.
     StaticPod = "STATIC_POD" => FailedPrecondition,
+    /// The container does not run, so there is nothing to capture from or to read.
+    ContainerNotRunning = "CONTAINER_NOT_RUNNING" => FailedPrecondition,
     /// The target container does not run.
     TargetNotRunning = "TARGET_NOT_RUNNING" => FailedPrecondition,
     /// The pod runs in a virtual machine or a user-space kernel; its processes are not the node's.
@@ -135,6 +139,12 @@ reasons! {
     TooManySessions = "TOO_MANY_SESSIONS" => ResourceExhausted,
     /// The agent is busy with as many requests as it may be.
     TooManyRequests = "TOO_MANY_REQUESTS" => ResourceExhausted,
+    /// The agent has as many captures as it may have, or the caller has.
+    TooManyCaptures = "TOO_MANY_CAPTURES" => ResourceExhausted,
+    /// The rings of running captures take all the memory that captures may take.
+    CaptureMemory = "CAPTURE_MEMORY" => ResourceExhausted,
+    /// The agent has nothing to compile a filter with.
+    FilterUnsupported = "FILTER_UNSUPPORTED" => Unimplemented,
     /// The kernel lacks something.
     KernelUnsupported = "KERNEL_UNSUPPORTED" => Unimplemented,
     /// The API server cannot be reached or is overloaded.
@@ -145,6 +155,8 @@ reasons! {
     AuditFailed = "AUDIT_FAILED" => Unavailable,
     /// The agent has not read its node's pods yet.
     NotReady = "NOT_READY" => Unavailable,
+    /// The process that enters namespaces for the agent has ended.
+    BrokerLost = "BROKER_LOST" => Unavailable,
     /// The agent is shutting down.
     Draining = "DRAINING" => Unavailable,
     /// The request took longer than its deadline.

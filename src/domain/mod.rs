@@ -9,6 +9,7 @@ pub mod cgroup;
 pub mod debug;
 pub mod error;
 pub mod evidence;
+pub mod filter;
 pub mod name;
 pub mod namespace;
 pub mod packet;

@@ -28,7 +28,7 @@ use crate::{
         audit::Sink,
         config::{Limits, Listen},
     },
-    sys::broker::Entry,
+    sys::{broker::Entry, capture::compiler::Compiler},
 };
 
 /// The node whose runtime does what it is told.
@@ -67,6 +67,7 @@ pub async fn run(hold: bool) -> anyhow::Result<()> {
     for node in [NODE, OLD_NODE] {
         let socket = stage.socket(node);
         let settings = Settings {
+            compiler: Compiler::default(),
             node: node.to_owned(),
             listen: vec![Listen::Unix(socket.clone())],
             metrics_listen: None,

@@ -16,7 +16,7 @@ use kube::{
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
-use crate::domain::pod::Pod;
+use crate::domain::pod::{ContainerKind, Pod};
 
 /// Events that are under way at a time; further ones are dropped.
 const AT_A_TIME: usize = 16;
@@ -34,6 +34,10 @@ pub enum Happened {
     DebugContainerCreated,
     /// A debug container's processes were ended.
     DebugContainerEnded,
+    /// Somebody captures the pod's packets.
+    CaptureStarted,
+    /// They do not any more.
+    CaptureEnded,
 }
 
 impl Happened {
@@ -42,6 +46,8 @@ impl Happened {
         match self {
             Self::DebugContainerCreated => ("DebugContainerCreated", "Create"),
             Self::DebugContainerEnded => ("DebugContainerEnded", "End"),
+            Self::CaptureStarted => ("CaptureStarted", "Capture"),
+            Self::CaptureEnded => ("CaptureEnded", "EndCapture"),
         }
     }
 }
@@ -102,7 +108,7 @@ impl Events {
                 namespace: some(&pod.namespace),
                 name: some(&pod.name),
                 uid: some(&pod.uid),
-                field_path: Some(format!("spec.ephemeralContainers{{{container}}}")),
+                field_path: Some(format!("spec.{}{{{container}}}", list_of(pod, container))),
                 ..ObjectReference::default()
             },
             type_: some("Normal"),
@@ -117,6 +123,15 @@ impl Events {
             last_timestamp: now,
             ..Event::default()
         }
+    }
+}
+
+/// Which list of the spec has the container. One that was just added is ephemeral.
+fn list_of(pod: &Pod, container: &str) -> &'static str {
+    match pod.container(container).map(|found| found.kind) {
+        Some(ContainerKind::Regular) => "containers",
+        Some(ContainerKind::Init | ContainerKind::Sidecar) => "initContainers",
+        Some(ContainerKind::Ephemeral) | None => "ephemeralContainers",
     }
 }
 

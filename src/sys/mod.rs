@@ -1,4 +1,5 @@
-//! Linux: procfs, pidfds, namespaces. The only home of `unsafe`, which is all in `ffi`.
+//! Linux: procfs, pidfds, namespaces, packets. The only home of `unsafe`: in `ffi`, and in the two parts of [`capture`] that share
+//! memory with the kernel and with libpcap.
 //!
 //! Blocking calls, which the agent runs on blocking threads; only the end of a process is awaited. Depends on [`crate::domain`] alone.
 //!
@@ -7,12 +8,15 @@
 //! - [`containers`]: from container ids to such processes, in one pass over `/proc`;
 //! - [`enter`]: running something inside another namespace, on a thread that ends with it;
 //! - [`evidence`]: what is seen from inside;
+//! - [`socket`]: the sockets that are opened inside;
+//! - [`capture`]: packets of a network namespace, by a ring of its own and libpcap's filters;
 //! - [`broker`]: the process that may enter namespaces, so that the agent's own need not;
 //! - [`confine`]: giving up privileges for good;
 //! - [`stop`]: ending a container's processes;
 //! - [`preflight`]: whether the node lets us do all that.
 
 pub mod broker;
+pub mod capture;
 pub mod confine;
 pub mod containers;
 pub mod enter;
@@ -23,6 +27,7 @@ pub mod preflight;
 pub mod process;
 pub mod procfs;
 mod seccomp;
+pub mod socket;
 pub mod stop;
 
 pub use error::SysError;

@@ -10,7 +10,7 @@ use seccompiler::{
     SeccompFilter, SeccompRule,
 };
 
-use super::evidence;
+use super::{evidence, socket};
 
 /// Which process' filter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +19,8 @@ pub enum Filter {
     Agent,
     /// The broker: only what an entry takes.
     Broker,
+    /// The compiler of filters: only memory and what is open already.
+    Compiler,
 }
 
 /// Refused to the process that speaks gRPC: other namespaces, other processes' memory and descriptors, the kernel's own
@@ -109,6 +111,31 @@ const ALLOWED: &[i64] = &[
     libc::SYS_setsockopt,
 ];
 
+/// Allowed to the compiler of filters: no way to open anything, or to start a thread or a program.
+const COMPUTING: &[i64] = &[
+    libc::SYS_brk,
+    libc::SYS_mmap,
+    libc::SYS_munmap,
+    libc::SYS_mremap,
+    libc::SYS_mprotect,
+    libc::SYS_madvise,
+    libc::SYS_futex,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_sigaltstack,
+    libc::SYS_clock_gettime,
+    libc::SYS_getrandom,
+    libc::SYS_gettid,
+    libc::SYS_getpid,
+    libc::SYS_read,
+    libc::SYS_write,
+    libc::SYS_close,
+    libc::SYS_fstat,
+];
+
 impl Filter {
     /// Installs it for the calling thread and those it starts. Returns whether it could: not on every architecture, nor on
     /// every kernel.
@@ -122,6 +149,12 @@ impl Filter {
         let argument = |index, op, value| {
             SeccompRule::new(vec![SeccompCondition::new(index, Length::Dword, op, value).ok()?]).ok()
         };
+        let both = |one: (u8, i32), other: (u8, i32)| {
+            let equal = |(index, value): (u8, i32)| {
+                SeccompCondition::new(index, Length::Dword, Op::Eq, u64::try_from(value).ok()?).ok()
+            };
+            SeccompRule::new(vec![equal(one)?, equal(other)?]).ok()
+        };
         let flag = |flag: i32| u64::try_from(flag).ok();
         let (rules, others, listed) = match self {
             Self::Agent => {
@@ -134,16 +167,22 @@ impl Filter {
                 let thread = flag(libc::CLONE_THREAD)?;
                 let mut rules = any(ALLOWED);
                 rules.insert(libc::SYS_clone, vec![argument(0, Op::MaskedEq(thread), thread)?]);
-                // A pidfd gives any of the process' namespaces; these only, all at once.
-                let kinds = u64::from(evidence::KINDS.bits());
-                rules.insert(libc::SYS_setns, vec![argument(1, Op::Eq, kinds)?]);
+                // A pidfd gives any of the process' namespaces; these only: those of evidence all at once, or the one of sockets.
+                let kinds = [evidence::KINDS, socket::KINDS];
+                let kinds = kinds.map(|kinds| argument(1, Op::Eq, u64::from(kinds.bits())));
+                rules.insert(libc::SYS_setns, kinds.into_iter().collect::<Option<_>>()?);
                 // The names of threads.
                 rules.insert(libc::SYS_prctl, vec![argument(0, Op::Eq, flag(libc::PR_SET_NAME)?)?]);
-                let families = [libc::AF_UNIX, libc::AF_NETLINK];
-                let families = families.map(|family| argument(0, Op::Eq, flag(family)?));
-                rules.insert(libc::SYS_socket, families.into_iter().collect::<Option<_>>()?);
+                // Netlink's only protocol here is NETLINK_ROUTE; packet sockets get nothing until somebody binds them.
+                let sockets = [
+                    argument(0, Op::Eq, flag(libc::AF_UNIX)?),
+                    both((0, libc::AF_NETLINK), (2, libc::NETLINK_ROUTE)),
+                    both((0, libc::AF_PACKET), (2, 0)),
+                ];
+                rules.insert(libc::SYS_socket, sockets.into_iter().collect::<Option<_>>()?);
                 (rules, refuse, SeccompAction::Allow)
             }
+            Self::Compiler => (any(COMPUTING), refuse, SeccompAction::Allow),
         };
         let filter =
             SeccompFilter::new(rules, others, listed, std::env::consts::ARCH.try_into().ok()?).ok()?;
@@ -157,7 +196,7 @@ mod tests {
 
     use rustix::{
         io::Errno,
-        net::{AddressFamily, SocketType, socket},
+        net::{AddressFamily, SocketType, socket as open},
         process::{PidfdFlags, getpid, pidfd_open},
         thread::{ThreadNameSpaceType, UnshareFlags, move_into_thread_name_spaces},
     };
@@ -205,26 +244,48 @@ mod tests {
             // And does all else: threads, programs, sockets.
             assert!(thread::spawn(|| ()).join().is_ok());
             assert!(std::process::Command::new("true").status().unwrap().success());
-            assert!(socket(AddressFamily::INET, SocketType::STREAM, None).is_ok());
+            assert!(open(AddressFamily::INET, SocketType::STREAM, None).is_ok());
         });
     }
 
     #[test]
-    fn the_broker_enters_for_evidence_and_nothing_else() {
+    fn the_compiler_opens_nothing() {
+        under(Filter::Compiler, || {
+            let open = |path| rustix::fs::open(path, rustix::fs::OFlags::RDONLY, rustix::fs::Mode::empty());
+            assert!(refused(open("/etc/hosts")));
+            for family in [AddressFamily::UNIX, AddressFamily::INET, AddressFamily::NETLINK] {
+                assert!(refused(super::tests::open(family, SocketType::DGRAM, None)), "{family:?}");
+            }
+            assert!(std::process::Command::new("true").status().is_err());
+            assert!(thread::Builder::new().spawn(|| ()).is_err());
+        });
+    }
+
+    #[test]
+    fn the_broker_enters_for_its_purposes_and_nothing_else() {
         let pidfd = pidfd_open(getpid(), PidfdFlags::empty()).unwrap();
         under(Filter::Broker, move || {
             let setns = |kinds| move_into_thread_name_spaces(std::os::fd::AsFd::as_fd(&pidfd), kinds);
             assert!(!refused(setns(evidence::KINDS)));
-            for kinds in [ThreadNameSpaceType::NETWORK, ThreadNameSpaceType::MOUNT, ThreadNameSpaceType::USER]
+            assert!(!refused(setns(socket::KINDS)));
+            use ThreadNameSpaceType as Kind;
+            for kinds in
+                [Kind::MOUNT, Kind::USER, Kind::NETWORK | Kind::MOUNT, Kind::INTER_PROCESS_COMMUNICATION]
             {
                 assert!(refused(setns(kinds)), "{kinds:?}");
             }
             assert!(refused(setns(ThreadNameSpaceType::from_bits_retain(0))));
-            for family in [AddressFamily::INET, AddressFamily::PACKET, AddressFamily::INET6] {
-                assert!(refused(socket(family, SocketType::DGRAM, None)), "{family:?}");
+            for family in [AddressFamily::INET, AddressFamily::INET6, AddressFamily::VSOCK] {
+                assert!(refused(open(family, SocketType::DGRAM, None)), "{family:?}");
             }
-            assert!(!refused(socket(AddressFamily::UNIX, SocketType::DGRAM, None)));
-            assert!(!refused(socket(AddressFamily::NETLINK, SocketType::RAW, None)));
+            // Packets of every protocol at once, before there is a filter; and netfilter's messages.
+            let protocol =
+                |raw| Some(rustix::net::Protocol::from_raw(std::num::NonZeroU32::new(raw).unwrap()));
+            assert!(refused(open(AddressFamily::PACKET, SocketType::RAW, protocol(0x300))));
+            assert!(refused(open(AddressFamily::NETLINK, SocketType::RAW, protocol(12))));
+            assert!(!refused(open(AddressFamily::PACKET, SocketType::RAW, None)));
+            assert!(!refused(open(AddressFamily::UNIX, SocketType::DGRAM, None)));
+            assert!(!refused(open(AddressFamily::NETLINK, SocketType::RAW, None)));
             assert!(refused(rustix::process::kill_process(getpid(), rustix::process::Signal::CONT)));
             assert!(refused(pidfd_open(getpid(), PidfdFlags::empty())));
             assert!(std::process::Command::new("true").status().is_err());

@@ -2,7 +2,8 @@
 
 use futures::future::BoxFuture;
 use podsonde::proto::v1::{
-    self, debug_client::DebugClient, debug_create_response::Event, namespaces_client::NamespacesClient,
+    self, capture_client::CaptureClient, capture_start_response::Event as CaptureEvent,
+    debug_client::DebugClient, debug_create_response::Event, namespaces_client::NamespacesClient,
     node_client::NodeClient,
 };
 use tonic::{Request, Status, metadata::MetadataValue, transport::Channel};
@@ -127,8 +128,27 @@ pub(crate) async fn verify(channel: Channel, authorization: Option<String>, pod:
     Ok(())
 }
 
+/// A capture that ends by itself at once.
+async fn capture(channel: Channel, authorization: Option<String>, pod: &str) -> Result<(), Status> {
+    let message = v1::CaptureStartRequest {
+        pod: pod_ref(pod),
+        max_duration: Some(prost_types::Duration { seconds: 0, nanos: 10_000_000 }),
+        ring_bytes: 1 << 20,
+        ..v1::CaptureStartRequest::default()
+    };
+    let mut client = CaptureClient::new(channel);
+    let mut stream = client.start(request(message, authorization.as_deref())).await?.into_inner();
+    let mut ended = false;
+    while let Some(answer) = stream.message().await? {
+        ended |= matches!(answer.event, Some(CaptureEvent::Ended(_)));
+    }
+    assert!(ended, "the stream ended without a result");
+    Ok(())
+}
+
 const GET: Right = right("get", "pods", "default");
 const PATCH: Right = right("patch", "pods/ephemeralcontainers", "default");
+const CAPTURE: Right = right("create", "podsonde.dev:captures", "default");
 const PROXY: Right = right("create", "nodes/proxy", "");
 
 /// Every RPC there is, in every form that needs other rights.
@@ -225,7 +245,7 @@ pub(crate) const ALL: &[Rpc] = &[
         call: |channel, header| {
             Box::pin(async move {
                 let pods = verify_node(channel, header, "default").await?;
-                assert_eq!(pods, ["default/powerful", "default/web"]);
+                assert_eq!(pods, ["default/host", "default/powerful", "default/web"]);
                 Ok(())
             })
         },
@@ -237,8 +257,71 @@ pub(crate) const ALL: &[Rpc] = &[
         call: |channel, header| {
             Box::pin(async move {
                 let pods = verify_node(channel, header, "").await?;
-                assert_eq!(pods, ["default/powerful", "default/web", "other/db"]);
+                assert_eq!(pods, ["default/host", "default/powerful", "default/web", "other/db"]);
                 Ok(())
+            })
+        },
+    },
+    Rpc {
+        name: "capture",
+        method: "podsonde.v1.Capture/Start",
+        needs: &[GET, CAPTURE],
+        call: |channel, header| Box::pin(capture(channel, header, "web")),
+    },
+    Rpc {
+        name: "capture-powerful",
+        method: "podsonde.v1.Capture/Start",
+        needs: &[GET, CAPTURE, PROXY],
+        call: |channel, header| Box::pin(capture(channel, header, "powerful")),
+    },
+    Rpc {
+        name: "capture-host-network",
+        method: "podsonde.v1.Capture/Start",
+        needs: &[GET, CAPTURE, PROXY],
+        call: |channel, header| Box::pin(capture(channel, header, "host")),
+    },
+    Rpc {
+        name: "compile",
+        method: "podsonde.v1.Capture/Compile",
+        needs: &[GET, CAPTURE],
+        call: |channel, header| {
+            Box::pin(async move {
+                let message = v1::CaptureCompileRequest {
+                    pod: pod_ref("web"),
+                    filter: "ip".into(),
+                    ..v1::CaptureCompileRequest::default()
+                };
+                let answer = CaptureClient::new(channel).compile(request(message, header.as_deref())).await?;
+                assert_eq!(answer.into_inner().instructions, 4);
+                Ok(())
+            })
+        },
+    },
+    Rpc {
+        name: "interfaces",
+        method: "podsonde.v1.Capture/ListInterfaces",
+        needs: &[GET, CAPTURE],
+        call: |channel, header| {
+            Box::pin(async move {
+                let message =
+                    v1::CaptureListInterfacesRequest { pod: pod_ref("web"), container: String::new() };
+                let mut client = CaptureClient::new(channel);
+                let answer = client.list_interfaces(request(message, header.as_deref())).await?;
+                assert_eq!(answer.into_inner().interfaces[0].name, b"any");
+                Ok(())
+            })
+        },
+    },
+    Rpc {
+        name: "interfaces-host-network",
+        method: "podsonde.v1.Capture/ListInterfaces",
+        needs: &[GET, CAPTURE, PROXY],
+        call: |channel, header| {
+            Box::pin(async move {
+                let message =
+                    v1::CaptureListInterfacesRequest { pod: pod_ref("host"), container: String::new() };
+                let mut client = CaptureClient::new(channel);
+                client.list_interfaces(request(message, header.as_deref())).await.map(drop)
             })
         },
     },

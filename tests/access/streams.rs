@@ -5,7 +5,8 @@ use std::time::Duration;
 use podsonde::{
     agent::config::Limits,
     proto::v1::{
-        self, debug_client::DebugClient, debug_create_response::Event, namespaces_client::NamespacesClient,
+        self, capture_client::CaptureClient, debug_client::DebugClient, debug_create_response::Event,
+        namespaces_client::NamespacesClient,
     },
 };
 use serde_json::json;
@@ -55,6 +56,26 @@ async fn ended<T>(mut stream: Streaming<T>) -> (Code, String) {
         }
     })
     .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_capture_ends_with_the_right_to_it() {
+    let world = world_with_pod(Setup::default()).await;
+    let rights = [right("create", "podsonde.dev:captures", "default"), right("get", "pods", "default")];
+    world.grant("jane", &rights).await;
+    let header = format!("Bearer {}", world.token("jane"));
+    let message = v1::CaptureStartRequest { pod: rpc::pod_ref("web"), ..v1::CaptureStartRequest::default() };
+    let mut client = CaptureClient::new(world.channel.clone());
+    let mut stream = client.start(rpc::request(message, Some(&header))).await.unwrap().into_inner();
+    let first = within(stream.message()).await.unwrap().unwrap().event.unwrap();
+    assert!(matches!(first, v1::capture_start_response::Event::Started(_)), "{first:?}");
+    world.revoke("jane", "default").await;
+    assert_eq!(ended(stream).await, (Code::PermissionDenied, "FORBIDDEN".into()));
+    // What it had come to is written down all the same.
+    let end = world.audited().into_iter().find(|line| line["audit"] == "end").unwrap();
+    assert_eq!((&end["operation"], &end["reason"]), (&json!("Capture/Start"), &json!("FORBIDDEN")));
+    assert_eq!(end["results"]["droppedByKernel"], "0", "{end}");
+    world.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,12 +10,13 @@ use crate::{
     world::{self, HOUR, Right, World, reason, records},
 };
 
-/// A namespace, two ordinary pods, one that is as powerful as the node, and a session on each.
+/// A namespace, two ordinary pods, one that is as powerful as the node, and a session on each; and one on the node's network.
 async fn populated() -> World {
     let world = World::start().await;
     world.namespace("other").await;
     world.pod("default", "web", serde_json::json!({})).await;
     world.pod("default", "powerful", serde_json::json!({"hostPID": true})).await;
+    world.pod("default", "host", serde_json::json!({"hostNetwork": true})).await;
     world.pod("other", "db", serde_json::json!({})).await;
     let all = [
         world::right("get", "pods", ""),

@@ -29,7 +29,7 @@ use podsonde::{
         Cluster,
         namespaces::{NamespaceRuntime, Options},
     },
-    sys::broker::Entry,
+    sys::{broker::Entry, capture::compiler::Compiler},
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -114,6 +114,7 @@ impl World {
         let directory = tempfile::tempdir().unwrap();
         let audit = setup.audit.unwrap_or_else(|| directory.path().join("audit.json"));
         let settings = Settings {
+            compiler: Compiler::by(env!("CARGO_BIN_EXE_podsonde-agent").into()),
             node: NODE.to_owned(),
             listen: ["127.0.0.1:0", "tls://127.0.0.1:0"].map(|at| at.parse::<Listen>().unwrap()).into(),
             metrics_listen: None,

@@ -18,7 +18,7 @@ use podsonde::{
         self, debug_client::DebugClient, debug_create_response::Event, namespaces_client::NamespacesClient,
         node_client::NodeClient,
     },
-    sys::broker::Entry,
+    sys::{broker::Entry, capture::compiler::Compiler},
 };
 use serde_json::{Value, json};
 use tonic::{Code, Status, Streaming, transport::Channel};
@@ -205,6 +205,7 @@ async fn client(cluster: &Cluster) -> kube::Client {
 
 async fn start_agent(cluster: &Cluster, node: &str, limits: Limits) -> (Agent, Channel) {
     let settings = Settings {
+        compiler: Compiler::default(),
         node: node.to_owned(),
         listen: vec!["127.0.0.1:0".parse::<Listen>().unwrap()],
         metrics_listen: Some(([127, 0, 0, 1], 0).into()),

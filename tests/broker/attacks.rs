@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{IoSlice, Read as _},
+    io::{IoSlice, IoSliceMut, Read as _},
     mem::MaybeUninit,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     process::{Child, Command, Stdio},
@@ -12,8 +12,9 @@ use std::{
 use rustix::{
     io::Errno,
     net::{
-        AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags,
-        SocketType, recv, sendmsg, socketpair, sockopt,
+        AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+        SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recv, recvmsg, sendmsg, socketpair,
+        sockopt,
     },
     process::{Pid, PidfdFlags, pidfd_open},
 };
@@ -34,6 +35,11 @@ fn request(id: u64) -> Vec<u8> {
     [&[1, 1, 0, 0, 0, 0, 0, 0], &id.to_le_bytes()[..]].concat()
 }
 
+/// The request for a socket of a kind.
+fn socket(id: u64, kind: u8) -> Vec<u8> {
+    [&[1, 2, kind, 0, 0, 0, 0, 0], &id.to_le_bytes()[..]].concat()
+}
+
 /// Kind, operation, errno and id of a reply.
 fn parse(reply: &[u8]) -> (u8, u8, i32, u64) {
     assert_eq!((reply[0], reply[3]), (1, 0), "{reply:?}");
@@ -43,6 +49,7 @@ fn parse(reply: &[u8]) -> (u8, u8, i32, u64) {
 
 const EVIDENCE: u8 = 1;
 const FAILURE: u8 = 2;
+const SOCKET: u8 = 3;
 const REQUEST: u8 = 0;
 const PIDFD: u8 = 1;
 
@@ -77,6 +84,22 @@ impl Broker {
         let (length, _) = recv(self.socket.as_fd(), buffer.as_mut_slice(), RecvFlags::empty()).unwrap();
         assert_ne!(length, 0, "the broker has ended");
         buffer[..length].to_vec()
+    }
+
+    /// A reply, and the descriptors that came with it.
+    fn receive_with_descriptors(&self) -> ((u8, u8, i32, u64), Vec<OwnedFd>) {
+        let mut buffer = vec![0; 128 * 1024];
+        let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(16))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut buffers = [IoSliceMut::new(&mut buffer)];
+        let received = recvmsg(&self.socket, &mut buffers, &mut control, RecvFlags::CMSG_CLOEXEC).unwrap();
+        let mut fds = Vec::new();
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(rights) = message {
+                fds.extend(rights);
+            }
+        }
+        (parse(&buffer[..received.bytes]), fds)
     }
 
     fn ask(&self, message: &[u8], fds: &[BorrowedFd<'_>]) -> (u8, u8, i32, u64) {
@@ -120,7 +143,7 @@ fn malformed_messages_are_refused() {
         message
     };
     let size = Errno::MSGSIZE.raw_os_error();
-    let table: [(&str, Vec<u8>, i32, u64); 12] = [
+    let table: [(&str, Vec<u8>, i32, u64); 16] = [
         ("empty", vec![], size, 0),
         ("one byte", vec![1], size, 0),
         ("one byte short", request(5)[..15].to_vec(), size, 0),
@@ -129,8 +152,12 @@ fn malformed_messages_are_refused() {
         ("of another version", with(0, 2), Errno::PROTO.raw_os_error(), 0),
         ("of version 0", vec![0; 16], Errno::PROTO.raw_os_error(), 0),
         ("for no purpose", with(1, 0), Errno::OPNOTSUPP.raw_os_error(), 5),
-        ("for an unknown purpose", with(1, 2), Errno::OPNOTSUPP.raw_os_error(), 5),
+        ("for an unknown purpose", with(1, 3), Errno::OPNOTSUPP.raw_os_error(), 5),
         ("for the last purpose", with(1, 255), Errno::OPNOTSUPP.raw_os_error(), 5),
+        ("for no socket", socket(5, 0), Errno::INVAL.raw_os_error(), 5),
+        ("for an unknown socket", socket(5, 4), Errno::INVAL.raw_os_error(), 5),
+        ("for the last socket", socket(5, 255), Errno::INVAL.raw_os_error(), 5),
+        ("for evidence of a socket", with(2, 1), Errno::INVAL.raw_os_error(), 5),
         ("with an argument", with(4, 1), Errno::INVAL.raw_os_error(), 5),
         ("with another argument", with(7, 255), Errno::INVAL.raw_os_error(), 5),
     ];
@@ -140,6 +167,53 @@ fn malformed_messages_are_refused() {
             assert_eq!(broker.ask(message, fds), (FAILURE, REQUEST, *errno, *id), "{name}");
         }
     }
+    broker.assert_sound();
+    broker.end();
+}
+
+#[test]
+fn sockets_are_of_the_namespace_and_bound_to_nothing() {
+    if !possible() {
+        return;
+    }
+    let broker = Broker::start();
+    let mut other = Command::new("unshare").args(["--net", "sleep", "infinity"]).spawn().unwrap();
+    let namespace = |pid: u32| std::fs::read_link(format!("/proc/{pid}/ns/net")).ok();
+    until("it is in a namespace of its own", || {
+        namespace(other.id()).is_some_and(|found| found != namespace(std::process::id()).unwrap())
+    });
+    let pidfd = pidfd_open(Pid::from_child(&other), PidfdFlags::empty()).unwrap();
+    let of_packets = || std::fs::read_to_string(format!("/proc/{}/net/packet", other.id())).unwrap();
+    let kinds = [
+        (1, AddressFamily::PACKET, SocketType::RAW),
+        (2, AddressFamily::PACKET, SocketType::DGRAM),
+        (3, AddressFamily::NETLINK, SocketType::RAW),
+    ];
+    for (kind, family, of) in kinds {
+        broker.send(&socket(6, kind), &[pidfd.as_fd()]);
+        let (reply, sockets) = broker.receive_with_descriptors();
+        assert_eq!((reply, sockets.len()), ((SOCKET, 0, 0, 6), 1), "{kind}");
+        assert_eq!(sockopt::socket_domain(&sockets[0]).unwrap(), family);
+        assert_eq!(sockopt::socket_type(&sockets[0]).unwrap(), of);
+        // The kernel lists it there, and not here, with protocol and interface 0, and nothing in it.
+        let listed = of_packets().lines().count() - 1;
+        assert_eq!(listed, usize::from(family == AddressFamily::PACKET));
+        if listed == 1 {
+            let fields: Vec<String> =
+                of_packets().lines().nth(1).unwrap().split_whitespace().map(str::to_owned).collect();
+            assert_eq!(
+                fields[3..7],
+                ["0000", "0", "0", "0"],
+                "protocol, interface, running, memory: {fields:?}"
+            );
+        }
+    }
+    // With evidence comes none.
+    broker.send(&request(7), &[pidfd.as_fd()]);
+    let (reply, sockets) = broker.receive_with_descriptors();
+    assert_eq!((reply, sockets.len()), ((EVIDENCE, 0, 0, 7), 0));
+    other.kill().unwrap();
+    other.wait().unwrap();
     broker.assert_sound();
     broker.end();
 }

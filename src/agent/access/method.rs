@@ -22,6 +22,12 @@ pub enum Method {
     NamespacesVerifyNode,
     /// `Node/Get`
     NodeGet,
+    /// `Capture/Start`
+    CaptureStart,
+    /// `Capture/Compile`
+    CaptureCompile,
+    /// `Capture/ListInterfaces`
+    CaptureListInterfaces,
 }
 
 /// Something that RBAC must allow.
@@ -31,6 +37,8 @@ pub enum Right {
     SeePods,
     /// `patch pods/ephemeralcontainers`.
     DebugPod,
+    /// `create captures` of the group `podsonde.dev`, for the pod's name: no built-in verb covers reading other people's packets.
+    CapturePod,
     /// `get nodes`: what a node's status shows.
     SeeNode,
     /// `create nodes/proxy`: what already is power over the node.
@@ -44,6 +52,8 @@ pub struct Permission {
     pub rights: &'static [Right],
     /// And these, if the pod is as powerful as its node.
     pub on_powerful_pods: &'static [Right],
+    /// And these, if the pod's network is its node's.
+    pub on_host_network: &'static [Right],
     /// Whether it changes something. If so, nothing that was answered before counts.
     pub mutates: bool,
 }
@@ -58,6 +68,9 @@ impl Method {
         Self::NamespacesVerify,
         Self::NamespacesVerifyNode,
         Self::NodeGet,
+        Self::CaptureStart,
+        Self::CaptureCompile,
+        Self::CaptureListInterfaces,
     ];
 
     /// Its name in metrics, logs and the audit log.
@@ -70,13 +83,16 @@ impl Method {
             Self::NamespacesVerify => "Namespaces/Verify",
             Self::NamespacesVerifyNode => "Namespaces/VerifyNode",
             Self::NodeGet => "Node/Get",
+            Self::CaptureStart => "Capture/Start",
+            Self::CaptureCompile => "Capture/Compile",
+            Self::CaptureListInterfaces => "Capture/ListInterfaces",
         }
     }
 
     /// What it asks of its caller. There is no default: a new method does not compile without.
     pub const fn permission(self) -> Permission {
         const fn read(rights: &'static [Right]) -> Permission {
-            Permission { rights, on_powerful_pods: &[], mutates: false }
+            Permission { rights, on_powerful_pods: &[], on_host_network: &[], mutates: false }
         }
         match self {
             // The debug container is made by the agent's service account, so what the caller's own would have been refused by
@@ -84,12 +100,20 @@ impl Method {
             Self::DebugCreate | Self::DebugEnd => Permission {
                 rights: &[Right::SeePods, Right::DebugPod],
                 on_powerful_pods: &[Right::RuleNode],
+                on_host_network: &[],
                 mutates: true,
             },
             Self::DebugGet | Self::DebugList | Self::NamespacesVerify | Self::NamespacesVerifyNode => {
                 read(&[Right::SeePods])
             }
             Self::NodeGet => read(&[Right::SeeNode]),
+            // A capture on the node's own network holds everybody's packets. Compiling and listing are parts of one.
+            Self::CaptureStart | Self::CaptureCompile | Self::CaptureListInterfaces => Permission {
+                rights: &[Right::SeePods, Right::CapturePod],
+                on_powerful_pods: &[Right::RuleNode],
+                on_host_network: &[Right::RuleNode],
+                mutates: false,
+            },
         }
     }
 }
@@ -139,6 +163,9 @@ impl Right {
         match self {
             Self::SeePods => Attributes { verb: if name.is_empty() { "list" } else { "get" }, ..pods },
             Self::DebugPod => Attributes { verb: "patch", subresource: "ephemeralcontainers", ..pods },
+            Self::CapturePod => {
+                Attributes { verb: "create", group: "podsonde.dev", resource: "captures", ..pods }
+            }
             Self::SeeNode => Attributes { verb: "get", ..nodes },
             Self::RuleNode => Attributes { verb: "create", subresource: "proxy", ..nodes },
         }
@@ -176,6 +203,11 @@ mod tests {
             assert_eq!(asks(method, &all), ["list pods in all namespaces"]);
         }
         assert_eq!(asks(Method::NodeGet, &Object::Node), ["get nodes n"]);
+        let capture = "create captures.podsonde.dev web in namespace a";
+        for method in [Method::CaptureStart, Method::CaptureCompile, Method::CaptureListInterfaces] {
+            assert_eq!(asks(method, &pod), [get, capture]);
+            assert_eq!(method.permission().on_host_network, [Right::RuleNode]);
+        }
         assert_eq!(Right::RuleNode.attributes(&pod, "n").to_string(), "create nodes/proxy n");
     }
 }

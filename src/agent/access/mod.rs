@@ -206,8 +206,13 @@ impl Access {
 
     /// What it is asked besides, now that the pod is known.
     pub fn rights_on(&self, method: Method, object: &Object, pod: &Pod) -> Vec<Attributes> {
-        let rights = method.permission().on_powerful_pods.iter().filter(|_| method::is_powerful(pod));
-        rights.map(|right| right.attributes(object, &self.node)).collect()
+        let permission = method.permission();
+        let powerful = permission.on_powerful_pods.iter().filter(|_| method::is_powerful(pod));
+        let on_network = permission.on_host_network.iter().filter(|_| pod.host_network);
+        let mut rights: Vec<_> =
+            powerful.chain(on_network).map(|r| r.attributes(object, &self.node)).collect();
+        rights.dedup();
+        rights
     }
 
     /// Whether `caller` has all these rights. `fresh`: whatever was answered before.

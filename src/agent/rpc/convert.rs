@@ -212,7 +212,11 @@ fn pull_policy(policy: i32) -> Result<Option<&'static str>> {
     }
 }
 
-fn duration(field: &str, duration: Option<&prost_types::Duration>) -> Result<Option<Duration>> {
+/// A duration of a request; none if it is not set.
+///
+/// # Errors
+/// INVALID_FIELD if it is negative or out of range.
+pub fn duration(field: &str, duration: Option<&prost_types::Duration>) -> Result<Option<Duration>> {
     // Not by prost's own conversion, which panics where `nanos` is the least there is.
     let convert = |d: &prost_types::Duration| match (u64::try_from(d.seconds), u32::try_from(d.nanos)) {
         (Ok(seconds), Ok(nanos @ 0..1_000_000_000)) => Ok(Duration::new(seconds, nanos)),
@@ -323,7 +327,8 @@ fn reference(pod: &Pod, reference: &Reference, node: &str) -> v1::Reference {
     v1::Reference { kind: kind.into(), container }
 }
 
-fn identity(
+/// A container, with the process that was proven to be its first.
+pub fn identity(
     pod: &Pod,
     container: &str,
     process: Option<&ContainerProcess>,

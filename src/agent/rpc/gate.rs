@@ -2,6 +2,7 @@
 //! and the metrics say of it. A handler sees only calls that passed.
 
 use std::{
+    net::SocketAddr,
     panic::AssertUnwindSafe,
     pin::Pin,
     sync::Arc,
@@ -36,6 +37,8 @@ pub type Answers<A> = Pin<Box<dyn Stream<Item = Result<A, Status>> + Send>>;
 
 /// Messages of a stream that wait for a slow client, at most.
 const QUEUE: usize = 16;
+/// Letting a call in takes less than this, or the API server does not answer.
+const ADMISSION: Duration = Duration::from_secs(600);
 
 /// The way into every service.
 #[derive(Debug)]
@@ -60,6 +63,8 @@ pub struct Call<Q> {
     pub deadline: Instant,
     /// Where results are noted for the audit log.
     pub notes: Notes,
+    /// The TCP connection that it came over: the agent's end, the other end.
+    pub connection: Option<(SocketAddr, SocketAddr)>,
 }
 
 /// What a call holds on to while it goes on.
@@ -77,7 +82,14 @@ impl Method {
             Self::DebugCreate => 660,
             Self::DebugEnd => 330,
             Self::NamespacesVerifyNode => 120,
-            Self::DebugGet | Self::DebugList | Self::NamespacesVerify | Self::NodeGet => 30,
+            // `max_duration` at its maximum, and some for what is under way.
+            Self::CaptureStart => 25 * 3600,
+            Self::DebugGet
+            | Self::DebugList
+            | Self::NamespacesVerify
+            | Self::NodeGet
+            | Self::CaptureCompile
+            | Self::CaptureListInterfaces => 30,
         })
     }
 }
@@ -175,7 +187,8 @@ impl Gate {
     /// Lets a call in, or not. Either way it stands in the audit log before anything else is done.
     async fn enter<Q: Operation>(&self, request: Request<Q>, record: &mut Record) -> Result<(Call<Q>, Pass)> {
         // So much earlier than the caller gives up that it still hears why.
-        let patience = timeout_of(&request).ok().flatten().unwrap_or(Duration::MAX).min(Q::METHOD.max_time());
+        let patience = timeout_of(&request).ok().flatten().unwrap_or(Duration::MAX);
+        let patience = patience.min(Q::METHOD.max_time()).min(ADMISSION);
         let object = request.get_ref().object().ok();
         let admitted = tokio::time::timeout(patience / 4 * 3, self.admit(request, record));
         let admitted = AssertUnwindSafe(admitted).catch_unwind().await;
@@ -196,6 +209,7 @@ impl Gate {
         place.assign(&caller.user.name)?;
         let asked = timeout_of(&request)?;
         let deadline = Instant::now() + asked.unwrap_or(Duration::MAX).min(Q::METHOD.max_time());
+        let connection = request.local_addr().zip(request.remote_addr());
         let voucher = request.extensions().get::<Voucher>().cloned();
         let mut message = request.into_inner();
         record.parameters(message.parameters());
@@ -207,7 +221,7 @@ impl Gate {
         let verdict = self.access.authorize(&caller, &rights, permission.mutates).await;
         record.decision(&verdict);
         verdict.result?;
-        if !permission.on_powerful_pods.is_empty()
+        if !(permission.on_powerful_pods.is_empty() && permission.on_host_network.is_empty())
             && let Some(pod) = self.pod(&object).await?
         {
             record.pod_uid(&pod.uid);
@@ -222,7 +236,8 @@ impl Gate {
         }
         voucher.iter().for_each(Voucher::vouch);
         let grant = Grant::new(credentials, caller.clone(), rights);
-        Ok((Call { caller, message, deadline, notes: record.notes() }, Pass { _place: place, grant }))
+        let call = Call { caller, message, deadline, notes: record.notes(), connection };
+        Ok((call, Pass { _place: place, grant }))
     }
 
     /// The pod that a call is about, if it is about one.

@@ -5,6 +5,7 @@
 //! - [`convert`]: requests to domain types and reports to messages;
 //! - [`status`]: errors to gRPC statuses.
 
+pub mod capture;
 pub mod convert;
 pub mod debug;
 pub mod gate;

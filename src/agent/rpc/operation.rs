@@ -137,6 +137,69 @@ impl Operation for v1::NamespacesVerifyNodeRequest {
     }
 }
 
+impl Operation for v1::CaptureStartRequest {
+    const METHOD: Method = Method::CaptureStart;
+
+    fn object(&self) -> Result<Object> {
+        convert::pod_object(self.pod.as_ref())
+    }
+
+    fn parameters(&self) -> Vec<(&'static str, String)> {
+        let unless_zero = |number: u64| if number == 0 { String::new() } else { number.to_string() };
+        let direction = match self.direction {
+            0 => String::new(),
+            _ => self.direction().as_str_name().trim_start_matches("CAPTURE_DIRECTION_").to_ascii_lowercase(),
+        };
+        vec![
+            ("container", self.container.clone()),
+            ("interface", self.interface.clone()),
+            ("filter", self.filter.clone()),
+            ("snaplen", unless_zero(self.snaplen.into())),
+            ("maxPackets", unless_zero(self.max_packets)),
+            ("maxBytes", unless_zero(self.max_bytes)),
+            ("maxDuration", text(self.max_duration.as_ref())),
+            ("ringBytes", unless_zero(self.ring_bytes)),
+            ("direction", direction),
+        ]
+    }
+
+    fn bind(&mut self, pod_uid: &str) {
+        bind(&mut self.pod, pod_uid);
+    }
+}
+
+impl Operation for v1::CaptureCompileRequest {
+    const METHOD: Method = Method::CaptureCompile;
+
+    fn object(&self) -> Result<Object> {
+        convert::pod_object(self.pod.as_ref())
+    }
+
+    fn parameters(&self) -> Vec<(&'static str, String)> {
+        vec![("interface", self.interface.clone()), ("filter", self.filter.clone())]
+    }
+
+    fn bind(&mut self, pod_uid: &str) {
+        bind(&mut self.pod, pod_uid);
+    }
+}
+
+impl Operation for v1::CaptureListInterfacesRequest {
+    const METHOD: Method = Method::CaptureListInterfaces;
+
+    fn object(&self) -> Result<Object> {
+        convert::pod_object(self.pod.as_ref())
+    }
+
+    fn parameters(&self) -> Vec<(&'static str, String)> {
+        vec![("container", self.container.clone())]
+    }
+
+    fn bind(&mut self, pod_uid: &str) {
+        bind(&mut self.pod, pod_uid);
+    }
+}
+
 impl Operation for v1::NodeGetRequest {
     const METHOD: Method = Method::NodeGet;
 

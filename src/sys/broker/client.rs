@@ -4,7 +4,7 @@ use std::{
     io,
     mem::MaybeUninit,
     os::{
-        fd::{AsFd, BorrowedFd, OwnedFd},
+        fd::{BorrowedFd, OwnedFd},
         unix::process::CommandExt as _,
     },
     process::{Child, Command, Stdio},
@@ -16,8 +16,8 @@ use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
     net::{
-        AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags,
-        SocketType, recv, sendmsg, socketpair,
+        AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+        SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
     },
 };
 
@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     domain::evidence::Evidence,
-    sys::{SysError, ffi, process::Pidfd},
+    sys::{SysError, ffi, process::Pidfd, socket::SocketKind},
 };
 
 /// How long to wait for a reply: longer than the broker waits for an entry.
@@ -76,9 +76,9 @@ impl Broker {
         let pidfd = Pidfd::open(child.id())?;
         let socket = Socket { fd: ours, last_id: 0 };
         let hello = match socket.reply(0, Instant::now() + START_DEADLINE)? {
-            Reply::Hello(hello) => hello,
-            Reply::Failure(error) => return Err(error),
-            Reply::Evidence(_) => return Err(failed("broker", Errno::PROTO)),
+            (Reply::Hello(hello), _) => hello,
+            (Reply::Failure(error), _) => return Err(error),
+            _ => return Err(failed("broker", Errno::PROTO)),
         };
         Ok(Self { socket: Mutex::new(socket), child: Mutex::new(child), pidfd, hello })
     }
@@ -104,13 +104,23 @@ impl Broker {
 
     pub(super) fn evidence(&self, pidfd: BorrowedFd<'_>) -> Result<Evidence, SysError> {
         match self.ask(Purpose::Evidence, pidfd)? {
-            Reply::Evidence(evidence) => Ok(evidence),
-            Reply::Failure(error) => Err(error),
-            Reply::Hello(_) => Err(failed("broker", Errno::PROTO)),
+            (Reply::Evidence(evidence), _) => Ok(evidence),
+            (Reply::Failure(error), _) => Err(error),
+            _ => Err(failed("broker", Errno::PROTO)),
         }
     }
 
-    fn ask(&self, purpose: Purpose, pidfd: BorrowedFd<'_>) -> Result<Reply, SysError> {
+    pub(super) fn socket(&self, pidfd: BorrowedFd<'_>, kind: SocketKind) -> Result<OwnedFd, SysError> {
+        match self.ask(Purpose::Socket(kind), pidfd)? {
+            (Reply::Socket, Some(socket)) => Ok(socket),
+            (Reply::Failure(error), _) => Err(error),
+            // Also where this process may have no more descriptors: the kernel then leaves the socket out.
+            (Reply::Socket, None) => Err(failed("broker", Errno::MFILE)),
+            _ => Err(failed("broker", Errno::PROTO)),
+        }
+    }
+
+    fn ask(&self, purpose: Purpose, pidfd: BorrowedFd<'_>) -> Result<(Reply, Option<OwnedFd>), SysError> {
         let mut socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
         let deadline = Instant::now() + REPLY_DEADLINE;
         let id = socket.last_id.wrapping_add(1);
@@ -138,8 +148,8 @@ impl Socket {
         }
     }
 
-    /// The reply to the request of this id. Older ones, whose deadline had passed, are skipped.
-    fn reply(&self, id: u64, deadline: Instant) -> Result<Reply, SysError> {
+    /// The reply to the request of this id, and the descriptor that came with it. Older ones, whose deadline had passed, are skipped.
+    fn reply(&self, id: u64, deadline: Instant) -> Result<(Reply, Option<OwnedFd>), SysError> {
         let mut buffer = vec![0; MAX_REPLY];
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -151,17 +161,27 @@ impl Socket {
                 Err(Errno::INTR) => continue,
                 Err(errno) => return Err(failed("poll", errno)),
             }
-            // Without room for descriptors: none are sent, and the kernel would close them.
-            let (length, _) = match recv(self.fd.as_fd(), buffer.as_mut_slice(), RecvFlags::DONTWAIT) {
-                Ok((0, _)) => return Err(failed("broker", Errno::PIPE)),
-                Ok(received) => received,
+            // Room for one descriptor; the kernel closes what finds none.
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let mut control = RecvAncillaryBuffer::new(&mut space);
+            let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+            let received = recvmsg(&self.fd, &mut [io::IoSliceMut::new(&mut buffer)], &mut control, flags);
+            let length = match received.map(|received| received.bytes) {
+                Ok(0) => return Err(failed("broker", Errno::PIPE)),
+                Ok(length) => length,
                 Err(Errno::INTR | Errno::AGAIN) => continue,
                 Err(errno) => return Err(failed("broker", errno)),
             };
+            let mut opened = None;
+            for message in control.drain() {
+                if let RecvAncillaryMessage::ScmRights(rights) = message {
+                    opened = rights.last();
+                }
+            }
             let message = buffer.get(..length).unwrap_or_default();
             let (of, reply) = Reply::decode(message).map_err(|errno| failed("broker", errno))?;
             if of == id {
-                return Ok(reply);
+                return Ok((reply, opened));
             }
         }
     }

@@ -1,7 +1,7 @@
 //! The broker's own side: it gives up what it does not need, then answers one request after the other until its socket closes.
 
 use std::{
-    io::{IoSliceMut, stdin},
+    io::{IoSlice, IoSliceMut, stdin},
     mem::MaybeUninit,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     process::ExitCode,
@@ -17,8 +17,8 @@ use rustix::{
     fs::readlinkat,
     io::{Errno, FdFlags, fcntl_setfd},
     net::{
-        AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags,
-        SocketType, recvmsg, send, sockopt,
+        AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+        SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketType, recvmsg, sendmsg, sockopt,
     },
     process::set_parent_process_death_signal,
     thread::CapabilitySet,
@@ -28,7 +28,7 @@ use super::{
     enter, evidence,
     wire::{Hello, Purpose, REQUEST, Reply, Request},
 };
-use crate::sys::{SysError, confine, ffi};
+use crate::sys::{SysError, confine, ffi, socket};
 
 /// What the broker keeps of what the agent has: entering namespaces, of other users' processes, and packet sockets there.
 const CAPABILITIES: CapabilitySet =
@@ -45,11 +45,11 @@ const SEND_DEADLINE: Duration = Duration::from_secs(1);
 pub fn serve() -> ExitCode {
     let stdin = stdin();
     let socket = stdin.as_fd();
-    match prepare(socket).and_then(|hello| reply(socket, 0, &Reply::Hello(hello))) {
+    match prepare(socket).and_then(|hello| reply(socket, 0, &Reply::Hello(hello), None)) {
         Ok(()) => run(socket),
         Err(error) => {
             // The agent says it in its log; if this is no socket, the exit code must do.
-            let _ = reply(socket, 0, &Reply::Failure(error));
+            let _ = reply(socket, 0, &Reply::Failure(error), None);
             ExitCode::FAILURE
         }
     }
@@ -89,7 +89,9 @@ fn run(socket: BorrowedFd<'_>) -> ExitCode {
             Err(Refusal::Request(id, error)) => (id, Err(error)),
             Err(Refusal::Socket) => return ExitCode::FAILURE,
         };
-        match reply(socket, id, &answer.unwrap_or_else(Reply::Failure)) {
+        let (answer, opened) = answer.unwrap_or_else(|error| (Reply::Failure(error), None));
+        // The broker's own descriptor of what it has opened ends with the round.
+        match reply(socket, id, &answer, opened.as_ref()) {
             Err(error) if error.errno == Errno::PIPE => return ExitCode::SUCCESS,
             // Not read in time.
             _ => {}
@@ -97,14 +99,26 @@ fn run(socket: BorrowedFd<'_>) -> ExitCode {
     }
 }
 
-fn answer(purpose: Purpose, pidfd: OwnedFd) -> Result<Reply, SysError> {
+fn answer(purpose: Purpose, pidfd: OwnedFd) -> Result<(Reply, Option<OwnedFd>), SysError> {
     match purpose {
-        Purpose::Evidence => enter::inside(pidfd, evidence::KINDS, evidence::look).map(Reply::Evidence),
+        Purpose::Evidence => {
+            let evidence = enter::inside(pidfd, evidence::KINDS, evidence::look)?;
+            Ok((Reply::Evidence(evidence), None))
+        }
+        Purpose::Socket(kind) => Ok((Reply::Socket, Some(socket::open_inside(pidfd, kind)?))),
     }
 }
 
-fn reply(socket: BorrowedFd<'_>, id: u64, reply: &Reply) -> Result<(), SysError> {
-    send(socket, &reply.encode(id), SendFlags::NOSIGNAL).map(drop).map_err(SysError::of("send", "the agent"))
+fn reply(socket: BorrowedFd<'_>, id: u64, reply: &Reply, opened: Option<&OwnedFd>) -> Result<(), SysError> {
+    let failed = SysError::of::<Errno>("sendmsg", "the agent");
+    let rights: Vec<_> = opened.iter().map(AsFd::as_fd).collect();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !rights.is_empty() && !control.push(SendAncillaryMessage::ScmRights(&rights)) {
+        return Err(failed(Errno::MSGSIZE));
+    }
+    let message = reply.encode(id);
+    sendmsg(socket, &[IoSlice::new(&message)], &mut control, SendFlags::NOSIGNAL).map(drop).map_err(failed)
 }
 
 enum Refusal {

@@ -6,8 +6,9 @@
 //! | bytes | |
 //! |---|---|
 //! | 0 | [`VERSION`] |
-//! | 1 | [`Purpose`] |
-//! | 2–7 | 0: room for a purpose's arguments |
+//! | 1 | [`Purpose`]: 1 evidence, 2 a socket |
+//! | 2 | of a socket: which, 1 packets with their link-layer header, 2 packets without, 3 routing messages; else 0 |
+//! | 3–7 | 0: room for a purpose's arguments |
 //! | 8–15 | id, repeated in the reply |
 //!
 //! A reply is 16 bytes and a payload, at most [`MAX_REPLY`] together:
@@ -15,7 +16,7 @@
 //! | bytes | |
 //! |---|---|
 //! | 0 | [`VERSION`] |
-//! | 1 | kind: 0 [`Hello`], 1 evidence, 2 failure |
+//! | 1 | kind: 0 [`Hello`], 1 evidence, 2 failure, 3 a socket: with exactly one descriptor, as no other kind has |
 //! | 2 | of a failure: which operation, by its place in `OPERATIONS` |
 //! | 3 | 0 |
 //! | 4–7 | of a failure: the errno |
@@ -25,7 +26,7 @@ use rustix::io::Errno;
 
 use crate::{
     domain::evidence::{Evidence, Interface, IpcEvidence, NetEvidence},
-    sys::SysError,
+    sys::{SysError, socket::SocketKind},
 };
 
 /// Version of the messages. Both sides are one program, so a difference is a mistake.
@@ -38,13 +39,15 @@ pub const HEADER: usize = 16;
 pub const MAX_REPLY: usize = 64 * 1024;
 
 /// What may fail in the broker: [`SysError::op`] on both sides.
-const OPERATIONS: [&str; 6] = ["request", "pidfd", "thread", "setns", "work", "confine"];
+const OPERATIONS: [&str; 7] = ["request", "pidfd", "thread", "setns", "work", "confine", "socket"];
 
 /// What a namespace is entered for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
     /// The evidence that verdicts carry, from the uts, net and ipc namespaces.
-    Evidence = 1,
+    Evidence,
+    /// A socket that lives in the net namespace.
+    Socket(SocketKind),
 }
 
 /// A request, without its pidfd.
@@ -74,6 +77,8 @@ pub enum Reply {
     Hello(Hello),
     /// Of [`Purpose::Evidence`].
     Evidence(Evidence),
+    /// Of [`Purpose::Socket`]: the socket comes along.
+    Socket,
     /// It was refused or did not work.
     Failure(SysError),
 }
@@ -83,7 +88,13 @@ impl Request {
     pub fn encode(self) -> [u8; REQUEST] {
         let mut message = [0; REQUEST];
         let (head, id) = message.split_at_mut(8);
-        head.copy_from_slice(&[VERSION, self.purpose as u8, 0, 0, 0, 0, 0, 0]);
+        let (purpose, argument) = match self.purpose {
+            Purpose::Evidence => (1, 0),
+            Purpose::Socket(SocketKind::Packets) => (2, 1),
+            Purpose::Socket(SocketKind::CookedPackets) => (2, 2),
+            Purpose::Socket(SocketKind::Routes) => (2, 3),
+        };
+        head.copy_from_slice(&[VERSION, purpose, argument, 0, 0, 0, 0, 0]);
         id.copy_from_slice(&self.id.to_le_bytes());
         message
     }
@@ -92,19 +103,23 @@ impl Request {
     ///
     /// # Errors
     /// The id, 0 if there is none, with EMSGSIZE for a wrong size, EPROTO for another version, EOPNOTSUPP for an unknown purpose and
-    /// EINVAL for an argument, which no purpose has.
+    /// EINVAL for an argument that the purpose does not have.
     pub fn decode(message: &[u8]) -> Result<Self, (u64, Errno)> {
         let message: &[u8; REQUEST] = message.try_into().map_err(|_| (0, Errno::MSGSIZE))?;
-        let [version, purpose, a, b, c, d, e, f, id @ ..] = *message;
+        let [version, purpose, argument, a, b, c, d, e, id @ ..] = *message;
         let id = u64::from_le_bytes(id);
         if version != VERSION {
             return Err((0, Errno::PROTO));
         }
-        let purpose = match purpose {
-            1 => Purpose::Evidence,
+        let purpose = match (purpose, argument) {
+            (1, 0) => Purpose::Evidence,
+            (2, 1) => Purpose::Socket(SocketKind::Packets),
+            (2, 2) => Purpose::Socket(SocketKind::CookedPackets),
+            (2, 3) => Purpose::Socket(SocketKind::Routes),
+            (1 | 2, _) => return Err((id, Errno::INVAL)),
             _ => return Err((id, Errno::OPNOTSUPP)),
         };
-        if [a, b, c, d, e, f] != [0; 6] {
+        if [a, b, c, d, e] != [0; 5] {
             return Err((id, Errno::INVAL));
         }
         Ok(Self { id, purpose })
@@ -117,6 +132,7 @@ impl Reply {
         let (kind, op, errno) = match self {
             Self::Hello(_) => (0, 0, 0),
             Self::Evidence(_) => (1, 0, 0),
+            Self::Socket => (3, 0, 0),
             Self::Failure(error) => {
                 let op = OPERATIONS.iter().position(|op| *op == error.op);
                 (2, op.and_then(|op| u8::try_from(op).ok()).unwrap_or(u8::MAX), error.errno.raw_os_error())
@@ -131,7 +147,7 @@ impl Reply {
                 out.extend([u8::from(hello.bounded), u8::from(hello.filtered)]);
             }
             Self::Evidence(evidence) => put_evidence(&mut out, evidence),
-            Self::Failure(_) => {}
+            Self::Failure(_) | Self::Socket => {}
         }
         if out.len() > MAX_REPLY {
             return Self::Failure(SysError::new("work", "evidence", Errno::MSGSIZE)).encode(id);
@@ -155,6 +171,7 @@ impl Reply {
                 Self::Hello(Hello { capabilities, bounded: bounded != 0, filtered: filtered != 0 })
             }
             (VERSION, 1) => Self::Evidence(input.evidence()?),
+            (VERSION, 3) => Self::Socket,
             // The range of errnos.
             (VERSION, 2) if (1..4096).contains(&errno) => {
                 let op = OPERATIONS.get(usize::from(op)).copied().unwrap_or("broker");
