@@ -6,13 +6,16 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use podsonde::proto::v1::{CaptureDirection, CaptureStartRequest};
+use podsonde::{
+    domain::pcapng::write,
+    proto::v1::{CaptureDirection, CaptureStartRequest},
+};
 use serde_json::Value;
 
 use crate::{
     Ended, Fixture,
     fake_agent::FakeAgent,
-    fake_capture::{frames, packet, prelude},
+    fake_capture::{frames, packet, prelude, udp},
     podsonde, podsonde_ended,
 };
 
@@ -130,6 +133,32 @@ fn the_text_is_tcpdumps() {
         .stdin(std::fs::File::open(&pcap).unwrap());
     let expected = told("tcpdump", &["-n", "-r", &pcap, "-c", "2"]);
     assert_eq!(podsonde_ended(&mut read).expect(0).stdout, expected);
+}
+
+#[test]
+fn interfaces_have_the_names_that_the_file_says() {
+    let fixture = Fixture::new();
+    let mut cooked = Vec::new();
+    write::section_header(&mut cooked, &write::Section::default());
+    let description = "container nginx on node n1; interfaces 1 lo, 4242 eth0";
+    let any = write::Interface { linktype: 276, name: "default/web/any", description, ..Default::default() };
+    write::interface(&mut cooked, &any);
+    for index in [4242_u32, 1, 7] {
+        // IPv4, Ethernet, to this host.
+        let header =
+            [&[8, 0, 0, 0][..], &index.to_be_bytes(), &[0, 1, 0, 6, 2, 0, 0, 0, 0, 1, 0, 0]].concat();
+        cooked.extend(packet(1, &[&header, &udp(1, 9999, b"hello")[14..]].concat()));
+    }
+    let file = fixture.path("any.pcapng");
+    std::fs::write(&file, cooked).unwrap();
+    let read = |flags: &[&str]| {
+        let arguments = [&["capture", "-t", "-r", &file], flags].concat();
+        podsonde_ended(podsonde(fixture.directory.path()).args(arguments)).expect(0).stdout
+    };
+    let line = |name: &str| format!("{name:<5} In  IP 10.0.0.1.4000 > 10.0.0.9.9999: UDP, length 5\n");
+    assert_eq!(read(&[]), [line("eth0"), line("lo"), line("?")].concat());
+    let first: Value = serde_json::from_str(read(&["-o", "json"]).lines().next().unwrap()).unwrap();
+    assert_eq!(first["interface"], "eth0");
 }
 
 #[test]

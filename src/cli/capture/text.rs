@@ -15,7 +15,7 @@ use super::{
 };
 use crate::domain::{
     packet::{self, Options, Printer},
-    pcapng::{Decoder, Direction, Interface},
+    pcapng::{self, Decoder, Direction, Interface, linktype},
 };
 
 /// Bytes of lines that are gathered while more is at hand.
@@ -39,6 +39,10 @@ pub(super) struct Source {
     printer: Printer,
     /// Names of the pod's interfaces by index, once they are known.
     names: Names,
+    /// How many interfaces' descriptions were read.
+    described: usize,
+    /// The names as those have them.
+    of_file: BTreeMap<u32, String>,
     /// What each line begins with.
     prefix: String,
 }
@@ -49,7 +53,15 @@ pub(super) type Names = Arc<OnceLock<BTreeMap<u32, String>>>;
 impl Source {
     fn new(options: &Options, target: Option<Target>, prefix: String) -> Self {
         let printer = Printer::new(options.clone());
-        Self { target, decoder: Decoder::new(), printer, names: Names::default(), prefix }
+        Self {
+            target,
+            decoder: Decoder::new(),
+            printer,
+            names: Names::default(),
+            described: 0,
+            of_file: BTreeMap::new(),
+            prefix,
+        }
     }
 }
 
@@ -72,12 +84,22 @@ impl Lines {
     /// Prints the packets that these bytes of a stream complete.
     pub(super) fn put(&mut self, source: usize, blocks: &[u8]) -> Result<(), PutError> {
         let Some(source) = self.sources.get_mut(source) else { return Ok(()) };
-        let Source { target, decoder, printer, names, prefix } = source;
-        let unknown = BTreeMap::new();
-        let names = names.get().unwrap_or(&unknown);
+        let Source { target, decoder, printer, names, described, of_file, prefix } = source;
         decoder.push(blocks);
         while let Some(packet) = decoder.next()?.filter(|_| self.left > 0) {
             self.left -= 1;
+            let first;
+            let packet = if packet.interface < *described {
+                packet
+            } else {
+                // Only now are the descriptions read that came before it.
+                first = packet.data.to_vec();
+                let packet = pcapng::Packet { data: &[], ..packet };
+                of_file.extend(decoder.interfaces().iter().skip(*described).flat_map(names_of));
+                *described = decoder.interfaces().len();
+                pcapng::Packet { data: &first, ..packet }
+            };
+            let names = names.get().unwrap_or(of_file);
             let printed = packet::Packet {
                 linktype: packet.linktype,
                 timestamp: packet.timestamp,
@@ -87,9 +109,12 @@ impl Lines {
             };
             if self.json {
                 let line = JsonLine::new(target.as_ref(), packet.direction, &printed, printer);
-                let interface = packet.interface;
-                let name = decoder.interfaces().get(interface).map_or("", |interface| &interface.name);
-                line.write(name, &mut self.out);
+                let (interface, index) = (packet.interface, index(packet.linktype, packet.data));
+                let of_file = decoder.interfaces().get(interface).map_or("", |interface| &interface.name);
+                line.write(
+                    index.and_then(|index| names.get(&index)).map_or(of_file, |name| name),
+                    &mut self.out,
+                );
             } else {
                 lines(printer, &printed, prefix, &mut self.out);
             }
@@ -180,6 +205,22 @@ fn prefixes(targets: &[Target], colour: bool) -> Vec<String> {
         false => format!("[{name}] "),
     };
     names.zip(COLOURS.iter().cycle()).map(paint).collect()
+}
+
+/// The names of a pod's interfaces as agents write them into the description of all of them: `…; interfaces 1 lo, 2 eth0`.
+fn names_of(interface: &Interface) -> Vec<(u32, String)> {
+    let listed = interface.description.rsplit_once("; interfaces ").map_or("", |(_, listed)| listed);
+    let pair = |pair: &str| {
+        let (index, name) = pair.split_once(' ')?;
+        Some((index.parse().ok()?, name.to_owned()))
+    };
+    listed.split(", ").filter_map(pair).collect()
+}
+
+/// The index of the interface, where the packet's own link-level header has it.
+fn index(linktype: u16, data: &[u8]) -> Option<u32> {
+    let index = data.get(4..)?.first_chunk().filter(|_| linktype == linktype::LINUX_SLL2);
+    index.map(|index| u32::from_be_bytes(*index))
 }
 
 /// The lines of a packet, each behind the prefix.
