@@ -12,11 +12,19 @@ use std::{
 use podsonde::proto::v1::{DebugCreateRequest, ImagePullPolicy, Profile};
 use serde_json::Value;
 
+#[cfg(target_os = "linux")]
+#[path = "cli/capture.rs"]
+mod capture;
+#[cfg(all(feature = "embedded", target_os = "linux"))]
+#[path = "cli/capture_cluster.rs"]
+mod capture_cluster;
 #[path = "cli/fake_agent.rs"]
 mod fake_agent;
 #[cfg(feature = "embedded")]
 #[path = "cli/fake_api.rs"]
 mod fake_api;
+#[path = "cli/fake_capture.rs"]
+mod fake_capture;
 #[cfg(target_os = "linux")]
 #[path = "cli/fake_files.rs"]
 mod fake_files;
@@ -47,10 +55,13 @@ struct Ended {
 
 impl Fixture {
     fn new() -> Self {
+        Self::with(FakeAgent::default())
+    }
+
+    fn with(agent: FakeAgent) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let agent = FakeAgent::default();
         let port = runtime.block_on(agent.serve_tcp());
         let endpoint = format!("http://127.0.0.1:{port}");
         Self { agent, endpoint, port, directory, runtime }

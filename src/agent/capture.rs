@@ -302,7 +302,7 @@ impl Captures {
             note = if note.is_empty() { size } else { format!("{note}; {size}") };
         }
 
-        let header = self.header(target, wanted, source, &filter);
+        let header = self.header(target, wanted, source, &links, &filter);
         let pool = Pool::new(self.limits.capture_queue).map_err(failed)?;
         let (sender, events) = mpsc::unbounded_channel();
         let stop = Drain::start(tap, &header, wanted.limits, pool, sender).map_err(failed)?;
@@ -353,7 +353,14 @@ impl Captures {
     }
 
     /// The beginning of the file.
-    fn header(&self, target: &Target, wanted: &Wanted, source: Source, filter: &str) -> Vec<u8> {
+    fn header(
+        &self,
+        target: &Target,
+        wanted: &Wanted,
+        source: Source,
+        links: &[Link],
+        filter: &str,
+    ) -> Vec<u8> {
         let kernel = rustix::system::uname();
         let text = |part: &std::ffi::CStr| part.to_string_lossy().into_owned();
         let os = format!("{} {}", text(kernel.sysname()), text(kernel.release()));
@@ -367,11 +374,19 @@ impl Captures {
         write::section_header(&mut header, &section);
         let Pod { namespace, name, .. } = &*target.pod;
         let interface = if wanted.interface.is_empty() { "any" } else { &wanted.interface };
+        let names = match source {
+            // Packets have only the index of theirs. Who reads the file reads this.
+            Source::ANY => {
+                let name = |link: &Link| format!("{} {}", link.index, String::from_utf8_lossy(&link.name));
+                format!("; interfaces {}", links.iter().map(name).collect::<Vec<_>>().join(", "))
+            }
+            _ => String::new(),
+        };
         let interface = Interface {
             linktype: source.linktype(),
             snaplen: wanted.snaplen,
             name: &format!("{namespace}/{name}/{interface}"),
-            description: &format!("container {} on node {}", target.container, self.node),
+            description: &format!("container {} on node {}{}", target.container, self.node, names),
             filter,
             os: &os,
         };

@@ -6,6 +6,8 @@ use std::{path::PathBuf, time::Duration};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, builder::Styles};
 
 use super::{
+    capture::CaptureArgs,
+    extcap::ExtcapArgs,
     files::args::FilesCommand,
     values::{duration, label, object_name},
 };
@@ -115,6 +117,8 @@ pub(super) enum Command {
     Sessions(SessionsArgs),
     /// End a debug session by ending the processes of its container
     End(EndArgs),
+    /// Capture the packets of pods: print them, or write them to a file
+    Capture(Box<CaptureArgs>),
     /// Show agents, their nodes, and what the nodes let them do
     Node(NodeArgs),
     // Those on files.
@@ -124,6 +128,8 @@ pub(super) enum Command {
     Version(VersionArgs),
     /// Print a completion script for a shell
     Completion(CompletionArgs),
+    /// Be a capture interface of Wireshark, which then lists pods
+    Extcap(Box<ExtcapArgs>),
     /// Show what podsonde does, on this machine alone: no Kubernetes, no root
     #[cfg(all(feature = "embedded", target_os = "linux"))]
     Demo(DemoArgs),

@@ -150,10 +150,7 @@ impl Context {
             };
             return Err(Failed::Usage(format!("{kind} is not a type that owns pods{hint}")));
         };
-        let client = match &scope.kube {
-            Some(client) => client.clone(),
-            None => self.kube().await?.0,
-        };
+        let client = self.api_client(scope).await?;
         let object = format!("{kind}/{name}");
         let pods = workloads::pods_of(&client, namespace, &workload, name).await.map_err(|error| {
             let error = Error::from_kube(&error, &format!("find the pods of {object}"));
@@ -173,6 +170,14 @@ impl Context {
             self.terminal.note(&format!("{object} has {} pods, using pod/{pod}", pods.len()));
         }
         Ok(pod.clone())
+    }
+
+    /// The API server's client, also where an agent is asked directly.
+    pub(super) async fn api_client(&self, scope: &Scope) -> Result<Client, Error> {
+        match &scope.kube {
+            Some(client) => Ok(client.clone()),
+            None => Ok(self.kube().await?.0),
+        }
     }
 
     /// An agent that is asked directly knows no node but its own.
@@ -261,7 +266,7 @@ impl Context {
         }
     }
 
-    fn explain(&self, message: &str, error: &Error) {
+    pub(super) fn explain(&self, message: &str, error: &Error) {
         self.terminal.error(&message.replace('\n', " "));
         if let Some(entry) = error.fact("spec_entry") {
             let verb = if entry == "permanent" { "stays" } else { "may be, and then stays," };

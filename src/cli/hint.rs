@@ -45,6 +45,13 @@ pub(super) fn hint(error: &Error, program: &str) -> Option<String> {
         reason::PORT_FORWARD_FAILED => {
             format!("try it by hand: kubectl -n {agents} port-forward POD 7463; the agent's pod must be Ready")
         }
+        "INTERFACE_NOT_FOUND" => format!("see which there are: {program} capture {pod} -n {namespace} -D"),
+        "TOO_MANY_CAPTURES" | "CAPTURE_MEMORY" => {
+            "wait for other captures to end, capture fewer pods at once, or ask for a smaller buffer with -B".to_owned()
+        }
+        "INVALID_FIELD" if error.fact("field") == Some("filter") => {
+            "see pcap-filter(7); hosts and networks must be numbers".to_owned()
+        }
         "UNIMPLEMENTED" => format!("the agent is older than this client: see {program} version"),
         // The API server.
         reason::KUBECONFIG_MISSING => {
@@ -72,6 +79,10 @@ pub(super) fn hint(error: &Error, program: &str) -> Option<String> {
              FILE; or run the agents with --accept-api-server-audience"
             .to_owned(),
         "BAD_TOKEN" | "TOKEN_EXPIRED" | "BAD_CERTIFICATE" => "get a new one; log in again".to_owned(),
+        "FORBIDDEN" if error.message.contains("captures.podsonde.dev") => format!(
+            "an administrator can bind the ClusterRole podsonde-capturer to you there: kubectl -n {namespace} create rolebinding \
+             NAME --clusterrole=podsonde-capturer --user=USER"
+        ),
         "FORBIDDEN" => format!(
             "see what you may do: kubectl auth can-i --list -n {namespace}; an administrator can bind the ClusterRole podsonde-viewer or \
              podsonde-debugger to you there"

@@ -2,8 +2,10 @@
 //! [`crate::client`]; knows nothing of Linux.
 
 mod args;
+mod capture;
 mod context;
 mod debug;
+mod extcap;
 mod files;
 mod hint;
 mod node;
@@ -27,6 +29,9 @@ use terminal::Terminal;
 /// What kubectl calls the binary of its plugin `podsonde`.
 const PLUGIN: &str = "kubectl-podsonde";
 
+/// What Wireshark calls the binary, or a link to it.
+const EXTCAP: &str = "podsonde-extcap";
+
 /// A command line that was understood.
 #[derive(Debug)]
 pub struct Invocation {
@@ -39,6 +44,8 @@ impl Invocation {
     #[must_use]
     pub fn log_filter(&self) -> &'static str {
         match self.cli.global.verbose {
+            // Where packets are printed it says how much of them.
+            _ if matches!(self.cli.command, Command::Capture(_)) => "error,podsonde=warn",
             0 => "error,podsonde=warn",
             1 => "warn,podsonde=debug",
             _ => "debug",
@@ -51,9 +58,17 @@ impl Invocation {
 /// # Errors
 /// The process's exit code, after usage, help or version was printed.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation, ExitCode> {
-    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let mut arguments: Vec<OsString> = arguments.into_iter().collect();
     let stem = arguments.first().and_then(|program| Path::new(program).file_stem());
     let plugin = stem.is_some_and(|stem| stem == PLUGIN);
+    if stem.is_some_and(|stem| stem == EXTCAP) {
+        arguments.insert(1, "extcap".into());
+        // Fields of a dialog that were left empty.
+        while let Some(empty) = arguments.iter().position(|argument| argument.is_empty()).filter(|at| *at > 2)
+        {
+            arguments.drain(empty - 1..=empty);
+        }
+    }
     let arguments = files::dialect::rewrite(&Cli::command(), arguments);
     let parsed = command(plugin).try_get_matches_from(arguments);
     match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
@@ -104,6 +119,8 @@ async fn perform(context: &Context, command: &Command, plugin: bool) -> Result<E
         Command::Verify(args) => verify::run(context, args).await,
         Command::Sessions(args) => sessions::list(context, args).await,
         Command::End(args) => sessions::end(context, args).await,
+        Command::Capture(args) => capture::run(context, args).await,
+        Command::Extcap(args) => extcap::run(context, args).await,
         Command::Node(args) => node::run(context, args).await,
         Command::Files(command) => files::run(context, command).await,
         Command::Version(args) => node::version(context, args).await,

@@ -42,6 +42,25 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     if text.is_empty() || total > longest { Err(invalid()) } else { Ok(total) }
 }
 
+/// A number of bytes: bare, or with k, M, G for powers of 1000 and Ki, Mi, Gi for powers of 1024; a B may follow.
+pub(super) fn bytes(text: &str) -> Result<u64, String> {
+    let invalid = || format!("{text:?} is not a number of bytes; write 500k, 10M or 2GiB");
+    let unit = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(unit);
+    let factor = match unit.strip_suffix('B').unwrap_or(unit) {
+        "" => 1,
+        "k" | "K" => 1000,
+        "M" => 1_000_000,
+        "G" => 1_000_000_000,
+        "Ki" => 1 << 10,
+        "Mi" => 1 << 20,
+        "Gi" => 1 << 30,
+        _ => return Err(invalid()),
+    };
+    let number: u64 = number.parse().map_err(|_| invalid())?;
+    number.checked_mul(factor).filter(|bytes| *bytes > 0).ok_or_else(invalid)
+}
+
 /// A DNS-1123 label, which is what namespaces and containers are called by.
 pub(super) fn label(text: &str) -> Result<String, String> {
     if text.len() <= 63 && !text.contains('.') { dns_1123(text) } else { Err(not_a_name(text, 63)) }
@@ -169,6 +188,18 @@ mod tests {
             assert!(duration(text).is_err(), "{text}");
         }
         assert!(duration(&"9".repeat(400)).is_err());
+    }
+
+    #[test]
+    fn bytes_have_units() {
+        for (text, expected) in
+            [("1", 1), ("10k", 10_000), ("10kB", 10_000), ("2MiB", 2 << 20), ("3Gi", 3 << 30), ("5B", 5)]
+        {
+            assert_eq!(bytes(text), Ok(expected), "{text}");
+        }
+        for text in ["", "0", "k", "1.5M", "-1", "1T", "1 k", "1BB", "99999999999G"] {
+            assert!(bytes(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@
 //! ```
 
 mod agent;
+mod capture;
 mod connect;
 mod credentials;
 mod endpoint;
@@ -23,6 +24,7 @@ mod fleet;
 mod tls;
 
 pub use agent::Agent;
+pub use capture::{Capture, CaptureEvent};
 pub use connect::{Options, Traffic, connect, published_trust};
 pub use credentials::Credentials;
 pub use endpoint::Endpoint;

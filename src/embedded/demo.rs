@@ -13,8 +13,16 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow, ensure};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use serde_json::json;
-use tokio::{process::Command, signal::ctrl_c};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    process::Command,
+    signal::ctrl_c,
+};
 use uuid::Uuid;
 
 use super::{
@@ -93,7 +101,7 @@ pub async fn run(hold: bool) -> anyhow::Result<()> {
         cluster.wait_pod("default", name, is_running).await?;
     }
     let shown = tokio::select! {
-        shown = show(stage) => shown,
+        shown = show(stage, &cluster) => shown,
         _ = ctrl_c() => Err(anyhow!("interrupted")),
     };
     if hold && shown.is_ok() {
@@ -108,7 +116,7 @@ pub async fn run(hold: bool) -> anyhow::Result<()> {
 }
 
 /// The steps.
-async fn show(stage: &Stage) -> anyhow::Result<()> {
+async fn show(stage: &Stage, cluster: &Cluster) -> anyhow::Result<()> {
     say("This machine plays a cluster of two nodes: its pods are real Linux namespaces,\n\
         its API server is built in. Pod web runs a web server from an image without a\n\
         shell. Which namespaces does it have?")?;
@@ -124,6 +132,9 @@ async fn show(stage: &Stage) -> anyhow::Result<()> {
     stage.step(&["cat", "web:/proc/1/environ"], 1).await?;
     say("The runtime of node-2 ignores targets and says nothing, as some do:")?;
     stage.step(&["debug", "old", "--image=busybox", "--target=nginx", "-c", "probe"], 3).await?;
+    say("The packets of a request to pod web, captured inside of it, with nothing in the\n\
+        pod: as tcpdump prints them, and in a file for Wireshark. Ctrl-C ends it.")?;
+    stage.packets(cluster, "web").await?;
     say("What cannot work is refused, and says why:")?;
     stage.step(&["debug", "web", "--image=busybox", "--target=db"], 1).await?;
     stage.step(&["debug", "web", "--image=no.such.registry/tool:1", "--target=nginx"], 1).await?;
@@ -132,6 +143,18 @@ async fn show(stage: &Stage) -> anyhow::Result<()> {
     stage.step(&["verify", "-l", "app=web"], 3).await?;
     say("A debug container can never be removed from a pod, but it can be ended:")?;
     stage.step(&["end", "web", "probe"], 0).await?;
+    Ok(())
+}
+
+/// Asks the web server in a pod for its page, over the pod's loopback interface.
+async fn request(client: kube::Client, pod: &str) -> anyhow::Result<()> {
+    let pods: kube::Api<k8s_openapi::api::core::v1::Pod> = kube::Api::default_namespaced(client);
+    let mut forwarder = pods.portforward(pod, &[80]).await?;
+    let mut stream = forwarder.take_stream(80).context("no stream to the pod")?;
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n").await?;
+    let mut page = String::new();
+    stream.read_to_string(&mut page).await?;
+    ensure!(page.starts_with("HTTP/1.1 200 OK"), "the web server answered: {page}");
     Ok(())
 }
 
@@ -197,6 +220,40 @@ impl Stage {
         Ok(())
     }
 
+    /// Shows the packets of a request to the web server in a pod.
+    async fn packets(&self, cluster: &Cluster, pod: &str) -> anyhow::Result<()> {
+        let arguments = ["capture", pod, "-w", "web.pcapng", "--print", "tcp", "port", "80"];
+        writeln!(std::io::stdout(), "$ podsonde {}", arguments.join(" "))?;
+        let mut command = self.podsonde(&arguments);
+        let mut capture = command.current_dir(&self.0).stderr(Stdio::piped()).spawn()?;
+        let said = BufReader::new(capture.stderr.take().context("it has no stderr")?);
+        let mut said = said.lines();
+        let mut begins = false;
+        while let Some(line) = said.next_line().await? {
+            writeln!(std::io::stdout(), "{line}")?;
+            if !begins && line.contains("listening on") {
+                begins = true;
+                request(cluster.client()?, pod).await?;
+                let pid = capture.id().and_then(|id| i32::try_from(id).ok()).context("it has ended")?;
+                kill(Pid::from_raw(pid), Signal::SIGINT)?;
+            }
+        }
+        let status = capture.wait().await?;
+        ensure!(begins && status.success(), "the capture ended with {status}");
+        let shown = ["-c", "-I", "web.pcapng"];
+        let checked = Command::new("capinfos").args(shown).current_dir(&self.0).output().await;
+        match checked {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            checked => {
+                let checked = checked.context("cannot execute capinfos")?;
+                ensure!(checked.status.success(), "capinfos: {}", String::from_utf8_lossy(&checked.stderr));
+                let text = String::from_utf8_lossy(&checked.stdout);
+                writeln!(std::io::stdout(), "$ capinfos {}\n{}", shown.join(" "), text.trim_end())?;
+            }
+        }
+        Ok(())
+    }
+
     /// Shows the namespaces of two containers' first processes, by `readlink`.
     async fn links(&self, pod: &str, containers: &[&str]) -> anyhow::Result<()> {
         let output = self.podsonde(&["verify", pod, "-o", "json"]).output().await?;
@@ -230,6 +287,7 @@ impl Stage {
              export KUBECONFIG={kubeconfig} PODSONDE_INSECURE_AGENT=true\n  \
              podsonde debug web --image=busybox --target=nginx\n  \
              podsonde ls -l web:/\n  \
+             podsonde capture web -v\n  \
              kubectl get pods -A\n  \
              podsonde --agent unix://{socket} node\n  \
              grpcurl -plaintext -unix {socket} podsonde.v1.Node/Get"

@@ -132,7 +132,7 @@ pub async fn node_of(client: &Client, namespace: &str, pod: &str) -> kube::Resul
 }
 
 /// Hands every object of a list to `take`, and asks for one page after the other.
-async fn each_page<K: Resource + Clone>(
+pub(super) async fn each_page<K: Resource + Clone>(
     parameters: ListParams,
     list: impl AsyncFn(&ListParams) -> kube::Result<ObjectList<K>>,
     mut take: impl FnMut(K),

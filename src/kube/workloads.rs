@@ -1,11 +1,15 @@
 //! From `deployment/web` to the pods behind it, as kubectl does it for `exec` and `logs`.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::LabelSelector};
 use kube::{
     Api, Client, ResourceExt,
     api::{ApiResource, DynamicObject, GroupVersionKind, ListParams},
     core::Selector,
 };
+
+use super::agents::each_page;
 
 /// Kinds that own pods: names as kubectl knows them, group, version, kind, plural.
 const KINDS: &[(&[&str], &str, &str, &str, &str)] = &[
@@ -57,6 +61,69 @@ pub async fn pods_of(
     kind: &WorkloadKind,
     name: &str,
 ) -> kube::Result<Vec<String>> {
+    let pods = selected(client, namespace, kind, name).await?;
+    Ok(pods.into_iter().map(|pod| pod.name_any()).collect())
+}
+
+/// Names of the pods that run, have these labels, and are in this namespace: namespace and name, in that order. `namespace`: `None`
+/// for all. `labels`: empty for any.
+///
+/// # Errors
+/// Those of listing pods there.
+pub async fn running(
+    client: &Client,
+    namespace: Option<&str>,
+    labels: &str,
+) -> kube::Result<BTreeSet<(String, String)>> {
+    let pods = match namespace {
+        Some(namespace) => Api::<Pod>::namespaced(client.clone(), namespace),
+        None => Api::all(client.clone()),
+    };
+    let mut names = BTreeSet::new();
+    each_page(
+        ListParams::default().labels(labels),
+        async |page| pods.list(page).await,
+        |pod| {
+            if runs(&pod) {
+                names.insert((pod.namespace().unwrap_or_default(), pod.name_any()));
+            }
+        },
+    )
+    .await?;
+    Ok(names)
+}
+
+/// Names of the pods that an object selects and that run. At most 500.
+///
+/// # Errors
+/// Those of [`pods_of`].
+pub async fn running_of(
+    client: &Client,
+    namespace: &str,
+    kind: &WorkloadKind,
+    name: &str,
+) -> kube::Result<Vec<String>> {
+    let pods = selected(client, namespace, kind, name).await?;
+    Ok(pods.into_iter().filter(runs).map(|pod| pod.name_any()).collect())
+}
+
+/// Names of a pod's containers, ephemeral ones among them.
+///
+/// # Errors
+/// Those of getting the pod.
+pub async fn containers(client: &Client, namespace: &str, pod: &str) -> kube::Result<Vec<String>> {
+    let pod = Api::<Pod>::namespaced(client.clone(), namespace).get(pod).await?;
+    let Some(spec) = pod.spec else { return Ok(Vec::new()) };
+    let ephemeral = spec.ephemeral_containers.unwrap_or_default().into_iter().map(|container| container.name);
+    Ok(spec.containers.into_iter().map(|container| container.name).chain(ephemeral).collect())
+}
+
+async fn selected(
+    client: &Client,
+    namespace: &str,
+    kind: &WorkloadKind,
+    name: &str,
+) -> kube::Result<Vec<Pod>> {
     let objects: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &kind.0);
     let object = objects.get(name).await?;
     let Some(selector) = selector(&object.data) else { return Ok(Vec::new()) };
@@ -64,7 +131,7 @@ pub async fn pods_of(
     let parameters = ListParams::default().labels_from(&selector).limit(500);
     let mut pods = pods.list(&parameters).await?.items;
     pods.sort_by_key(|pod| (!runs(pod), pod.name_any()));
-    Ok(pods.into_iter().map(|pod| pod.name_any()).collect())
+    Ok(pods)
 }
 
 fn runs(pod: &Pod) -> bool {

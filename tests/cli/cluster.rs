@@ -3,10 +3,10 @@
 use crate::{Ended, Fixture, fake_api, podsonde, podsonde_ended};
 
 /// podsonde with a kubeconfig for a fake API server in front of the fake agent.
-struct Cluster(Fixture, String);
+pub(crate) struct Cluster(pub(crate) Fixture, pub(crate) String);
 
 impl Cluster {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let fixture = Fixture::new();
         let port = fixture.runtime.block_on(fake_api::serve(fixture.port));
         let kubeconfig = fixture.file(
@@ -21,7 +21,7 @@ impl Cluster {
         Self(fixture, kubeconfig)
     }
 
-    fn run(&self, arguments: &[&str]) -> Ended {
+    pub(crate) fn run(&self, arguments: &[&str]) -> Ended {
         // The fake agent serves no TLS.
         let mut podsonde = podsonde(self.0.directory.path());
         podsonde.env("PODSONDE_INSECURE_AGENT", "true");

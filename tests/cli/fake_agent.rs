@@ -11,12 +11,15 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Code, Request, Response, Status, transport::Server};
 use tonic_types::{ErrorDetails, StatusExt};
 
-/// The answers, and the last request to create a container.
+/// The answers, the last request to create a container, and those for captures.
 #[derive(Clone, Default)]
 pub(crate) struct FakeAgent {
     pub(crate) created: Arc<Mutex<Option<DebugCreateRequest>>>,
     #[cfg(target_os = "linux")]
     pub(crate) files: super::fake_files::FakeFiles,
+    pub(crate) captures: Arc<Mutex<Vec<CaptureStartRequest>>>,
+    /// Whether it is of a version that has no captures yet.
+    pub(crate) is_old: bool,
 }
 
 pub(crate) fn failure(code: Code, reason: &str, message: &str, facts: &[(&str, &str)]) -> Status {
@@ -378,7 +381,10 @@ impl FakeAgent {
             .add_service(v1::node_server::NodeServer::new(self.clone()));
         #[cfg(target_os = "linux")]
         let router = router.add_service(v1::files_server::FilesServer::new(self.clone()));
-        router
+        match self.is_old {
+            true => router,
+            false => router.add_service(v1::capture_server::CaptureServer::new(self.clone())),
+        }
     }
 
     /// Serves on a loopback port, which is returned.

@@ -60,6 +60,10 @@ fn answer(request: Request<Incoming>, agent: u16) -> Response<String> {
             let node = query.split('&').find_map(|part| part.strip_prefix("fieldSelector=spec.nodeName%3D"));
             list(node.map_or(all, agents))
         }
+        ["api", "v1", "pods"] => list(vec![pod("web", Some("n1")), pod("pending", None)]),
+        ["api", "v1", "namespaces", "default", "pods"] if query.contains("app%3Dboth") => {
+            list(vec![pod("web", Some("n1")), pod("replacing", Some("n2")), pod("pending", None)])
+        }
         ["api", "v1", "namespaces", "default", "pods"] if query.contains("app%3Dweb") => {
             list(vec![pod("web", Some("n1")), pod("web-pending", None)])
         }

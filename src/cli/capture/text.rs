@@ -1,0 +1,299 @@
+//! Packets as lines: tcpdump's text, or JSON. Of several pods, each line says whose it is.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::{self, Write},
+    sync::{Arc, OnceLock},
+};
+
+use serde::Serialize;
+
+use super::{
+    args::{CaptureArgs, CaptureOutput, TextArgs},
+    output::PutError,
+    targets::Target,
+};
+use crate::domain::{
+    packet::{self, Options, Printer},
+    pcapng::{self, Decoder, Direction, Interface, linktype},
+};
+
+/// Bytes of lines that are gathered while more is at hand.
+const BATCH: usize = 64 * 1024;
+/// The colours in which pods take turns.
+const COLOURS: [&str; 6] = ["36", "32", "33", "35", "34", "31"];
+
+/// Prints packets to stdout.
+pub(in crate::cli) struct Lines {
+    sources: Vec<Source>,
+    json: bool,
+    /// How many more packets are printed.
+    left: u64,
+    out: Vec<u8>,
+}
+
+/// One stream of packets.
+pub(super) struct Source {
+    target: Option<Target>,
+    decoder: Decoder,
+    printer: Printer,
+    /// Names of the pod's interfaces by index, once they are known.
+    names: Names,
+    /// How many interfaces' descriptions were read.
+    described: usize,
+    /// The names as those have them.
+    of_file: BTreeMap<u32, String>,
+    /// What each line begins with.
+    prefix: String,
+}
+
+/// Names of a pod's interfaces by index: packets of all interfaces have only these.
+pub(super) type Names = Arc<OnceLock<BTreeMap<u32, String>>>;
+
+impl Source {
+    fn new(options: &Options, target: Option<Target>, prefix: String) -> Self {
+        let printer = Printer::new(options.clone());
+        Self {
+            target,
+            decoder: Decoder::new(),
+            printer,
+            names: Names::default(),
+            described: 0,
+            of_file: BTreeMap::new(),
+            prefix,
+        }
+    }
+}
+
+impl Lines {
+    /// `targets`: one for each stream; none for a stream that is of no pod. `colour`: whether their names may be coloured.
+    pub(super) fn new(args: &CaptureArgs, targets: &[Target], colour: bool) -> Self {
+        let options = options(args);
+        let mut sources: Vec<Source> = prefixes(targets, colour)
+            .into_iter()
+            .zip(targets)
+            .map(|(prefix, target)| Source::new(&options, Some(target.clone()), prefix))
+            .collect();
+        if sources.is_empty() {
+            sources.push(Source::new(&options, None, String::new()));
+        }
+        let left = args.count.unwrap_or(u64::MAX);
+        Self { sources, json: args.output == CaptureOutput::Json, left, out: Vec::new() }
+    }
+
+    /// Prints the packets that these bytes of a stream complete.
+    pub(super) fn put(&mut self, source: usize, blocks: &[u8]) -> Result<(), PutError> {
+        let Some(source) = self.sources.get_mut(source) else { return Ok(()) };
+        let Source { target, decoder, printer, names, described, of_file, prefix } = source;
+        decoder.push(blocks);
+        while let Some(packet) = decoder.next()?.filter(|_| self.left > 0) {
+            self.left -= 1;
+            let first;
+            let packet = if packet.interface < *described {
+                packet
+            } else {
+                // Only now are the descriptions read that came before it.
+                first = packet.data.to_vec();
+                let packet = pcapng::Packet { data: &[], ..packet };
+                of_file.extend(decoder.interfaces().iter().skip(*described).flat_map(names_of));
+                *described = decoder.interfaces().len();
+                pcapng::Packet { data: &first, ..packet }
+            };
+            let names = names.get().unwrap_or(of_file);
+            let printed = packet::Packet {
+                linktype: packet.linktype,
+                timestamp: packet.timestamp,
+                original_length: packet.original_length,
+                data: packet.data,
+                interfaces: names,
+            };
+            if self.json {
+                let line = JsonLine::new(target.as_ref(), packet.direction, &printed, printer);
+                let (interface, index) = (packet.interface, index(packet.linktype, packet.data));
+                let of_file = decoder.interfaces().get(interface).map_or("", |interface| &interface.name);
+                line.write(
+                    index.and_then(|index| names.get(&index)).map_or(of_file, |name| name),
+                    &mut self.out,
+                );
+            } else {
+                lines(printer, &printed, prefix, &mut self.out);
+            }
+            if self.out.len() >= BATCH {
+                write(&mut self.out)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Where the names of a pod's interfaces go.
+    pub(super) fn names(&self, source: usize) -> Option<Names> {
+        self.sources.get(source).map(|source| source.names.clone())
+    }
+
+    /// Whether as many packets as were wanted are printed.
+    pub(super) fn is_full(&self) -> bool {
+        self.left == 0
+    }
+
+    /// The interfaces of a stream as far as they are known.
+    pub(super) fn interfaces(&self, source: usize) -> &[Interface] {
+        self.sources.get(source).map(|source| source.decoder.interfaces()).unwrap_or_default()
+    }
+
+    /// Says that a stream is at its end.
+    pub(super) fn finish(&self, source: usize) -> Result<(), PutError> {
+        self.sources.get(source).map_or(Ok(()), |source| Ok(source.decoder.finish()?))
+    }
+
+    /// Prints what is gathered.
+    pub(super) fn flush(&mut self) -> io::Result<()> {
+        if self.out.is_empty() {
+            return Ok(());
+        }
+        write(&mut self.out)?;
+        io::stdout().flush()
+    }
+}
+
+fn write(out: &mut Vec<u8>) -> io::Result<()> {
+    io::stdout().write_all(out)?;
+    out.clear();
+    Ok(())
+}
+
+/// The flags as the printer wants them. In JSON the time has a field of its own.
+fn options(args: &CaptureArgs) -> Options {
+    let TextArgs {
+        link_level,
+        quick,
+        absolute_tcp_sequence_numbers,
+        hex,
+        hex_ascii,
+        ascii,
+        time,
+        nano,
+        number,
+    } = args.text;
+    let is_json = args.output == CaptureOutput::Json;
+    Options {
+        number: number && !is_json,
+        timestamps: if is_json { 1 } else { time },
+        nanoseconds: nano,
+        time_zone: jiff::tz::TimeZone::system(),
+        link_layer: link_level,
+        verbose: args.verbose,
+        quiet: quick.into(),
+        absolute_sequence: absolute_tcp_sequence_numbers,
+        hex,
+        hex_ascii,
+        ascii: ascii.into(),
+    }
+}
+
+/// What the lines of each pod begin with: nothing, if there is one only.
+fn prefixes(targets: &[Target], colour: bool) -> Vec<String> {
+    if targets.len() < 2 {
+        return vec![String::new(); targets.len()];
+    }
+    let namespaces: BTreeSet<&str> = targets.iter().map(|target| target.namespace.as_str()).collect();
+    let names = targets.iter().map(|Target { namespace, pod }| match namespaces.len() {
+        1 => pod.clone(),
+        _ => format!("{namespace}/{pod}"),
+    });
+    let paint = |(name, code): (String, &&str)| match colour {
+        true => format!("\x1b[{code}m[{name}]\x1b[0m "),
+        false => format!("[{name}] "),
+    };
+    names.zip(COLOURS.iter().cycle()).map(paint).collect()
+}
+
+/// The names of a pod's interfaces as agents write them into the description of all of them: `…; interfaces 1 lo, 2 eth0`.
+fn names_of(interface: &Interface) -> Vec<(u32, String)> {
+    let listed = interface.description.rsplit_once("; interfaces ").map_or("", |(_, listed)| listed);
+    let pair = |pair: &str| {
+        let (index, name) = pair.split_once(' ')?;
+        Some((index.parse().ok()?, name.to_owned()))
+    };
+    listed.split(", ").filter_map(pair).collect()
+}
+
+/// The index of the interface, where the packet's own link-level header has it.
+fn index(linktype: u16, data: &[u8]) -> Option<u32> {
+    let index = data.get(4..)?.first_chunk().filter(|_| linktype == linktype::LINUX_SLL2);
+    index.map(|index| u32::from_be_bytes(*index))
+}
+
+/// The lines of a packet, each behind the prefix.
+fn lines(printer: &mut Printer, packet: &packet::Packet<'_>, prefix: &str, out: &mut Vec<u8>) {
+    if prefix.is_empty() {
+        return printer.print(packet, out);
+    }
+    let mut text = Vec::new();
+    printer.print(packet, &mut text);
+    for line in text.split_inclusive(|byte| *byte == b'\n') {
+        out.extend_from_slice(prefix.as_bytes());
+        out.extend_from_slice(line);
+    }
+}
+
+/// A packet as a JSON object.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct JsonLine {
+    time: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    namespace: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pod: Option<String>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    interface: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    direction: Option<&'static str>,
+    /// On the wire, in bytes.
+    length: u32,
+    /// Of these, in the capture.
+    captured: usize,
+    text: String,
+}
+
+impl JsonLine {
+    fn new(
+        target: Option<&Target>,
+        direction: Direction,
+        packet: &packet::Packet<'_>,
+        printer: &mut Printer,
+    ) -> Self {
+        let mut text = Vec::new();
+        printer.print(packet, &mut text);
+        Self {
+            time: rfc3339(packet.timestamp),
+            namespace: target.map(|target| target.namespace.clone()),
+            pod: target.map(|target| target.pod.clone()),
+            interface: String::new(),
+            direction: match direction {
+                Direction::Unknown => None,
+                Direction::In => Some("in"),
+                Direction::Out => Some("out"),
+            },
+            length: packet.original_length,
+            captured: packet.data.len(),
+            text: String::from_utf8_lossy(&text).trim_end().to_owned(),
+        }
+    }
+
+    /// `interface`: as the file names it, `NAMESPACE/POD/INTERFACE` where it is an agent's.
+    fn write(mut self, interface: &str, out: &mut Vec<u8>) {
+        let prefix = self.namespace.as_ref().zip(self.pod.as_ref()).map(|(n, p)| format!("{n}/{p}/"));
+        let own = prefix.and_then(|prefix| interface.strip_prefix(&prefix));
+        own.unwrap_or(interface).clone_into(&mut self.interface);
+        // Strings and numbers always serialise.
+        let _ = serde_json::to_writer(&mut *out, &self);
+        out.push(b'\n');
+    }
+}
+
+/// Nanoseconds since 1970 as a time in UTC, with all nine digits so that times sort as text.
+fn rfc3339(nanoseconds: u64) -> String {
+    let time = jiff::Timestamp::from_nanosecond(nanoseconds.into()).unwrap_or_default();
+    format!("{time:.9}")
+}
