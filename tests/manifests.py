@@ -138,7 +138,7 @@ class Manifests(unittest.TestCase):
             "privileged: true": lambda o: context(o).update(privileged=True),
             "readOnlyRootFilesystem: false": lambda o: context(o).pop("readOnlyRootFilesystem"),
             "seccompProfile: Unconfined": lambda o: context(o).pop("seccompProfile"),
-            "capability NET_RAW": lambda o: context(o)["capabilities"]["add"].append("NET_RAW"),
+            "capability NET_ADMIN": lambda o: context(o)["capabilities"]["add"].append("NET_ADMIN"),
             "the runtime's default capabilities": lambda o: context(o)["capabilities"].pop("drop"),
             "get secrets": lambda o: rules(o).append({"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]}),
             "* */*": lambda o: rules(o).append({"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}),
@@ -315,6 +315,28 @@ class Admission(unittest.TestCase):
             ("two node names", user(node=["here", "there"]), named("podsonde-agent-here"), False),
             ("deleted", user(), None, False),
             ("somebody else", user(name="alice", node=None), named("podsonde-agent-here"), None),
+        ]
+        for name, who, new, allowed in cases:
+            with self.subTest(name):
+                decision = policy.decide(who, None, new)
+                self.assertEqual(None if decision is None else decision == [], allowed, decision)
+
+    def test_an_agent_tells_of_pods_as_itself(self):
+        policy = Policy(render(*COMPONENTS), "podsonde-agent-event")
+
+        def event(kind="Pod", component="podsonde-agent", host="here", reporting="podsonde-agent"):
+            return {"involvedObject": {"kind": kind}, "source": {"component": component, "host": host}, "reportingComponent": reporting}
+
+        cases = [
+            ("about a pod of its node", user(), event(), True),
+            ("about a node", user(), event(kind="Node"), False),
+            ("as the kubelet", user(), event(component="kubelet", reporting="kubelet"), False),
+            ("as the kubelet in one field", user(), event(component="kubelet"), False),
+            ("as another node's", user(), event(host="there"), False),
+            ("no node name in the token", user(node=None), event(), False),
+            ("without a source", user(), {k: v for k, v in event().items() if k != "source"}, False),
+            ("deleted", user(), None, False),
+            ("somebody else", user(name="alice", node=None), event(kind="Node"), None),
         ]
         for name, who, new, allowed in cases:
             with self.subTest(name):

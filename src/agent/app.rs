@@ -350,7 +350,10 @@ impl Agent {
             tracing::info!(%address, "serving probes and metrics");
             metrics_address = Some(address);
             let end = closed.clone().cancelled_owned();
-            tasks.spawn(async move { Ok(probes::serve(listener, status, end).await?) });
+            tasks.spawn(async move {
+                probes::serve(listener, status, end).await;
+                Ok(())
+            });
         }
         tasks.spawn(until(drain.clone(), {
             let pods = Arc::clone(&pods);

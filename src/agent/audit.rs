@@ -215,6 +215,8 @@ struct Entry {
     time: String,
     node: String,
     operation: &'static str,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    peer: String,
     user: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     groups: Vec<String>,
@@ -290,6 +292,11 @@ impl Record {
         self.entry.user = shorten(&caller.user.name);
         self.entry.groups = caller.user.groups.iter().take(MOST).map(|group| shorten(group)).collect();
         self.entry.authentication = caller.by.as_str();
+    }
+
+    /// Where the call comes from.
+    pub fn peer(&mut self, peer: String) {
+        self.entry.peer = peer;
     }
 
     /// What the call is about.

@@ -154,6 +154,10 @@ pub struct Limits {
     #[arg(long, default_value_t = 100, value_name = "N")]
     pub max_sessions: usize,
 
+    /// How many of these may be on pods of one namespace
+    #[arg(long, default_value_t = 50, value_name = "N")]
+    pub max_sessions_per_namespace: usize,
+
     /// How many requests are worked on at a time; more are refused
     #[arg(long, default_value_t = 256, value_name = "N")]
     pub max_requests: usize,
@@ -292,8 +296,8 @@ pub struct TransportLimits {
     #[arg(long, default_value_t = 256 * 1024, value_name = "BYTES", value_parser = at_least_one)]
     pub max_request_bytes: usize,
 
-    /// Bytes of all requests that have not been answered yet; of these one peer may have a quarter
-    #[arg(long, default_value_t = 16 * 1024 * 1024, value_name = "BYTES", value_parser = at_least_one)]
+    /// Bytes of all requests whose callers are not authorized yet; of these one peer may have a quarter
+    #[arg(long, default_value_t = 8 * 1024 * 1024, value_name = "BYTES", value_parser = at_least_one)]
     pub max_buffered_bytes: usize,
 
     /// Bytes of the headers of one request
@@ -329,7 +333,7 @@ impl Default for TransportLimits {
             max_requests_per_peer: 256,
             max_open_requests: 1024,
             max_request_bytes: 256 * 1024,
-            max_buffered_bytes: 16 * 1024 * 1024,
+            max_buffered_bytes: 8 * 1024 * 1024,
             max_header_bytes: 16 * 1024,
             max_pending_resets: 20,
             max_faulty_requests: 100,
@@ -352,6 +356,7 @@ impl Default for Limits {
             default_ttl: hour,
             max_ttl: 24 * hour,
             max_sessions: 100,
+            max_sessions_per_namespace: 50,
             max_requests: 256,
             max_requests_per_user: 32,
             drain_timeout: Duration::from_secs(10),

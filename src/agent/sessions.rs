@@ -190,11 +190,20 @@ impl Sessions {
             let message = "the pod has, or had, a container of that name, and names of debug containers are never free again";
             return Err(Error::new(Reason::NameTaken, message).container(&name));
         }
-        if self.all().iter().filter(|s| s.may_run()).count() >= self.limits.max_sessions {
-            let message = format!(
-                "the node has {} sessions, as many as it may have; end one",
-                self.limits.max_sessions
-            );
+        let running: Vec<_> = self.all().into_iter().filter(Session::may_run).collect();
+        let of_namespace = running.iter().filter(|s| s.pod.namespace == pod.namespace).count();
+        let Limits { max_sessions, max_sessions_per_namespace, .. } = self.limits;
+        let message = if of_namespace >= max_sessions_per_namespace {
+            format!(
+                "namespace {} has {of_namespace} sessions on this node, as many as one may have; end one",
+                pod.namespace
+            )
+        } else if running.len() >= max_sessions {
+            format!("the node has {max_sessions} sessions, as many as it may have; end one")
+        } else {
+            String::new()
+        };
+        if !message.is_empty() {
             return Err(Error::new(Reason::TooManySessions, message));
         }
         let now = Timestamp::now();

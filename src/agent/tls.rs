@@ -56,6 +56,8 @@ pub struct Tls {
     client_ca: Option<PathBuf>,
     state: Mutex<State>,
     certificate: watch::Sender<String>,
+    /// Told whenever other authorities of client certificates are believed.
+    believed: watch::Sender<()>,
 }
 
 #[derive(Debug)]
@@ -98,12 +100,24 @@ impl Tls {
         let certificate = watch::Sender::new(pem(&certified)?);
         let looked = Instant::now();
         let state = State { certified, authorities, config, looked, identity_files, client_ca_file };
-        Ok(Self { provider, source, client_ca, state: Mutex::new(state), certificate })
+        Ok(Self {
+            provider,
+            source,
+            client_ca,
+            state: Mutex::new(state),
+            certificate,
+            believed: watch::Sender::default(),
+        })
     }
 
     /// The certificate that is served, PEM, and every later one.
     pub fn certificate(&self) -> watch::Receiver<String> {
         self.certificate.subscribe()
+    }
+
+    /// Changes whenever other authorities of client certificates are believed than those that open connections were asked about.
+    pub fn believed(&self) -> watch::Receiver<()> {
+        self.believed.subscribe()
     }
 
     /// Whether the authorities of client certificates were given as a file, not left to the cluster.
@@ -179,6 +193,7 @@ impl Tls {
     fn believe(&self, state: &mut State, authorities: Option<Arc<RootCertStore>>) -> anyhow::Result<()> {
         state.config = server_config(&self.provider, &state.certified, authorities.as_ref())?;
         state.authorities = authorities;
+        self.believed.send_replace(());
         Ok(())
     }
 

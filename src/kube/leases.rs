@@ -140,7 +140,8 @@ pub async fn of_node(client: &Client, namespace: &str, node: &str) -> kube::Resu
     Ok(leases.get_opt(&name(node)).await?.and_then(read))
 }
 
-/// What the agent that serves on `address` (`ADDRESS:PORT`) tells about itself, and its node. `None`: no agent says that it does.
+/// What the agent that serves on `address` (`ADDRESS:PORT`) tells about itself, and its node. `None`: no agent says that it does, or more
+/// than one, of which but one can be right: a Lease is held to its node, and not the address in it.
 ///
 /// # Errors
 /// Those of listing Leases in `namespace`.
@@ -151,11 +152,15 @@ pub async fn of_address(
 ) -> kube::Result<Option<(String, Published)>> {
     let leases: Api<Lease> = Api::namespaced(client.clone(), namespace);
     let found = leases.list(&ListParams::default().labels("app.kubernetes.io/name=podsonde-agent")).await?;
-    Ok(found.into_iter().find_map(|lease| {
+    let mut said = found.into_iter().filter_map(|lease| {
+        // One that was released is an agent's that has ended.
+        let held = lease.spec.as_ref()?.holder_identity.as_deref().is_some_and(|holder| !holder.is_empty());
         let node = lease.name_any().strip_prefix("podsonde-agent-")?.to_owned();
         let published = read(lease).filter(|published| published.address.as_deref() == Some(address))?;
-        Some((node, published))
-    }))
+        held.then_some((node, published))
+    });
+    let first = said.next();
+    Ok(first.filter(|_| said.next().is_none()))
 }
 
 fn read(lease: Lease) -> Option<Published> {

@@ -27,6 +27,11 @@ use crate::domain::{
     session::SessionFacts,
 };
 
+/// Whether it is a hash as the kubelet makes them: 32 hexadecimal digits, without the hyphens of a UID.
+fn is_hash(text: &str) -> bool {
+    text.len() == 32 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
 /// The annotation of a static pod's mirror.
 const MIRROR: &str = "kubernetes.io/config.mirror";
 /// How long the API server has for one pod.
@@ -234,7 +239,8 @@ pub fn convert(pod: core::Pod) -> Pod {
         namespace: pod.metadata.namespace.unwrap_or_default(),
         name: pod.metadata.name.unwrap_or_default(),
         // The mirror of a static pod has a UID of its own; the kubelet goes by the hash, which is the annotation's value.
-        cgroup_uid: annotations.get(MIRROR).cloned().unwrap_or_else(|| uid.clone()),
+        // Whoever may create pods may write that annotation, so it is believed only where it can be no other pod's UID.
+        cgroup_uid: annotations.get(MIRROR).filter(|hash| is_hash(hash)).unwrap_or(&uid).clone(),
         uid,
         labels: pod.metadata.labels.unwrap_or_default(),
         node: spec.node_name.unwrap_or_default(),

@@ -48,6 +48,7 @@ pub fn check(host_pid: u32, entry: &Entry) -> Result<Vec<Feature>, SysError> {
             of_entry & (1 << 21) != 0,
             "no evidence from inside namespaces; add SYS_ADMIN",
         ),
+        feature("cap-net-raw", false, of_entry & (1 << 13) != 0, "no packets can be captured; add NET_RAW"),
         capability("cap-kill", 5, "sessions of other users' processes cannot be ended; add KILL"),
         feature(
             "pidfd",

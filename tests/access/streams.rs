@@ -184,3 +184,35 @@ async fn a_user_has_only_so_many_requests() {
     .await;
     world.end().await;
 }
+
+/// Hanging up while the API server is asked hides nothing: who created the container stands in the audit log and on the pod.
+#[tokio::test(flavor = "multi_thread")]
+async fn hanging_up_hides_nothing() {
+    let world = world_with_pod(Setup::default()).await;
+    world.grant("debugger", &DEBUGGER).await;
+    let header = format!("Bearer {}", world.token("debugger"));
+    // Each answer of the API server takes so long that the patch is under way when the caller goes.
+    world.cluster.faults().delay(Duration::from_millis(300));
+    let message = rpc::create("web", "left-behind");
+    let call = DebugClient::new(world.channel.clone()).create(rpc::request(message, Some(&header))).await;
+    drop(call.unwrap());
+    let events: kube::Api<k8s_openapi::api::core::v1::Event> =
+        kube::Api::namespaced(world.admin.clone(), "default");
+    let by = "debugger created debug container left-behind for web from image podsonde.dev/demo/sleep:1";
+    within(async {
+        loop {
+            let told = events.list(&Default::default()).await.unwrap().items;
+            let line =
+                world.audited().into_iter().find(|line| line["audit"] == "end" && line["user"] == "debugger");
+            if let Some(line) = line
+                && told.iter().any(|event| event.message.as_deref() == Some(by))
+            {
+                assert_eq!(line["results"]["container"], "left-behind", "{line}");
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await;
+    world.end().await;
+}

@@ -107,9 +107,16 @@ async fn the_agent_has_what_the_table_says_and_no_more() {
     println!("{}", fixture.podsonde(&["node", "-o", "wide"]).await.expect(0).stdout);
     let features = report["nodes"][0]["features"].as_array().expect("features");
     let names: Vec<&str> = features.iter().map(|feature| feature["name"].as_str().unwrap()).collect();
-    for needed in
-        ["host-pid", "cap-sys-ptrace", "cap-sys-admin", "cap-kill", "pidfd", "host-namespaces", "broker"]
-    {
+    for needed in [
+        "host-pid",
+        "cap-sys-ptrace",
+        "cap-sys-admin",
+        "cap-net-raw",
+        "cap-kill",
+        "pidfd",
+        "host-namespaces",
+        "broker",
+    ] {
         assert!(names.contains(&needed), "{names:?}");
     }
     let missing: Vec<&Value> = features.iter().filter(|feature| feature["available"] != true).collect();

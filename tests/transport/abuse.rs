@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use podsonde::proto::v1;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     task::JoinSet,
@@ -291,6 +292,56 @@ async fn clients_that_do_not_read() {
             });
         }
         while held.join_next().await.is_some() {}
+    })
+    .await;
+}
+
+/// Every pod reaches the port of probes and metrics, without saying who it is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_port_of_probes() {
+    let port = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let agent = Agent::start(&[&format!("--metrics-listen={port}")]).await;
+    let idle = agent.files();
+    under("the port of probes", &agent, async {
+        let mut held = Vec::new();
+        for _ in 0..400 {
+            let mut stream = tcp(port, ATTACKER).await.unwrap();
+            let mut endless = b"GET /healthz HTTP/1.1\r\nHost: a\r\nx: ".to_vec();
+            endless.resize(500_000, b'a');
+            let taken = tokio::time::timeout(Duration::from_millis(20), stream.write_all(&endless)).await;
+            held.push((stream, taken.is_ok()));
+            let mut honest = tcp(port, HONEST).await.unwrap();
+            honest.write_all(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+            let mut answer = String::new();
+            honest.read_to_string(&mut answer).await.unwrap();
+            assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.ends_with("ok\n"), "{answer}");
+        }
+        assert!(agent.files() < idle + 64 + 16, "{} files, {idle} before", agent.files());
+    })
+    .await;
+}
+
+/// Two bytes on the wire that are fifty in memory, from callers who are nobody.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_that_swell() {
+    let agent = Agent::start(&[]).await;
+    under("messages that swell", &agent, async {
+        for n in 0..60 {
+            let channel = agent.channel([127, 0, 0, 60 + n % 4], None).await.unwrap();
+            let mut debug = v1::debug_client::DebugClient::new(channel);
+            for entries in [4000, 131_000] {
+                let message = v1::DebugCreateRequest {
+                    env: vec![v1::EnvVar::default(); entries],
+                    ..Default::default()
+                };
+                let mut request = tonic::Request::new(message);
+                request.metadata_mut().insert("authorization", "Bearer nobody".parse().unwrap());
+                let refused = debug.create(request).await.unwrap_err();
+                let expected =
+                    if entries == 4000 { tonic::Code::Unauthenticated } else { tonic::Code::InvalidArgument };
+                assert_eq!(refused.code(), expected, "{refused:?}");
+            }
+        }
     })
     .await;
 }

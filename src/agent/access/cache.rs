@@ -23,9 +23,13 @@ impl<K: Eq + Hash, V: Clone> Cache<K, V> {
 
     /// The answer, unless it is too old.
     pub(super) fn get(&self, key: &K) -> Option<V> {
-        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         let (at, value) = entries.get(key)?;
-        (at.elapsed() < self.lifetime).then(|| value.clone())
+        if at.elapsed() < self.lifetime {
+            return Some(value.clone());
+        }
+        entries.remove(key);
+        None
     }
 
     /// Remembers an answer to a question that was asked at `asked`.

@@ -114,6 +114,17 @@ impl Credentials {
     }
 }
 
+/// Where a request comes from, for the audit log: an address, which is the pod's own loopback for whoever comes by port-forward, or
+/// the unix socket.
+pub fn peer<Q>(request: &Request<Q>) -> String {
+    let extensions = request.extensions();
+    match extensions.get::<TcpConnectInfo>().and_then(|info| info.remote_addr) {
+        Some(address) => address.to_string(),
+        None if extensions.get::<UdsConnectInfo>().is_some() => "unix".to_owned(),
+        None => String::new(),
+    }
+}
+
 /// What to say to somebody who shows nothing.
 pub fn no_credentials() -> Error {
     let message =

@@ -13,6 +13,7 @@ pub mod method;
 
 use std::time::{Duration, Instant};
 
+use aws_lc_rs::digest::{SHA256, digest};
 use futures::future::join_all;
 use jiff::Timestamp;
 use kube::Client;
@@ -71,10 +72,23 @@ pub struct Access {
     options: Options,
     node: String,
     reviews: Reviews,
-    callers: Cache<Token, Result<Caller>>,
+    /// By the SHA-256 of the token, which itself is kept no longer than its request.
+    callers: Cache<Fingerprint, Caller>,
+    /// Tokens that are good for nothing, in a cache of their own: they are made up faster than good ones.
+    refused: Cache<Fingerprint, Error>,
     decisions: Cache<(User, Attributes), Decision>,
     /// The user of the agent, who may use the unix socket besides root.
     uid: u32,
+}
+
+/// What a token is remembered by.
+type Fingerprint = [u8; 32];
+
+fn fingerprint(token: &Token) -> Fingerprint {
+    let digest = digest(&SHA256, token.expose().as_bytes());
+    let mut fingerprint = Fingerprint::default();
+    fingerprint.copy_from_slice(digest.as_ref());
+    fingerprint
 }
 
 /// What was found about a call.
@@ -109,6 +123,7 @@ impl Access {
             node: node.to_owned(),
             reviews: Reviews::new(client),
             callers: Cache::new(cache, CACHED),
+            refused: Cache::new(cache, CACHED),
             decisions: Cache::new(cache, CACHED),
             uid: rustix::process::getuid().as_raw(),
             options,
@@ -143,19 +158,24 @@ impl Access {
     }
 
     async fn by_token(&self, token: &Token, fresh: bool) -> Result<Caller> {
-        let caller = match self.callers.get(token).filter(|_| !fresh) {
+        let fingerprint = fingerprint(token);
+        if !fresh && let Some(error) = self.refused.get(&fingerprint) {
+            return Err(error);
+        }
+        let caller = match self.callers.get(&fingerprint).filter(|_| !fresh) {
             Some(known) => known,
             None => {
                 let asked = Instant::now();
                 let found = self.review(token).await;
-                // That the API server gave no answer is not remembered.
-                let answered = found.as_ref().err().is_none_or(|e| !is_no_answer(e.reason));
-                if answered {
-                    self.callers.put(token.clone(), asked, found.clone());
+                match &found {
+                    Ok(caller) => self.callers.put(fingerprint, asked, caller.clone()),
+                    // That the API server gave no answer is not remembered.
+                    Err(error) if is_no_answer(error.reason) => {}
+                    Err(error) => self.refused.put(fingerprint, asked, error.clone()),
                 }
-                found
+                found?
             }
-        }?;
+        };
         match caller.expires_at {
             Some(at) if at <= Timestamp::now() => Err(expired()),
             _ => Ok(caller),

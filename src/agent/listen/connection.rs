@@ -88,6 +88,7 @@ impl Server {
         if place.establish().is_err() {
             return Err(io::Error::other("there are enough connections, all at work"));
         }
+        let has_certificate = matches!(&peering, Peering::Tls(peer) if peer.peer_certs().is_some());
         let activity = Arc::new(Activity::new(place, Arc::clone(limits)));
         let service = service_fn({
             let (activity, routes) = (Arc::clone(&activity), self.routes.clone());
@@ -113,10 +114,20 @@ impl Server {
             .serve_connection(TokioIo::new(stream), service);
         let mut connection = pin!(connection);
         let mut leaving = false;
+        // A certificate is looked at when a connection begins: where it must be looked at anew, that takes another connection.
+        let mut believed = self.tls.believed();
+        let outdated = async {
+            match has_certificate && believed.changed().await.is_ok() {
+                true => (),
+                false => std::future::pending().await,
+            }
+        };
+        let mut outdated = pin!(outdated);
         loop {
             tokio::select! {
                 end = connection.as_mut() => return end.map_err(io::Error::other),
                 () = self.drain.cancelled(), if !leaving => leaving = true,
+                () = outdated.as_mut(), if !leaving => leaving = true,
                 why = activity.expired(leaving) => match why {
                     Expired::Idle => leaving = true,
                     Expired::Stalled => return Err(io::Error::other("the client does not take its answers")),
@@ -157,11 +168,25 @@ async fn answer(
 pub struct Voucher(Weak<Exchange>);
 
 impl Voucher {
-    /// The caller was asked who they are, and may do it: the request's connection does not give way to others any more while the
-    /// request is at work.
-    pub fn vouch(&self) {
+    /// The caller was asked who they are, and may do it: the request's connection does not give way to others until what is
+    /// returned is dropped.
+    #[must_use]
+    pub fn vouch(&self) -> Vouched {
         if let Some(exchange) = self.0.upgrade() {
             exchange.share().vouch();
+        }
+        Vouched(self.0.clone())
+    }
+}
+
+/// That an authorised request is at work.
+#[derive(Debug)]
+pub struct Vouched(Weak<Exchange>);
+
+impl Drop for Vouched {
+    fn drop(&mut self) {
+        if let Some(exchange) = self.0.upgrade() {
+            exchange.share().unvouch();
         }
     }
 }
@@ -359,13 +384,6 @@ impl HttpBody for Upload {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
-    }
-}
-
-impl Drop for Upload {
-    fn drop(&mut self) {
-        // Whoever had the body has decoded it, or will not.
-        self.exchange.share().shrink();
     }
 }
 

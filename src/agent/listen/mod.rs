@@ -31,7 +31,10 @@ use self::{
     socket::Accepted,
     table::{Place, Table},
 };
-pub use self::{connection::Voucher, socket::Socket};
+pub use self::{
+    connection::{Vouched, Voucher},
+    socket::Socket,
+};
 use super::{
     config::TransportLimits,
     tls::{ALPN, Tls},

@@ -40,6 +40,16 @@ impl Peer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Full;
 
+/// Which connections may be closed to make room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Spare {
+    /// Those on which no request of an authorised caller is at work.
+    Idle,
+    /// Any but this one, which asks for the room and is told no: what is short is what nobody has vouched for, so that whoever has
+    /// much of it is no honest client's connection.
+    Other(u64),
+}
+
 /// All connections.
 #[derive(Debug)]
 pub(super) struct Table {
@@ -76,7 +86,7 @@ impl Table {
     pub(super) fn admit(self: &Arc<Self>, peer: Peer) -> Place {
         let mut state = self.state();
         // There is always one that gives way, as none is at work yet.
-        state.make_room(self.limits.max_handshakes, |entry| entry.in_handshake, |_| 1, None);
+        state.make_room(self.limits.max_handshakes, |entry| entry.in_handshake, |_| 1, Spare::Idle);
         let id = state.next;
         state.next = state.next.wrapping_add(1);
         let evict = CancellationToken::new();
@@ -107,7 +117,7 @@ impl Table {
 
     /// Closes a connection that does nothing for anybody. Whether there was one.
     pub(super) fn make_room(&self) -> bool {
-        self.state().make_room(0, |_| true, |_| 1, None)
+        self.state().make_room(0, |_| true, |_| 1, Spare::Idle)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -117,14 +127,13 @@ impl Table {
 }
 
 impl State {
-    /// Sees to it that `these` connections have less than `most` of what `amount` counts, by closing one if need be. Not
-    /// the one that asks: it is told no.
+    /// Sees to it that `these` connections have less than `most` of what `amount` counts, by closing one if need be.
     fn make_room(
         &mut self,
         most: usize,
         these: impl Fn(&Entry) -> bool,
         amount: impl Fn(&Entry) -> usize,
-        asking: Option<u64>,
+        spare: Spare,
     ) -> bool {
         let (mut total, mut of_peers): (usize, HashMap<Peer, usize>) = Default::default();
         for entry in self.connections.values().filter(|entry| these(entry)) {
@@ -135,13 +144,14 @@ impl State {
         if total < most {
             return true;
         }
-        let candidates = self.connections.iter().filter(|(_, entry)| these(entry) && entry.vouched == 0);
+        let may_go = |entry: &Entry| entry.vouched == 0 || spare != Spare::Idle;
+        let candidates = self.connections.iter().filter(|(_, entry)| these(entry) && may_go(entry));
         let worst = candidates
             .filter(|(_, entry)| amount(entry) > 0)
             .map(|(id, entry)| (of_peers.get(&entry.peer), amount(entry), Reverse(entry.since), *id))
             .max();
         match worst {
-            Some((.., id)) if asking != Some(id) => {
+            Some((.., id)) if spare != Spare::Other(id) => {
                 self.remove(id);
                 true
             }
@@ -176,8 +186,8 @@ impl Place {
         let mut state = self.table.state();
         let peer = state.connections.get(&self.id).ok_or(Full)?.peer;
         let of_peer = |entry: &Entry| !entry.in_handshake && entry.peer == peer;
-        if !state.make_room(limits.max_connections_per_peer, of_peer, |_| 1, None)
-            || !state.make_room(limits.max_connections, |entry| !entry.in_handshake, |_| 1, None)
+        if !state.make_room(limits.max_connections_per_peer, of_peer, |_| 1, Spare::Idle)
+            || !state.make_room(limits.max_connections, |entry| !entry.in_handshake, |_| 1, Spare::Idle)
         {
             return Err(Full);
         }
@@ -190,10 +200,11 @@ impl Place {
     /// Room for one more request of this peer.
     pub(super) fn request(&self) -> Result<Share, Full> {
         let limits = &self.table.limits;
-        let requests = |entry: &Entry| entry.requests;
+        // Those of authorised callers are counted where they are let in.
+        let requests = |entry: &Entry| entry.requests.saturating_sub(entry.vouched);
         let mut state = self.table.state();
         let peer = state.connections.get(&self.id).ok_or(Full)?.peer;
-        let asking = Some(self.id);
+        let asking = Spare::Other(self.id);
         if !state.make_room(limits.max_requests_per_peer, |entry| entry.peer == peer, requests, asking)
             || !state.make_room(limits.max_open_requests, |_| true, requests, asking)
         {
@@ -223,11 +234,14 @@ pub(super) struct Share {
 impl Share {
     /// Room for so many more bytes of the request.
     pub(super) fn grow(&mut self, more: usize) -> Result<(), Full> {
+        if self.vouched {
+            return Ok(());
+        }
         let most = self.table.limits.max_buffered_bytes;
         let bytes = |entry: &Entry| entry.bytes;
         let mut state = self.table.state();
         let peer = state.connections.get(&self.id).ok_or(Full)?.peer;
-        let asking = Some(self.id);
+        let asking = Spare::Other(self.id);
         // There is room for `more` below the limit if what is there is less than the limit without it.
         let below = |most: usize| most.saturating_sub(more).saturating_add(1);
         if more > most / 4
@@ -241,16 +255,18 @@ impl Share {
         Ok(())
     }
 
-    /// The request's bytes are not needed any more.
-    pub(super) fn shrink(&mut self) {
+    /// The request's bytes do not count any more.
+    fn shrink(&mut self) {
         let bytes = std::mem::take(&mut self.bytes);
         if let Some(entry) = self.table.state().connections.get_mut(&self.id) {
             entry.bytes = entry.bytes.saturating_sub(bytes);
         }
     }
 
-    /// The request is that of a caller who may make it: its connection does not give way while it is at work.
+    /// The request is that of a caller who may make it: its connection does not give way to other connections until that is
+    /// [over](Self::unvouch), and what it takes is counted elsewhere.
     pub(super) fn vouch(&mut self) {
+        self.shrink();
         if let Some(entry) = self.table.state().connections.get_mut(&self.id)
             && !std::mem::replace(&mut self.vouched, true)
         {
@@ -259,15 +275,24 @@ impl Share {
     }
 }
 
+impl Share {
+    /// The request has been worked on. Its answer may still be on the way, for as long as the client likes.
+    pub(super) fn unvouch(&mut self) {
+        if std::mem::take(&mut self.vouched)
+            && let Some(entry) = self.table.state().connections.get_mut(&self.id)
+        {
+            entry.vouched = entry.vouched.saturating_sub(1);
+            entry.since = Instant::now();
+        }
+    }
+}
+
 impl Drop for Share {
     fn drop(&mut self) {
         self.shrink();
+        self.unvouch();
         if let Some(entry) = self.table.state().connections.get_mut(&self.id) {
             entry.requests = entry.requests.saturating_sub(1);
-            if self.vouched {
-                entry.vouched = entry.vouched.saturating_sub(1);
-                entry.since = Instant::now();
-            }
         }
     }
 }
@@ -377,15 +402,32 @@ mod tests {
     fn bytes_are_counted_by_peer_and_in_all_and_given_back() {
         let table = table(|limits| limits.max_buffered_bytes = 400);
         let [one, two, other] = [1, 1, 2].map(|last| established(&table, last));
-        let mut requests = [&one, &two, &other].map(vouched);
-        requests[0].grow(60).unwrap();
-        requests[1].grow(40).unwrap();
+        let mut requests = [&one, &two, &other].map(|place| place.request().unwrap());
+        requests[0].grow(40).unwrap();
+        requests[1].grow(60).unwrap();
         assert_eq!(requests[1].grow(1), Err(Full), "a quarter of 400");
         requests[2].grow(100).unwrap();
-        requests[0].shrink();
-        requests[1].grow(60).unwrap();
+        requests[0].vouch();
+        requests[1].grow(40).unwrap();
+        requests[0].grow(500).unwrap();
         drop((requests, one, two, other));
         assert!(table.state().connections.is_empty());
+    }
+
+    #[test]
+    fn what_is_authorised_does_not_protect_what_is_not() {
+        let table = table(|limits| limits.max_requests_per_peer = 4);
+        let [greedy, honest] = [1, 1].map(|last| established(&table, last));
+        let _work = vouched(&greedy);
+        let _more = [(); 3].map(|()| greedy.request().unwrap());
+        let mut share = vouched(&honest);
+        let _next = honest.request().unwrap();
+        assert!(!gone(&greedy) && !gone(&honest), "authorised ones do not count");
+        let _last = honest.request().unwrap();
+        assert!(gone(&greedy) && !gone(&honest));
+        // Once it has been worked on, the answer alone holds no place.
+        share.unvouch();
+        assert!(table.make_room() && gone(&honest));
     }
 
     #[test]

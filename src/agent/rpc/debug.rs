@@ -71,7 +71,11 @@ impl Debug for DebugService {
                     let message = format!("{by} created debug container {name}{target}{image}");
                     events.tell(&session.pod, name, Happened::DebugContainerCreated, &message);
                 };
-                let created = forward(create, steps, &answers, &node, accepted).await?;
+                let created =
+                    forward(create, steps, &answers, &node, accepted).await.inspect_err(|error| {
+                        // Whatever became of it, this is the name to look for.
+                        call.notes.add("container", &error.context.container);
+                    })?;
                 send(&answers, Event::Done(convert::created(&created, &node))).await;
                 Ok(())
             })
@@ -103,18 +107,20 @@ impl Debug for DebugService {
         &self,
         request: Request<v1::DebugEndRequest>,
     ) -> Result<Response<v1::DebugEndResponse>, Status> {
+        let (sessions, containers, events) =
+            (Arc::clone(&self.sessions), Arc::clone(&self.containers), self.events.clone());
         let act = |call: Call<v1::DebugEndRequest>| async move {
             let (namespace, pod, uid) = convert::pod_ref(call.message.pod.as_ref())?;
             let wanted = convert::session_name(&call.message.session)?;
             let grace = convert::grace_period(call.message.grace_period.as_ref())?;
-            let (pod, container) = self.sessions.started(&namespace, &pod, &uid, wanted).await?;
+            let (pod, container) = sessions.started(&namespace, &pod, &uid, wanted).await?;
             call.notes.add("container", &container.name);
             let had_ended = matches!(container.state, ContainerState::Terminated { .. });
-            let ended = match expiry::end(&self.containers, &pod, &container, grace).await {
+            let ended = match expiry::end(&containers, &pod, &container, grace).await {
                 // Its processes have just ended, and its status does not say so yet.
                 Err(e)
                     if e.reason == Reason::ProcessNotFound
-                        && self.sessions.ends_soon(&pod, &container.name).await =>
+                        && sessions.ends_soon(&pod, &container.name).await =>
                 {
                     Ended::default()
                 }
@@ -131,13 +137,14 @@ impl Debug for DebugService {
             }
             if signalled > 0 {
                 let message = format!("{} ended debug container {}", call.caller, container.name);
-                self.events.tell(&pod, &container.name, Happened::DebugContainerEnded, &message);
+                events.tell(&pod, &container.name, Happened::DebugContainerEnded, &message);
             }
             let pod = format!("{}/{}", pod.namespace, pod.name);
             tracing::info!(pod, container = container.name, by = %call.caller, signalled, killed, survivors, "session ended");
             Ok(v1::DebugEndResponse { outcome: outcome.into(), signalled, killed, survivors })
         };
-        self.gate.unary(request, act).await
+        // Processes that were told to end do, so their end is written down.
+        self.gate.to_the_end(request, act).await
     }
 }
 
@@ -172,7 +179,8 @@ impl DebugService {
     }
 }
 
-/// Runs `create` and sends its steps on while it does. A caller that has hung up is noticed by the steps' receiver being dropped.
+/// Runs `create` and sends its steps on while it does. A caller that has hung up is noticed by the steps' receiver being closed, but not
+/// before the container is there, or is not: that it was created is to be told in any case.
 async fn forward<T>(
     create: impl Future<Output = Result<T>>,
     mut steps: mpsc::Receiver<Progress>,
@@ -181,7 +189,7 @@ async fn forward<T>(
     accepted: impl Fn(&Session),
 ) -> Result<T> {
     tokio::pin!(create);
-    let mut listening = true;
+    let (mut listening, mut there) = (true, false);
     let done = loop {
         tokio::select! {
             // What was already told comes before the end.
@@ -189,11 +197,12 @@ async fn forward<T>(
             Some(step) = steps.recv() => {
                 if let Progress::Accepted(session) = &step {
                     accepted(session);
+                    there = true;
                 }
                 send(answers, event(step, node)).await;
             }
             done = &mut create => break done,
-            () = answers.closed(), if listening => {
+            () = answers.closed(), if listening && there => {
                 listening = false;
                 steps.close();
             }
@@ -201,6 +210,9 @@ async fn forward<T>(
     };
     // What it told of in the same breath in which it ended.
     while let Ok(step) = steps.try_recv() {
+        if let Progress::Accepted(session) = &step {
+            accepted(session);
+        }
         send(answers, event(step, node)).await;
     }
     done

@@ -22,10 +22,10 @@ use super::{
 };
 use crate::{
     agent::{
-        access::{Access, Caller, Credentials, Grant, Method, Object},
+        access::{Access, Caller, Credentials, Grant, Method, Object, caller},
         audit::{Audit, Notes, Record},
         config::Limits,
-        listen::Voucher,
+        listen::{Vouched, Voucher},
         metrics::{Metrics, code_name},
     },
     domain::{Error, ErrorKind, Reason, Result, pod::Pod},
@@ -71,6 +71,7 @@ pub struct Call<Q> {
 #[derive(Debug)]
 struct Pass {
     _place: Place,
+    _vouched: Option<Vouched>,
     grant: Grant,
 }
 
@@ -135,6 +136,25 @@ impl Gate {
         status.map_or_else(|| result.map(Response::new).map_err(|_| lost()), Err)
     }
 
+    /// The same for what is to come to its end, with its record and its place, also when the caller hangs up.
+    ///
+    /// # Errors
+    /// As [`Gate::unary`].
+    pub async fn to_the_end<Q, A, F>(
+        self: &Arc<Self>,
+        request: Request<Q>,
+        act: impl FnOnce(Call<Q>) -> F + Send + 'static,
+    ) -> Result<Response<A>, Status>
+    where
+        Q: Operation + Send + Sync + 'static,
+        A: Send + 'static,
+        F: Future<Output = Result<A>> + Send + 'static,
+    {
+        let gate = Arc::clone(self);
+        let work = tokio::spawn(async move { gate.unary(request, act).await });
+        work.await.unwrap_or_else(|_| Err(lost()))
+    }
+
     /// A call with a stream of answers, which `act` sends one by one. It ends when the caller may not have them any more.
     ///
     /// # Errors
@@ -190,6 +210,9 @@ impl Gate {
         let patience = timeout_of(&request).ok().flatten().unwrap_or(Duration::MAX);
         let patience = patience.min(Q::METHOD.max_time()).min(ADMISSION);
         let object = request.get_ref().object().ok();
+        // Also of who is turned away before anything is looked at.
+        object.iter().for_each(|object| record.object(object));
+        record.peer(caller::peer(&request));
         let admitted = tokio::time::timeout(patience / 4 * 3, self.admit(request, record));
         let admitted = AssertUnwindSafe(admitted).catch_unwind().await;
         let admitted = admitted.unwrap_or_else(|_| Ok(Err(panicked()))).unwrap_or_else(|_| Err(too_late()));
@@ -214,7 +237,6 @@ impl Gate {
         let mut message = request.into_inner();
         record.parameters(message.parameters());
         let object = message.object()?;
-        record.object(&object);
 
         // By the name alone first: who may not see the pod does not learn whether it exists.
         let mut rights = self.access.rights(Q::METHOD, &object);
@@ -234,10 +256,10 @@ impl Gate {
                 rights.extend(more);
             }
         }
-        voucher.iter().for_each(Voucher::vouch);
+        let vouched = voucher.as_ref().map(Voucher::vouch);
         let grant = Grant::new(credentials, caller.clone(), rights);
         let call = Call { caller, message, deadline, notes: record.notes(), connection };
-        Ok((call, Pass { _place: place, grant }))
+        Ok((call, Pass { _place: place, _vouched: vouched, grant }))
     }
 
     /// The pod that a call is about, if it is about one.

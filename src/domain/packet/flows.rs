@@ -59,3 +59,22 @@ impl Flows {
         self.recent.insert(flow, base);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_connections_are_forgotten() {
+        let mut flows = Flows::default();
+        let flow = |port| Flow::between(([1; 16], port), ([2; 16], 9), false).0;
+        for port in 0..u16::MAX {
+            flows.insert(flow(port), Base { first: port.into(), second: 0 });
+            // One that is seen all the time.
+            assert!(flows.get(&flow(0)).is_some());
+            assert!(flows.recent.len() + flows.older.len() <= 2 * KEPT);
+        }
+        assert!(flows.get(&flow(1)).is_none());
+        assert_eq!(flows.get(&flow(u16::MAX - 1)).map(|base| base.first), Some(u32::from(u16::MAX) - 1));
+    }
+}

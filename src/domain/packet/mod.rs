@@ -18,7 +18,7 @@
 //! is printed, as tcpdump does for what it does not know. Addresses and ports are always numbers: nothing is looked up.
 //!
 //! Pure, and free of panics on any bytes: every read is checked, and a packet that ends too early is printed up to there, then
-//! `[|protocol]`. A [`Printer`] keeps the first sequence numbers of TCP connections, of a bounded number of them.
+//! `[|protocol]`; so is what lies deeper than two dozen packets in packets. A [`Printer`] keeps the first sequence numbers of TCP connections, of a bounded number of them.
 
 mod arp;
 mod checksum;
@@ -30,12 +30,13 @@ mod icmp6;
 mod igmp;
 mod ip;
 mod ip6;
+mod lines;
 mod link;
+mod llc;
 mod names;
 mod resp;
 mod tcp;
 mod text;
-mod texts;
 mod time;
 mod tunnel;
 mod udp;
@@ -312,3 +313,6 @@ impl<'a> Dissector<'a> {
         dump::hex(indentation, self.up_to(at, length), self.out);
     }
 }
+
+#[cfg(test)]
+mod tests;

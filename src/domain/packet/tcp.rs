@@ -369,7 +369,7 @@ impl Dissector<'_> {
 
     fn tcp_payload(&mut self, at: usize, length: usize, (source, destination): (u16, u16)) -> Result {
         let is = |port| source == port || destination == port;
-        if let Some(protocol) = super::texts::of_tcp(is) {
+        if let Some(protocol) = super::lines::of_tcp(is) {
             self.put(protocol.before);
             return self.text_protocol(at, length, protocol);
         }

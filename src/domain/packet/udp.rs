@@ -78,7 +78,7 @@ impl Dissector<'_> {
             if is(6081) {
                 return self.geneve(payload, length);
             }
-            if let Some(protocol) = super::texts::of_udp(is) {
+            if let Some(protocol) = super::lines::of_udp(is) {
                 return self.text_protocol(payload, length, protocol);
             }
         }

@@ -37,26 +37,33 @@ struct RawProgram {
     instructions: *mut Insn,
 }
 
+type OpenDead = unsafe extern "C" fn(c_int, c_int) -> *mut c_void;
+type Compile = unsafe extern "C" fn(*mut c_void, *mut RawProgram, *const c_char, c_int, c_uint) -> c_int;
+type GetError = unsafe extern "C" fn(*mut c_void) -> *mut c_char;
+type Image = unsafe extern "C" fn(*const Insn, c_int) -> *mut c_char;
+type FreeCode = unsafe extern "C" fn(*mut RawProgram);
+type Close = unsafe extern "C" fn(*mut c_void);
+
 /// What is used of the library.
 pub(super) struct Libpcap {
-    open_dead: unsafe extern "C" fn(c_int, c_int) -> *mut c_void,
-    compile: unsafe extern "C" fn(*mut c_void, *mut RawProgram, *const c_char, c_int, c_uint) -> c_int,
-    error: unsafe extern "C" fn(*mut c_void) -> *mut c_char,
-    image: unsafe extern "C" fn(*const Insn, c_int) -> *mut c_char,
-    free: unsafe extern "C" fn(*mut RawProgram),
-    close: unsafe extern "C" fn(*mut c_void),
+    open_dead: OpenDead,
+    compile: Compile,
+    error: GetError,
+    image: Image,
+    free: FreeCode,
+    close: Close,
 }
 
 /// Finds a function of the library.
 macro_rules! function {
-    ($library:expr, $name:literal) => {{
+    ($library:expr, $name:literal, $type:ty) => {{
         // SAFETY: the handle is that of a loaded library, which is never unloaded, and the name is terminated.
         let found = unsafe { libc::dlsym($library, $name.as_ptr()) };
         if found.is_null() {
             return None;
         }
         // SAFETY: the function of this name has had this type in every version of the library.
-        unsafe { std::mem::transmute::<*mut c_void, _>(found) }
+        unsafe { std::mem::transmute::<*mut c_void, $type>(found) }
     }};
 }
 
@@ -67,12 +74,12 @@ impl Libpcap {
         let load = |name: &CStr| unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
         let library = NAMES.into_iter().map(load).find(|library| !library.is_null())?;
         Some(Self {
-            open_dead: function!(library, c"pcap_open_dead"),
-            compile: function!(library, c"pcap_compile"),
-            error: function!(library, c"pcap_geterr"),
-            image: function!(library, c"bpf_image"),
-            free: function!(library, c"pcap_freecode"),
-            close: function!(library, c"pcap_close"),
+            open_dead: function!(library, c"pcap_open_dead", OpenDead),
+            compile: function!(library, c"pcap_compile", Compile),
+            error: function!(library, c"pcap_geterr", GetError),
+            image: function!(library, c"bpf_image", Image),
+            free: function!(library, c"pcap_freecode", FreeCode),
+            close: function!(library, c"pcap_close", Close),
         })
     }
 

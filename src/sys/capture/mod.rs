@@ -34,7 +34,7 @@ use crate::domain::{
 };
 
 /// Memory that a ring has at least, whatever is asked for.
-pub const MIN_RING: usize = 4 * ring::BLOCK;
+pub const MIN_RING: usize = ring::MIN_BLOCKS * ring::BLOCK;
 /// Ring sizes are multiples of this.
 pub const RING_UNIT: usize = ring::BLOCK;
 
@@ -155,13 +155,13 @@ impl Tap {
         ring_bytes: usize,
         max_delay: Duration,
     ) -> Result<Self, SysError> {
-        // One half in the ring, one in the buffer.
-        let half = max_delay / 2;
-        let ring = Ring::new(socket, ring_bytes, half)?;
+        // Most of it in the ring, which then lasts longer, the rest in the buffer.
+        let linger = max_delay / 4;
+        let ring = Ring::new(socket, ring_bytes, max_delay - linger)?;
         let (kernel, filter) = selection.split(&source);
         ring.filter(&kernel)?;
         ring.bind(source.interface)?;
-        Ok(Self { ring, source, filter, snaplen: selection.snaplen, linger: half })
+        Ok(Self { ring, source, filter, snaplen: selection.snaplen, linger })
     }
 
     /// Size of the ring in bytes, as granted.

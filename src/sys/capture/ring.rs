@@ -24,10 +24,11 @@ use crate::{
     sys::SysError,
 };
 
-/// Size of a block. Larger than the largest frame (64 KiB of GSO) with its headers, and what one message to the client is made of.
-pub(super) const BLOCK: usize = 256 * 1024;
+/// Size of a block. Larger than the largest frame (64 KiB of GSO) with its headers. No larger than that takes: a block is handed over after
+/// its time, however little is in it, so a ring lasts for as many of these as it has blocks.
+pub(super) const BLOCK: usize = 128 * 1024;
 /// Fewest blocks of a ring.
-const MIN_BLOCKS: usize = 4;
+pub(super) const MIN_BLOCKS: usize = 8;
 
 /// Where a block says whose it is: `tpacket_block_desc.hdr.bh1.block_status`.
 const STATUS: usize = 8;
@@ -312,7 +313,7 @@ impl<'b> Iterator for Packets<'b> {
                 _ => u16::from_ne_bytes([p0, p1]),
             };
             // The kernel's field has 32 bits for 16.
-            (protocol, u32::from_ne_bytes([t0, t1, t2, t3]) as u16)
+            (protocol, u16::try_from(u32::from_ne_bytes([t0, t1, t2, t3]) & 0xffff).unwrap_or_default())
         });
         let seconds = u64::from(u32::from_ne_bytes([s0, s1, s2, s3]));
         Some(Packet {
@@ -404,7 +405,7 @@ fn set<T>(socket: &OwnedFd, level: c_int, option: c_int, value: &T) -> Result<()
 
 fn length_of<T>() -> libc::socklen_t {
     // No option is longer than a few words.
-    size_of::<T>() as libc::socklen_t
+    libc::socklen_t::try_from(size_of::<T>()).unwrap_or_default()
 }
 
 fn last_errno() -> Errno {
