@@ -2,7 +2,13 @@
 //! links that lead out. Nothing of the host's may be seen.
 #![no_main]
 
-use std::{fs, os::unix::fs::symlink, path::Path, sync::OnceLock, time::{Duration, Instant}};
+use std::{
+    fs,
+    os::unix::fs::symlink,
+    path::Path,
+    sync::OnceLock,
+    time::{Duration, Instant},
+};
 
 use libfuzzer_sys::fuzz_target;
 use podsonde::{
@@ -26,7 +32,9 @@ fn root() -> &'static RootedDir {
             fs::write(directory.join("canary-of-the-host"), CANARY).expect("a canary");
         }
         fs::write(root.join("f"), "inside").expect("a file");
-        for (number, target) in ["/", "..", "../../..", "/tmp", "/proc/self/root", "/d/e", "l0", "f"].iter().enumerate() {
+        for (number, target) in
+            ["/", "..", "../../..", "/tmp", "/proc/self/root", "/d/e", "l0", "f"].iter().enumerate()
+        {
             symlink(target, root.join(format!("l{number}"))).expect("a link");
             symlink(target, root.join(format!("d/l{number}"))).expect("a link");
         }
