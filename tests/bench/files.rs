@@ -1,6 +1,6 @@
 //! How fast files are read over the agent's TLS, and what it costs: figures, printed and never asserted. `cargo bench --bench files`.
 //!
-//! - `read`: 1 GiB out of the page cache through the agent, beside `cat` and beside plain TLS pipes of socat and openssl, in turns; and
+//! - `read`: 1 GiB out of the page cache through the agent, beside `cat` and beside a plain TLS pipe of socat, in turns; and
 //!   `kubectl exec cat` if `PODSONDE_BENCH_EXEC` has its arguments, such as `web -c app -- cat /data/large`;
 //! - `memory`: the agent's peak with 16 reads at a time, and with a directory of a million entries, listed and walked.
 //!
@@ -184,7 +184,7 @@ fn speed(bytes: u64, began: Instant) -> f64 {
 
 async fn read(world: &World, large: &Path) {
     let certificate = certificate(world._directory.path());
-    let [mut agent, mut cat, mut socat, mut openssl] = [(); 4].map(|()| Series::default());
+    let [mut agent, mut cat, mut socat] = [(); 3].map(|()| Series::default());
     let mut exec = Series::default();
     world.read("/data/large").await;
     for _ in 0..ROUNDS {
@@ -198,18 +198,6 @@ async fn read(world: &World, large: &Path) {
         let client = Command::new("socat").args(["-u", "-b", "262144", &from, "CREATE:/dev/null"]).status();
         socat.add(speed(GIB, began));
         assert!(client.unwrap().success());
-        end(server);
-
-        let (server, port) = openssl_server(large, &certificate);
-        let began = Instant::now();
-        let client = Command::new("openssl")
-            .args(["s_client", "-quiet", "-tls1_3", "-connect", &format!("127.0.0.1:{port}")])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn();
-        client.unwrap().wait().unwrap();
-        openssl.add(speed(GIB, began));
         end(server);
 
         let began = Instant::now();
@@ -234,7 +222,6 @@ async fn read(world: &World, large: &Path) {
         ("podsonde, over TLS", &agent),
         ("`cat FILE >/dev/null`", &cat),
         ("socat, over TLS", &socat),
-        ("openssl s_server to s_client", &openssl),
         ("kubectl exec cat", &exec),
     ] {
         rows.push(match name {
@@ -343,28 +330,6 @@ fn socat_server(file: &Path, certificate: &Path) -> (Child, u16) {
         assert!(log.read_line(&mut line).unwrap() > 0, "socat does not listen");
     }
     // What else it says is for nobody.
-    std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
-    (server, port)
-}
-
-fn openssl_server(file: &Path, certificate: &Path) -> (Child, u16) {
-    let port = free_port();
-    let mut server = Command::new("openssl")
-        .args(["s_server", "-tls1_3", "-naccept", "1", "-accept", &format!("127.0.0.1:{port}"), "-cert"])
-        .arg(certificate)
-        .arg("-key")
-        .arg(certificate)
-        .stdin(File::open(file).unwrap())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut log = BufReader::new(server.stdout.take().unwrap());
-    let mut line = String::new();
-    while !line.starts_with("ACCEPT") {
-        line.clear();
-        assert!(log.read_line(&mut line).unwrap() > 0, "openssl does not listen");
-    }
     std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
     (server, port)
 }
