@@ -536,8 +536,11 @@ mod tests {
         let row = |flag: &clap::Arg| {
             let help = flag.get_help().unwrap().to_string();
             let default = flag.get_default_values().iter().map(|value| value.to_str().unwrap());
-            let default = default.collect::<Vec<_>>().join(",");
-            format!("| `--{}` | `{default}` | {help} |\n", flag.get_long().unwrap())
+            let default = match default.collect::<Vec<_>>().join(",") {
+                default if default.is_empty() => "off".to_owned(),
+                default => format!("`{default}`"),
+            };
+            format!("| `--{}` | {default} | {help} |\n", flag.get_long().unwrap())
         };
         format!("| flag | default | what |\n|---|---|---|\n{}", rows.map(row).collect::<String>())
     }

@@ -27,7 +27,7 @@ Exit codes:
   130  interrupted
 Of several that apply: 3 before 1 before 4.";
 
-/// Starts debug containers in pods and proves which Linux namespaces they share.
+/// Looks into pods from their nodes: debug containers with proof of the namespaces they share, files, packets.
 #[derive(Debug, Clone, Parser)]
 #[command(
     name = "podsonde",

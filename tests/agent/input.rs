@@ -353,7 +353,9 @@ async fn a_stranger_finds_out_what_there_is() {
     let expected = [
         "grpc.health.v1.Health",
         "grpc.reflection.v1.ServerReflection",
+        "podsonde.v1.Capture",
         "podsonde.v1.Debug",
+        "podsonde.v1.Files",
         "podsonde.v1.Namespaces",
         "podsonde.v1.Node",
     ];
@@ -363,7 +365,9 @@ async fn a_stranger_finds_out_what_there_is() {
         assert!(matches!(answer, MessageResponse::FileDescriptorResponse(_)), "{symbol}: {answer:?}");
     }
     let mut health = HealthClient::new(f.channel());
-    for service in ["", "podsonde.v1.Debug", "podsonde.v1.Namespaces", "podsonde.v1.Node"] {
+    for service in
+        std::iter::once("").chain(services.iter().map(String::as_str).filter(|s| s.starts_with("podsonde")))
+    {
         let request = HealthCheckRequest { service: service.into() };
         assert_eq!(health.check(request).await.unwrap().into_inner().status, 1, "{service}");
     }
