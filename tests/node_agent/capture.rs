@@ -3,7 +3,7 @@
 
 use std::{
     fs::{self, File},
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Read},
     net::IpAddr,
     path::{Path, PathBuf},
     process::{Child, ChildStderr, Command, ExitStatus, Stdio},
@@ -14,10 +14,10 @@ use std::{
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, DeleteParams};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
-    fixture::{Fixture, http, nginx, pod_ip, running, until},
+    fixture::{Fixture, http, nginx, pod_ip, running, sleeping, until, with},
     support::{
         netns::inside,
         node,
@@ -95,6 +95,13 @@ impl Capturing {
         (status, self.said())
     }
 
+    /// What it wrote to stdout. To be asked once it has ended.
+    fn printed(&mut self) -> String {
+        let mut printed = String::new();
+        self.child.stdout.take().expect("stdout").read_to_string(&mut printed).expect("UTF-8");
+        printed
+    }
+
     /// Ends it by Ctrl-C.
     async fn interrupted(&mut self) -> String {
         self.signal("-INT");
@@ -160,7 +167,7 @@ impl Web {
         table.lines().count() - 1
     }
 
-    /// Waits until there are none, and returns how long that took, in words.
+    /// Waits until there are none, and returns how long that took, to some 20 ms, in words.
     async fn without_sockets(&self) -> String {
         let began = Instant::now();
         until("the capture's socket is gone", async || self.sockets() == 0).await;
@@ -241,11 +248,8 @@ async fn requests_to_a_pod_are_captured_as_tcpdump_inside_captures_them() {
             let theirs_printed = inside(web.pid, &read).output().expect("tcpdump").stdout;
             assert_eq!(ours_printed, String::from_utf8(theirs_printed).unwrap(), "{interface} {flags:?}");
         }
-        println!(
-            "{interface}: {} packets as tcpdump has them; {}",
-            packets.len(),
-            web.without_sockets().await
-        );
+        web.without_sockets().await;
+        println!("{interface}: {} packets as tcpdump has them", packets.len());
     }
     fixture.end().await;
 }
@@ -303,8 +307,8 @@ async fn a_killed_client_leaves_a_file_and_no_socket() {
     })
     .await;
     ours.signal("-KILL");
-    ours.ended().await;
     println!("{}", web.without_sockets().await);
+    ours.ended().await;
     cut_off(&ours);
     fixture.end().await;
 }
@@ -347,10 +351,14 @@ async fn a_killed_agent_leaves_a_file_and_no_socket() {
     let name = agent.metadata.name.clone().expect("a name");
     let first = running(&agent, "agent").expect("runs");
     node::output("kill", &["-KILL", &node::pid(&first).expect("runs").to_string()]);
+    let gone = web.without_sockets().await;
     let (status, said) = ours.ended().await;
-    println!("{said}{}", web.without_sockets().await);
+    println!("{said}{gone}");
     assert_eq!(status.code(), Some(1), "{said}");
-    assert!(said.contains("error: "), "{said}");
+    assert!(
+        said.contains("error: the connection to the agent was lost: ") && !said.contains("docs.rs"),
+        "{said}"
+    );
     cut_off(&ours);
     add_up(&said, ours.packets().len());
     // The client had the time to write what had come.
@@ -388,5 +396,48 @@ async fn a_deleted_pod_ends_its_capture_with_totals() {
         assert!(!said.contains("at least"), "the figures are the agent's last: {said}");
         add_up(&said, packets.len());
     }
+    fixture.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_without_rights_and_on_the_host_are_captured_and_printed() {
+    let Some(fixture) = Fixture::start().await else { return };
+    // Nothing in it but a server: no shell, no capability, another user, a root that is read only.
+    let context = json!({
+        "runAsNonRoot": true, "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true,
+        "capabilities": {"drop": ["ALL"]}, "seccompProfile": {"type": "RuntimeDefault"},
+    });
+    let spec = json!({"containers": [
+        {"name": "app", "image": "registry.test/distroless:1", "securityContext": context},
+    ]});
+    let pod = fixture.pod("web", spec).await;
+    let ip = pod_ip(&pod).expect("an address");
+    let pid = node::pid(&running(&pod, "app").expect("runs")).expect("runs");
+    until("it answers", async || matches!(http(ip, 8080, "/").await, Ok((200, _)))).await;
+    let mut ours =
+        Capturing::podsonde(&fixture, &["--print", "-e", "-v", "--count", "8", "tcp port 8080"]).await;
+    assert_eq!(http(ip, 8080, "/").await.expect("an answer"), (200, "distroless\n".to_owned()));
+    let (status, said) = ours.ended().await;
+    assert!(status.success(), "{said}");
+    add_up(&said, 8);
+    // Printed while it was captured, as tcpdump prints the file.
+    let printed = ours.printed();
+    let theirs =
+        inside(pid, &["tcpdump", "-n", "-e", "-v", "-r", text(&ours.file)]).output().expect("tcpdump");
+    assert_eq!(printed, String::from_utf8(theirs.stdout).expect("UTF-8"));
+    println!("{printed}");
+    let pods: Api<Pod> = Api::namespaced(fixture.cluster.client().expect("client"), "default");
+    pods.delete("web", &DeleteParams::default()).await.expect("delete");
+    fixture.cluster.wait_deleted("default", "web").await;
+
+    // The node's own network, with a right that the administrator has.
+    let host = with(sleeping(), json!({"hostNetwork": true}));
+    fixture.pod("web", host).await;
+    let mut ours = Capturing::podsonde(&fixture, &["-i", "lo", "--count", "1", "udp dst port 9"]).await;
+    node::output("bash", &["-c", "echo -n mark > /dev/udp/127.0.0.1/9"]);
+    let (status, said) = ours.ended().await;
+    assert!(status.success(), "{said}");
+    assert!(ours.packets()[0].data.ends_with(b"mark"));
+    assert_eq!(interfaces(&ours.file), ["default/web/lo"]);
     fixture.end().await;
 }
