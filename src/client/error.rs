@@ -31,7 +31,7 @@ pub mod reason {
     pub const CLIENT_CERTIFICATE_REFUSED: &str = "CLIENT_CERTIFICATE_REFUSED";
     /// The agent has no Lease that says what certificate it serves.
     pub const AGENT_NOT_PUBLISHED: &str = "AGENT_NOT_PUBLISHED";
-    /// The connection to the agent ended before its answer.
+    /// The connection to the agent ended before its answer, or in the middle of it.
     pub const CONNECTION_LOST: &str = "CONNECTION_LOST";
     /// The answer did not come within the request timeout.
     pub const REQUEST_TIMEOUT: &str = "REQUEST_TIMEOUT";
@@ -209,7 +209,7 @@ impl From<Status> for Error {
             if let Some(known) = find::<Self>(Some(cause)) {
                 return known.clone();
             }
-            let lost = format!("the connection to the agent ended before its answer: {}", innermost(cause));
+            let lost = format!("the connection to the agent was lost: {}", innermost(cause));
             return Self::new(reason::CONNECTION_LOST, lost);
         }
         let (code, said) = (status.code(), status.message());
@@ -260,7 +260,12 @@ fn shorten(mut text: String) -> String {
 
 /// What the error at the end of the chain says: the others only say that something failed.
 fn innermost(error: &(dyn StdError + 'static)) -> String {
-    chain(Some(error)).last().map(ToString::to_string).unwrap_or_default()
+    let mut said = chain(Some(error)).last().map(ToString::to_string).unwrap_or_default();
+    // rustls adds the address of a page for programmers.
+    if let Some((end, _)) = said.rmatch_indices(": https://docs.rs/").next() {
+        said.truncate(end);
+    }
+    said
 }
 
 fn find<'a, E: StdError + 'static>(error: Option<&'a (dyn StdError + 'static)>) -> Option<&'a E> {

@@ -28,7 +28,8 @@ use crate::{
     },
 };
 
-const QUIET: Limits = Limits { packets: 0, bytes: 0, statistics_interval: Duration::from_secs(3600) };
+pub(crate) const QUIET: Limits =
+    Limits { packets: 0, bytes: 0, statistics_interval: Duration::from_secs(3600) };
 
 pub(crate) fn everything() -> Selection {
     Selection { filter: None, on_tags: false, ways: Ways::Both, snaplen: MAX_SNAPLEN }

@@ -18,6 +18,7 @@ mod fixture;
 mod service;
 #[path = "../support/mod.rs"]
 mod support;
+mod traffic;
 
 /// Whether this can be done here. A test that cannot run is skipped, but fails when `CI` is set.
 fn possible() -> bool {

@@ -16,6 +16,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod capture;
 mod failures;
 mod files;
 mod fixture;
