@@ -49,13 +49,10 @@ async fn nothing_is_held_of_containers_that_have_ended() {
     tokio::spawn(async move { watch.run().await });
     changes.wait_for(|_| pods.all().len() == 3).await.unwrap();
 
+    // Holds the directory of the process that stands for the host.
+    let containers = Arc::new(Containers::open(std::process::id()).unwrap());
     let (directories, pidfds) = held();
-    let verifier = Verifier::new(
-        Arc::clone(&pods),
-        Arc::new(Containers::open(std::process::id()).unwrap()),
-        Arc::new(Entry::InProcess),
-    );
-    let verifier = Arc::new(verifier);
+    let verifier = Arc::new(Verifier::new(Arc::clone(&pods), containers, Arc::new(Entry::InProcess)));
     for _ in 0..20 {
         let reports = verifier.verify(pods.all(), None).await.unwrap();
         assert!(reports.iter().flat_map(|r| &r.containers).all(|c| c.process.is_some()));
