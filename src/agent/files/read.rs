@@ -24,7 +24,7 @@ use crate::{
 /// Bytes of one message.
 pub const CHUNK: usize = 256 << 10;
 /// Messages that are read at a time.
-const BATCH: usize = 4;
+const BATCH: usize = 2;
 /// How long is read at a time, where a file system is slow.
 const STEP: Duration = Duration::from_millis(200);
 /// How soon a followed file is looked at again, at first and at last.

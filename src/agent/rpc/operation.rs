@@ -258,7 +258,7 @@ macro_rules! files {
 files!(FilesStatRequest, FilesStat, 1, |_q| Vec::new());
 files!(FilesListRequest, FilesList, 1, |q| vec![("after", rooted::show(&q.after))]);
 // Its messages are large.
-files!(FilesReadRequest, FilesRead, 2, |q| {
+files!(FilesReadRequest, FilesRead, 1, |q| {
     let lines = q.tail_lines.map(|lines| lines.to_string()).unwrap_or_default();
     vec![
         ("offset", q.offset.to_string()),
