@@ -8,6 +8,7 @@
 //!
 //! `PODSONDE_BENCH_PACKETS` are the packets of a run (1000000), `PODSONDE_BENCH_RATE` is how many of them there are a second (150000), and
 //! `PODSONDE_BENCH_ROUNDS` says how often all of them take their turn (3).
+//! `PODSONDE_BENCH_PROGRAMS` is a directory with the `podsonde` and `podsonde-agent` to measure if that shall not be those built with it.
 //!
 //! Needs root, ip, tcpdump, socat, openssl and capinfos. Files are in memory, for it not to be a disk that is measured.
 #![cfg(all(target_os = "linux", feature = "embedded"))]

@@ -51,7 +51,7 @@ impl World {
         };
         let token = cluster.issue_token(user, &["podsonde"], Duration::from_secs(12 * 3600));
         fs::write(directory.path().join("token"), token).unwrap();
-        let agent = Command::new(env!("CARGO_BIN_EXE_podsonde-agent"))
+        let agent = Command::new(program("podsonde-agent", env!("CARGO_BIN_EXE_podsonde-agent")))
             .args(["--node-name", NODE, "--listen=tls://127.0.0.1:0", "--audit-log=/dev/null"])
             .args(["--host-pid", &std::process::id().to_string(), "--kubeconfig"])
             .arg(directory.path().join("kubeconfig"))
@@ -113,9 +113,15 @@ impl Drop for World {
     }
 }
 
+/// The program that is measured: of the directory `PODSONDE_BENCH_PROGRAMS` if that is set, else the one that was built with this.
+fn program(name: &str, built: &str) -> PathBuf {
+    std::env::var_os("PODSONDE_BENCH_PROGRAMS")
+        .map_or_else(|| built.into(), |directory| Path::new(&directory).join(name))
+}
+
 /// The client, asking the agent over TLS with a token.
 fn podsonde(directory: &Path, address: &str) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_podsonde"));
+    let mut command = Command::new(program("podsonde", env!("CARGO_BIN_EXE_podsonde")));
     command.arg("--kubeconfig").arg(directory.join("kubeconfig"));
     command.arg("--token-file").arg(directory.join("token"));
     command.args(["-n", "default", "--agent", &format!("https://{address}")]);
