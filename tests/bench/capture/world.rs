@@ -1,0 +1,154 @@
+//! A pod on a node with an agent, and a veth pair out of the pod on which frames are sent.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command},
+    time::Duration,
+};
+
+use k8s_openapi::api::{authentication::v1::UserInfo, core::v1::Pod};
+use podsonde::{embedded::Cluster, kube::leases};
+use serde_json::json;
+
+use crate::{
+    fixture::{self, NODE, SLEEP},
+    support::{
+        generator::Generator,
+        netns::{Netns, inside},
+    },
+};
+
+/// An agent process in front of a cluster, and a pod whose interface carries what is sent.
+pub(crate) struct World {
+    _cluster: Cluster,
+    agent: Child,
+    address: String,
+    /// A process of the pod.
+    pod: u32,
+    generator: Generator,
+    /// The other end of the pair.
+    _peer: Netns,
+    directory: tempfile::TempDir,
+}
+
+impl World {
+    /// The pod's interface.
+    pub(crate) const INTERFACE: &str = "gen0";
+
+    pub(crate) async fn start() -> Self {
+        let cluster = Cluster::builder().node(NODE, fixture::runtime(|_| {})).start().await.unwrap();
+        let spec = json!({"nodeName": NODE, "containers": [{"name": "app", "image": SLEEP}]});
+        cluster.create_pod(json!({"metadata": {"name": "web"}, "spec": spec})).await.unwrap();
+        let runs = |pod: &Pod| pod.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Running");
+        cluster.wait_pod("default", "web", runs).await.unwrap();
+        let directory = tempfile::tempdir_in("/dev/shm").unwrap();
+        fs::write(directory.path().join("kubeconfig"), cluster.kubeconfig()).unwrap();
+        let user = UserInfo {
+            username: Some("admin".into()),
+            groups: Some(vec!["system:masters".into()]),
+            ..UserInfo::default()
+        };
+        let token = cluster.issue_token(user, &["podsonde"], Duration::from_secs(12 * 3600));
+        fs::write(directory.path().join("token"), token).unwrap();
+        let agent = Command::new(program("podsonde-agent", env!("CARGO_BIN_EXE_podsonde-agent")))
+            .args(["--node-name", NODE, "--listen=tls://127.0.0.1:0", "--audit-log=/dev/null"])
+            .args(["--host-pid", &std::process::id().to_string(), "--kubeconfig"])
+            .arg(directory.path().join("kubeconfig"))
+            .env_remove("POD_IP")
+            .spawn()
+            .unwrap();
+        let client = cluster.client().unwrap();
+        let address = loop {
+            let published = leases::of_node(&client, "podsonde", NODE).await.unwrap();
+            if let Some(address) = published.and_then(|published| published.address) {
+                break address;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        let pod = loop {
+            // Until it has read its node's pods.
+            if let Some(pid) = pid_of_pod(directory.path(), &address) {
+                break pid;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        let peer = Netns::new();
+        let generator = Generator::new(pod, pair(pod, &peer));
+        Self { _cluster: cluster, agent, address, pod, generator, _peer: peer, directory }
+    }
+
+    /// `podsonde capture` of the pod's interface, with these arguments.
+    pub(crate) fn client(&self, arguments: &[&str]) -> Command {
+        let mut command = podsonde(self.directory.path(), &self.address);
+        command.args(["capture", "web", "-i", Self::INTERFACE]).args(arguments);
+        command
+    }
+
+    /// A program in the pod's network namespace.
+    pub(crate) fn in_pod(&self, words: &[&str]) -> Command {
+        inside(self.pod, words)
+    }
+
+    /// A file that does not exist yet, in memory.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// The agent's pid.
+    pub(crate) fn agent(&self) -> u32 {
+        self.agent.id()
+    }
+
+    /// Sends frames from the pod's interface: how many, of what size, and how many a second.
+    pub(crate) fn send(&mut self, count: u64, size: usize, per_second: u64) {
+        self.generator.send(count, size, per_second);
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        let _ = self.agent.kill();
+        let _ = self.agent.wait();
+    }
+}
+
+/// The program that is measured: of the directory `PODSONDE_BENCH_PROGRAMS` if that is set, else the one that was built with this.
+fn program(name: &str, built: &str) -> PathBuf {
+    std::env::var_os("PODSONDE_BENCH_PROGRAMS")
+        .map_or_else(|| built.into(), |directory| Path::new(&directory).join(name))
+}
+
+/// The client, asking the agent over TLS with a token.
+fn podsonde(directory: &Path, address: &str) -> Command {
+    let mut command = Command::new(program("podsonde", env!("CARGO_BIN_EXE_podsonde")));
+    command.arg("--kubeconfig").arg(directory.join("kubeconfig"));
+    command.arg("--token-file").arg(directory.join("token"));
+    command.args(["-n", "default", "--agent", &format!("https://{address}")]);
+    command
+}
+
+fn pid_of_pod(directory: &Path, address: &str) -> Option<u32> {
+    let output = podsonde(directory, address).args(["verify", "web", "-o", "json"]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let (_, rest) = text.split_once("\"hostPid\":")?;
+    rest.trim_start().split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+}
+
+/// Makes the pair. Nothing is on it but what is sent: it has no addresses, and the kernel gives it none. Returns the index of the pod's end.
+fn pair(pod: u32, peer: &Netns) -> u32 {
+    let run = |pid: u32, words: &[&str]| {
+        let output = inside(pid, words).output().unwrap();
+        assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let (name, there) = (World::INTERFACE, peer.pid().to_string());
+    run(pod, &["ip", "link", "add", name, "type", "veth", "peer", "name", "gen1", "netns", &there]);
+    for (pid, name) in [(pod, name), (peer.pid(), "gen1")] {
+        run(pid, &["ip", "link", "set", name, "addrgenmode", "none"]);
+        run(pid, &["ip", "link", "set", name, "up"]);
+    }
+    let links: serde_json::Value =
+        serde_json::from_str(&run(pod, &["ip", "-j", "link", "show", name])).unwrap();
+    links[0]["ifindex"].as_u64().unwrap().try_into().unwrap()
+}
