@@ -306,6 +306,8 @@ impl debug_server::Debug for FakeAgent {
             _ => {
                 let ended = Session {
                     exit_code: Some(137),
+                    // Older than the other one, also where a second passes between the two.
+                    created_at: time(now() - 20 * 3600 - 1860),
                     ..session("default", "web", "old", SessionState::Terminated)
                 };
                 (
