@@ -47,9 +47,6 @@ fn stream(pod: &str) -> Vec<u8> {
             timestamp: BASE + number as u64,
             original_length: 1000,
             direction,
-            dropped: (number == 1).then_some(5),
-            id: (number == 2).then_some(77),
-            comment: if number == 2 { "said" } else { "" },
         };
         write::enhanced_packet(&mut out, &packet, [&frame[..12], &frame[12..13], &frame[13..]]);
     }
@@ -75,8 +72,6 @@ fn fields(file: &Path) -> Vec<String> {
         "frame.len",
         "frame.cap_len",
         "frame.packet_flags_direction",
-        "frame.packet_id",
-        "frame.comment",
         "eth.src",
     ];
     let mut arguments = vec!["-r", file.to_str().unwrap(), "-T", "fields", "-E", "separator=,"];
@@ -93,9 +88,9 @@ fn tshark_and_capinfos_read_what_is_written() {
     assert_eq!(
         lines,
         [
-            "default/web-0/eth0,1700000000.123456789,1000,60,0x00000001,,,02:00:00:00:00:02",
-            "default/web-0/lo,1700000000.123456790,1000,61,0x00000002,,,02:00:00:00:00:02",
-            "default/web-0/eth0,1700000000.123456791,1000,62,,77,said,02:00:00:00:00:02",
+            "default/web-0/eth0,1700000000.123456789,1000,60,0x00000001,02:00:00:00:00:02",
+            "default/web-0/lo,1700000000.123456790,1000,61,0x00000002,02:00:00:00:00:02",
+            "default/web-0/eth0,1700000000.123456791,1000,62,,02:00:00:00:00:02",
         ]
     );
     let said = run("capinfos", &[file.to_str().unwrap()]);

@@ -29,8 +29,6 @@ pub(super) mod option {
     pub(crate) const IF_OS: u16 = 12;
     pub(crate) const IF_TSOFFSET: u16 = 14;
     pub(crate) const EPB_FLAGS: u16 = 2;
-    pub(crate) const EPB_DROPCOUNT: u16 = 4;
-    pub(crate) const EPB_PACKETID: u16 = 5;
     pub(crate) const ISB_STARTTIME: u16 = 2;
     pub(crate) const ISB_ENDTIME: u16 = 3;
     pub(crate) const ISB_IFRECV: u16 = 4;

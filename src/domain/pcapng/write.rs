@@ -43,7 +43,7 @@ pub struct Interface<'a> {
 
 /// What an enhanced packet block says besides the packet's bytes.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Packet<'a> {
+pub struct Packet {
     /// Number of the interface in this section.
     pub interface: u32,
     /// Nanoseconds since 1970.
@@ -52,12 +52,6 @@ pub struct Packet<'a> {
     pub original_length: u32,
     /// `epb_flags`, left out where unknown.
     pub direction: Direction,
-    /// `epb_dropcount`: packets lost between this one and the one before it.
-    pub dropped: Option<u64>,
-    /// `epb_packetid`.
-    pub id: Option<u64>,
-    /// `opt_comment`, left out where empty.
-    pub comment: &'a str,
 }
 
 /// Figures of an interface. What is not known is left out.
@@ -99,7 +93,7 @@ pub fn section_header(out: &mut Vec<u8>, section: &Section<'_>) {
     for (code, value) in texts {
         text(out, code, value);
     }
-    end(out, block, true);
+    end(out, block);
 }
 
 /// Appends an interface description, with timestamps in nanoseconds.
@@ -116,51 +110,46 @@ pub fn interface(out: &mut Vec<u8>, interface: &Interface<'_>) {
         raw_option(out, option::IF_FILTER, &[&[0], cut(interface.filter, MAX_OPTION - 1).as_bytes()]);
     }
     text(out, option::IF_OS, interface.os);
-    end(out, block, true);
+    end(out, block);
 }
 
 /// Appends a packet whose bytes lie in `parts`, one after the other: one part for most, three where a VLAN tag goes
 /// between, two behind a made-up link-layer header. Together they should stay below [`super::MAX_BLOCK`], or no reader will take it.
 #[inline]
-pub fn enhanced_packet<const PARTS: usize>(out: &mut Vec<u8>, packet: &Packet<'_>, parts: [&[u8]; PARTS]) {
+pub fn enhanced_packet<const PARTS: usize>(out: &mut Vec<u8>, packet: &Packet, parts: [&[u8]; PARTS]) {
+    const HEADER: usize = 28;
+    const PADDING: [u8; 3] = [0; 3];
     let captured: usize = parts.iter().map(|part| part.len()).sum();
-    let mut header = [0; 28];
-    let fields = [
+    let padding = PADDING.get(..captured.wrapping_neg() % 4).unwrap_or_default();
+    let options = if packet.direction == Direction::Unknown { 0 } else { 12 };
+    let length = clamp(HEADER + captured + padding.len() + options + 4);
+    let header: [u32; HEADER / 4] = [
         ENHANCED_PACKET,
-        // The length of the block, known at its end.
-        0,
+        length,
         packet.interface,
         high(packet.timestamp),
         low(packet.timestamp),
         clamp(captured),
         packet.original_length,
     ];
-    for (bytes, field) in header.as_chunks_mut().0.iter_mut().zip(fields) {
-        *bytes = field.to_le_bytes();
-    }
-    out.reserve(header.len() + captured + 64);
-    let block = out.len();
-    out.extend_from_slice(&header);
+    // `epb_flags`, of four bytes; the end of the options.
+    let options_and_end = [u32::from(option::EPB_FLAGS) | 4 << 16, packet.direction.flags(), 0, length];
+    out.reserve(HEADER + captured + 20);
+    out.extend_from_slice(bytes_of(&header).as_flattened());
     for part in parts {
         out.extend_from_slice(part);
     }
-    pad(out, captured);
-    let mut options = false;
-    if packet.direction != Direction::Unknown {
-        raw_option(out, option::EPB_FLAGS, &[&packet.direction.flags().to_le_bytes()]);
-        options = true;
+    out.extend_from_slice(padding);
+    let [.., end] = &options_and_end;
+    match options {
+        0 => out.extend_from_slice(&end.to_le_bytes()),
+        _ => out.extend_from_slice(bytes_of(&options_and_end).as_flattened()),
     }
-    for (code, value) in [(option::EPB_DROPCOUNT, packet.dropped), (option::EPB_PACKETID, packet.id)] {
-        if let Some(value) = value {
-            raw_option(out, code, &[&value.to_le_bytes()]);
-            options = true;
-        }
-    }
-    if !packet.comment.is_empty() {
-        text(out, option::COMMENT, packet.comment);
-        options = true;
-    }
-    end(out, block, options);
+}
+
+#[inline]
+fn bytes_of<const N: usize>(words: &[u32; N]) -> [[u8; 4]; N] {
+    words.map(u32::to_le_bytes)
 }
 
 /// Appends the figures of an interface.
@@ -187,7 +176,7 @@ pub fn interface_statistics(out: &mut Vec<u8>, statistics: &Statistics) {
             raw_option(out, code, &[&value.to_le_bytes()]);
         }
     }
-    end(out, block, true);
+    end(out, block);
 }
 
 /// Longest value of an option that keeps its length, padded, in 16 bits.
@@ -201,12 +190,9 @@ fn begin(out: &mut Vec<u8>, kind: u32) -> usize {
     block
 }
 
-/// Ends the options, if there may be any, and the block.
-#[inline]
-fn end(out: &mut Vec<u8>, block: usize, options: bool) {
-    if options {
-        out.extend_from_slice(&[0; 4]);
-    }
+/// Ends the options and the block.
+fn end(out: &mut Vec<u8>, block: usize) {
+    out.extend_from_slice(&[0; 4]);
     let length = clamp(out.len() - block + 4).to_le_bytes();
     out.extend_from_slice(&length);
     if let Some(field) = out.get_mut(block + 4..block + 8) {
@@ -221,7 +207,6 @@ fn text(out: &mut Vec<u8>, code: u16, value: &str) {
 }
 
 /// Appends an option whose value lies in `parts`, together at most [`MAX_OPTION`] bytes.
-#[inline]
 fn raw_option(out: &mut Vec<u8>, code: u16, parts: &[&[u8]]) {
     let length: usize = parts.iter().map(|part| part.len()).sum();
     out.extend_from_slice(&code.to_le_bytes());
@@ -233,7 +218,6 @@ fn raw_option(out: &mut Vec<u8>, code: u16, parts: &[&[u8]]) {
 }
 
 /// Zeros up to a multiple of four.
-#[inline]
 fn pad(out: &mut Vec<u8>, length: usize) {
     let zeros: &[u8] = match length % 4 {
         1 => &[0; 3],

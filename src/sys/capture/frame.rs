@@ -82,8 +82,7 @@ pub(super) fn put(
         PACKET_OUTGOING => Direction::Out,
         _ => Direction::In,
     };
-    let about =
-        write::Packet { timestamp: packet.timestamp, original_length, direction, ..write::Packet::default() };
+    let about = write::Packet { interface: 0, timestamp: packet.timestamp, original_length, direction };
     enhanced_packet(out, &about, parts);
     true
 }
