@@ -230,7 +230,10 @@ fn the_flags_are_in_the_request() {
     assert_eq!(request.filter, "udp and not port 53");
     assert_eq!(request.max_duration.unwrap().seconds, 60);
     assert_eq!(request.direction(), CaptureDirection::In);
-    assert_eq!(request.max_delay.unwrap().nanos, 10_000_000);
+    assert_eq!(request.max_delay.unwrap().nanos, 50_000_000);
+    // Packets of several pods wait for each other.
+    fixture.run(&["capture", "a", "b", "--count", "10", "-w", &file]).expect(0);
+    assert!(fixture.captures().iter().all(|request| request.max_delay.unwrap().nanos == 10_000_000));
 }
 
 #[test]

@@ -55,7 +55,9 @@ const ANY: &str = "any";
 /// How long agents may hold back packets that a person waits for.
 const DELAY_OF_LINES: Duration = Duration::from_millis(2);
 /// The same for what goes to a file or a program.
-const DELAY_OF_FILES: Duration = Duration::from_millis(10);
+const DELAY_OF_FILES: Duration = Duration::from_millis(50);
+/// The same for a file of several pods, in which packets wait for each other: `output`'s `FILE_WAITS`, less the way.
+const DELAY_OF_SEVERAL: Duration = Duration::from_millis(10);
 /// How long the output may take after an interruption before something is said.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// How often the line that says how far it is, is rewritten.
@@ -183,7 +185,10 @@ fn wire(time: Duration) -> Result<prost_types::Duration, Failed> {
 
 /// Captures until all have ended, and says what was captured.
 pub(super) async fn capture(context: &Context, scope: &Scope, job: Job) -> Result<Exit, Failed> {
-    let Job { targets, request, count, file, lines, json, quiet } = job;
+    let Job { targets, mut request, count, file, lines, json, quiet } = job;
+    if targets.len() > 1 && lines.is_none() {
+        request.max_delay = Some(wire(DELAY_OF_SEVERAL)?);
+    }
     let shows_progress = context.terminal.live && lines.is_none() && !quiet;
     let (stop, stopping) = watch::channel(Stop::No);
     let (queue, items) = Queue::new();

@@ -17,7 +17,7 @@ use rustix::{
 };
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::{Tap, frame, pool::Pool};
+use super::{RING_UNIT, Tap, frame, pool::Pool};
 use crate::{
     domain::{
         filter::Program,
@@ -28,6 +28,11 @@ use crate::{
 
 /// A buffer that holds so much is sent.
 pub(super) const ENOUGH: usize = 128 * 1024;
+/// Blocks of the ring that are worth a wake-up, where packets come so fast that none waits too long for them. A wake-up costs as much as
+/// copying a block, and what is sent at once also wakes whoever passes it on, and whoever receives it, only once.
+const WORTHWHILE: u32 = 8;
+/// They are this part of the ring at most, for the rest to last while the thread is kept from running.
+const PART: usize = 4;
 /// What is in the ring when a capture is stopped is taken out, as long as this does not take longer.
 const LAST: Duration = Duration::from_secs(1);
 /// How often is looked whether an interface that went down is gone.
@@ -132,8 +137,11 @@ pub struct Drain {
     buffer: Option<Vec<u8>>,
     /// Packets in the buffer.
     packets: u64,
-    /// When the first of them got there.
-    since: Option<Instant>,
+    /// Full buffers, which are sent together: the first wakes the receiver, who finds the others.
+    full: Vec<Event>,
+    /// Blocks taken since the thread last waited, and since when that was.
+    blocks: u32,
+    waited: Instant,
     statistics_due: Instant,
     /// Whether the interface went down. It may be up again, or be gone, of which the kernel does not tell a second time.
     went_down: bool,
@@ -170,8 +178,9 @@ impl Drain {
             unwanted: 0,
             buffer,
             packets: 0,
-            // The header waits for nothing.
-            since: Some(now),
+            full: Vec::new(),
+            blocks: 0,
+            waited: now,
             statistics_due: now + limits.statistics_interval,
             went_down: false,
         };
@@ -240,15 +249,13 @@ impl Drain {
                 Some(limit @ (End::Packets | End::Bytes)) => return Ok(limit),
                 Some(_) => {
                     if self.is_full() {
-                        self.flush()?;
+                        self.finish_buffer();
                     }
                     continue;
                 }
                 None => {}
             }
-            if self.since.is_some_and(|since| now.duration_since(since) >= self.tap.linger) {
-                self.flush()?;
-            }
+            self.flush()?;
             if let Err(error) = self.wait(now, last.is_some()) {
                 return Ok(End::Failed(error));
             }
@@ -302,31 +309,39 @@ impl Drain {
             }
         }
         drop(block);
+        self.blocks += 1;
         self.totals.bytes += (buffer.len() - before) as u64;
-        if buffer.len() > before {
-            self.since.get_or_insert_with(Instant::now);
-        }
         Some(End::Stopped)
+    }
+
+    /// How long the ring is left alone, for a wake-up to be worthwhile: as long as so many blocks will take if they come as fast as
+    /// the last ones did, and no longer than a packet may wait.
+    fn rest(&self, now: Instant) -> Duration {
+        let part = u32::try_from(self.tap.ring.size() / RING_UNIT / PART).unwrap_or(u32::MAX);
+        let took = now.duration_since(self.waited).saturating_mul(WORTHWHILE.min(part));
+        took.checked_div(self.blocks).unwrap_or_default().min(self.tap.max_delay)
     }
 
     /// Waits for a packet, a buffer, the end, or what is due next.
     fn wait(&mut self, now: Instant, ending: bool) -> Result<(), SysError> {
         let mut until = self.statistics_due;
-        if let Some(since) = self.since {
-            until = until.min(since + self.tap.linger);
-        }
-        if self.went_down || ending {
+        if self.went_down {
             until = until.min(now + LOOK);
         }
         if ending {
             until = until.min(now + Duration::from_millis(2));
         }
+        let rest = self.rest(now);
+        if !rest.is_zero() {
+            until = until.min(now + rest);
+        }
+        (self.blocks, self.waited) = (0, now);
         let timeout = Timespec::try_from(until.saturating_duration_since(now))
             .map_err(|_| SysError::new("poll", "the ring", Errno::INVAL))?;
         // Without a buffer for them, packets may come and stay.
-        let has_buffer = self.has_buffer();
+        let packets = rest.is_zero() && self.has_buffer();
         let pool = PollFd::new(&self.shared.pool, PollFlags::IN);
-        let ring = PollFd::new(&self.tap.ring, if has_buffer { PollFlags::IN } else { PollFlags::empty() });
+        let ring = PollFd::new(&self.tap.ring, if packets { PollFlags::IN } else { PollFlags::empty() });
         let mut fds = [pool, ring];
         match poll(&mut fds, Some(&timeout)) {
             Ok(_) | Err(Errno::INTR) => {}
@@ -383,15 +398,16 @@ impl Drain {
         if last { Ok(()) } else { self.send(Event::Statistics(self.totals)) }
     }
 
-    /// Hands the buffer on.
+    /// Hands the buffers on.
     fn flush(&mut self) -> Result<(), Gone> {
-        self.since = None;
-        match self.buffer.take_if(|buffer| !buffer.is_empty()) {
-            Some(buffer) => {
-                let packets = std::mem::take(&mut self.packets);
-                self.send(Event::Payload(self.shared.pool.lend(buffer), packets))
-            }
-            None => Ok(()),
+        self.finish_buffer();
+        self.full.drain(..).try_for_each(|event| self.events.send(event).map_err(|_| Gone))
+    }
+
+    fn finish_buffer(&mut self) {
+        if let Some(buffer) = self.buffer.take_if(|buffer| !buffer.is_empty()) {
+            let packets = std::mem::take(&mut self.packets);
+            self.full.push(Event::Payload(self.shared.pool.lend(buffer), packets));
         }
     }
 

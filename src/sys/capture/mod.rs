@@ -139,7 +139,7 @@ pub struct Tap {
     source: Source,
     filter: Option<Program>,
     snaplen: u32,
-    linger: Duration,
+    max_delay: Duration,
 }
 
 impl Tap {
@@ -155,13 +155,11 @@ impl Tap {
         ring_bytes: usize,
         max_delay: Duration,
     ) -> Result<Self, SysError> {
-        // Most of it in the ring, which then lasts longer, the rest in the buffer.
-        let linger = max_delay / 4;
-        let ring = Ring::new(socket, ring_bytes, max_delay - linger)?;
+        let ring = Ring::new(socket, ring_bytes, max_delay)?;
         let (kernel, filter) = selection.split(&source);
         ring.filter(&kernel)?;
         ring.bind(source.interface)?;
-        Ok(Self { ring, source, filter, snaplen: selection.snaplen, linger })
+        Ok(Self { ring, source, filter, snaplen: selection.snaplen, max_delay })
     }
 
     /// Size of the ring in bytes, as granted.
