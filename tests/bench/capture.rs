@@ -1,4 +1,4 @@
-//! What a capture over TLS costs, and what it loses: figures, printed and never asserted, except that every packet is accounted for.
+//! What a capture over mutual TLS costs, and what it loses: figures, printed and never asserted, except that every packet is accounted for.
 //! `cargo bench --bench capture`, or `-- cost` for a part of it.
 //!
 //! - `cost`: CPU seconds per million packets of agent and client, beside `tcpdump -w FILE`, `tcpdump -w -` through a TLS pipe of socat, and

@@ -7,8 +7,15 @@ use std::{
     time::Duration,
 };
 
-use k8s_openapi::api::{authentication::v1::UserInfo, core::v1::Pod};
+use k8s_openapi::{
+    ByteString,
+    api::core::v1::{ConfigMap, Pod},
+};
+use kube::{Api, api::PostParams};
 use podsonde::{embedded::Cluster, kube::leases};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+};
 use serde_json::json;
 
 use crate::{
@@ -44,13 +51,7 @@ impl World {
         cluster.wait_pod("default", "web", runs).await.unwrap();
         let directory = tempfile::tempdir_in("/dev/shm").unwrap();
         fs::write(directory.path().join("kubeconfig"), cluster.kubeconfig()).unwrap();
-        let user = UserInfo {
-            username: Some("admin".into()),
-            groups: Some(vec!["system:masters".into()]),
-            ..UserInfo::default()
-        };
-        let token = cluster.issue_token(user, &["podsonde"], Duration::from_secs(12 * 3600));
-        fs::write(directory.path().join("token"), token).unwrap();
+        fs::write(directory.path().join("client"), client_kubeconfig(&cluster).await).unwrap();
         let agent = Command::new(program("podsonde-agent", env!("CARGO_BIN_EXE_podsonde-agent")))
             .args(["--node-name", NODE, "--listen=tls://127.0.0.1:0", "--audit-log=/dev/null"])
             .args(["--host-pid", &std::process::id().to_string(), "--kubeconfig"])
@@ -119,11 +120,36 @@ fn program(name: &str, built: &str) -> PathBuf {
         .map_or_else(|| built.into(), |directory| Path::new(&directory).join(name))
 }
 
-/// The client, asking the agent over TLS with a token.
+/// A kubeconfig with a client certificate of the cluster's authority, which it publishes for agents to know.
+async fn client_kubeconfig(cluster: &Cluster) -> String {
+    let mut ca = CertificateParams::default();
+    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let ca = CertifiedIssuer::self_signed(ca, KeyPair::generate().unwrap()).unwrap();
+    let map = json!({
+        "metadata": {"name": "extension-apiserver-authentication"},
+        "data": {"client-ca-file": ca.pem()},
+    });
+    let maps: Api<ConfigMap> = Api::namespaced(cluster.client().unwrap(), "kube-system");
+    maps.create(&PostParams::default(), &serde_json::from_value(map).unwrap()).await.unwrap();
+
+    let mut client = CertificateParams::default();
+    client.distinguished_name.push(DnType::CommonName, "admin");
+    client.distinguished_name.push(DnType::OrganizationName, "system:masters");
+    client.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    let key = KeyPair::generate().unwrap();
+    let base64 = |pem: String| ByteString(pem.into_bytes());
+    let mut kubeconfig: serde_json::Value = serde_json::from_str(&cluster.kubeconfig()).unwrap();
+    kubeconfig["users"][0]["user"] = json!({
+        "client-certificate-data": base64(client.signed_by(&key, &ca).unwrap().pem()),
+        "client-key-data": base64(key.serialize_pem()),
+    });
+    kubeconfig.to_string()
+}
+
+/// The client, asking the agent over TLS with its certificate.
 fn podsonde(directory: &Path, address: &str) -> Command {
     let mut command = Command::new(program("podsonde", env!("CARGO_BIN_EXE_podsonde")));
-    command.arg("--kubeconfig").arg(directory.join("kubeconfig"));
-    command.arg("--token-file").arg(directory.join("token"));
+    command.arg("--kubeconfig").arg(directory.join("client"));
     command.args(["-n", "default", "--agent", &format!("https://{address}")]);
     command
 }
