@@ -382,7 +382,7 @@ async fn capture(context: &Context, args: &ExtcapArgs, interface: &str) -> Resul
         snaplen: args.snapshot_length,
         ..capture::request_for_files()?
     };
-    let file = args.fifo.clone();
+    let file = args.fifo.clone().map(capture::Savefiles::one);
     let job = Job { targets, request, count: None, file, lines: None, json: false, quiet: true };
     capture::capture(context, &scope, job).await
 }

@@ -44,21 +44,37 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
 
 /// A number of bytes: bare, or with k, M, G for powers of 1000 and Ki, Mi, Gi for powers of 1024; a B may follow.
 pub(super) fn bytes(text: &str) -> Result<u64, String> {
-    let invalid = || format!("{text:?} is not a number of bytes; write 500k, 10M or 2GiB");
+    let factor = |unit: &str| match unit.strip_suffix('B').unwrap_or(unit) {
+        "" => Some(1),
+        "k" | "K" => Some(1000),
+        "M" => Some(1_000_000),
+        "G" => Some(1_000_000_000),
+        "Ki" => Some(1 << 10),
+        "Mi" => Some(1 << 20),
+        "Gi" => Some(1 << 30),
+        _ => None,
+    };
+    scaled(text, factor).ok_or_else(|| format!("{text:?} is not a number of bytes; write 500k, 10M or 2GiB"))
+}
+
+/// A size of files as tcpdump's `-C` reads it: millions of bytes, or with k, m, g powers of 1024.
+pub(super) fn file_size(text: &str) -> Result<u64, String> {
+    let factor = |unit: &str| match unit {
+        "" => Some(1_000_000),
+        "k" | "K" => Some(1 << 10),
+        "m" | "M" => Some(1 << 20),
+        "g" | "G" => Some(1 << 30),
+        _ => None,
+    };
+    let invalid = || format!("{text:?} is not a size; write 100 for 100 million bytes, or 500k, 64m, 2g");
+    scaled(text, factor).ok_or_else(invalid)
+}
+
+/// A whole number with a unit, above 0.
+fn scaled(text: &str, factor: impl Fn(&str) -> Option<u64>) -> Option<u64> {
     let unit = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(unit);
-    let factor = match unit.strip_suffix('B').unwrap_or(unit) {
-        "" => 1,
-        "k" | "K" => 1000,
-        "M" => 1_000_000,
-        "G" => 1_000_000_000,
-        "Ki" => 1 << 10,
-        "Mi" => 1 << 20,
-        "Gi" => 1 << 30,
-        _ => return Err(invalid()),
-    };
-    let number: u64 = number.parse().map_err(|_| invalid())?;
-    number.checked_mul(factor).filter(|bytes| *bytes > 0).ok_or_else(invalid)
+    number.parse::<u64>().ok()?.checked_mul(factor(unit)?).filter(|bytes| *bytes > 0)
 }
 
 /// A DNS-1123 label, which is what namespaces and containers are called by.
@@ -199,6 +215,16 @@ mod tests {
         }
         for text in ["", "0", "k", "1.5M", "-1", "1T", "1 k", "1BB", "99999999999G"] {
             assert!(bytes(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes_of_files_are_tcpdump_s() {
+        for (text, expected) in [("1", 1_000_000), ("3k", 3 << 10), ("64M", 64 << 20), ("2g", 2 << 30)] {
+            assert_eq!(file_size(text), Ok(expected), "{text}");
+        }
+        for text in ["", "0", "k", "1.5m", "-1", "1kB", "99999999999G"] {
+            assert!(file_size(text).is_err(), "{text}");
         }
     }
 

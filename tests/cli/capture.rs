@@ -205,6 +205,47 @@ fn a_file_is_what_the_agent_sent() {
 }
 
 #[test]
+fn files_take_turns() {
+    let fixture = Fixture::new();
+    let (file, size) = (fixture.path("web.pcapng"), 100 << 10);
+    let capture = ["capture", "flood", "--count", "1005", "-C", "100k", "-w"];
+    fixture.run(&[&capture[..], &[&file]].concat()).expect(0).says("1005 packets captured\n");
+    let name = |number: usize| if number == 0 { file.clone() } else { format!("{file}{number}") };
+    let files: Vec<_> = (0..).map(name).take_while(|name| std::path::Path::new(name).exists()).collect();
+    assert!(files.len() > 2, "{files:?}");
+    let longest = files.iter().map(|file| std::fs::metadata(file).unwrap().len()).max().unwrap();
+    assert!((size..size + 20_000).contains(&longest), "{longest}");
+    if has("tcpdump") {
+        // As if it were one file.
+        let lines = |file: &String| told("tcpdump", &["-n", "-t", "-r", file]).lines().count();
+        assert_eq!(files.iter().map(lines).sum::<usize>(), 1005);
+    }
+    let ring = fixture.path("ring");
+    fixture.run(&["capture", "flood", "--count", "1005", "-C", "100k", "-W", "2", "-w", &ring]).expect(0);
+    assert!(["0", "1"].iter().all(|number| std::fs::metadata(format!("{ring}{number}")).is_ok()));
+    assert!(std::fs::metadata(&ring).is_err() && std::fs::metadata(format!("{ring}2")).is_err());
+
+    let timed = fixture.path("%s.pcapng");
+    fixture.captures();
+    fixture.run(&["capture", "web", "--count", "5", "-G", "1h", "-W", "24", "-w", &timed]).expect(0);
+    assert_eq!(fixture.captures()[0].max_duration.unwrap().seconds, 24 * 3600);
+    for (arguments, message) in [
+        ("-C 1 -w -", "stdout is one"),
+        ("-W 1 -w f", "-C or -G"),
+        ("-C 1 -G 10 -W 1 -w f%s", "either -C or -G"),
+        ("-G 0 -w f%s", "at least a second"),
+        ("-G 10 -w f", "needs the time in it"),
+        ("-G 10 -w f%!", "cannot name files by time"),
+        ("-C 1", "--write"),
+        ("-C 0 -w f", "is not a size"),
+    ] {
+        let arguments: Vec<&str> = ["capture", "web"].into_iter().chain(arguments.split(' ')).collect();
+        let ended = fixture.run(&arguments).expect(2);
+        assert!(ended.stderr.contains(message), "{arguments:?}: {}", ended.stderr);
+    }
+}
+
+#[test]
 fn the_flags_are_in_the_request() {
     let fixture = Fixture::new();
     fixture.run(&["capture", "web", "--count", "1"]).expect(0);
@@ -232,7 +273,7 @@ fn the_flags_are_in_the_request() {
     assert_eq!(request.direction(), CaptureDirection::In);
     assert_eq!(request.max_delay.unwrap().nanos, 50_000_000);
     // Packets of several pods wait for each other.
-    fixture.run(&["capture", "a", "b", "--count", "10", "-w", &file]).expect(0);
+    fixture.run(&["capture", "pod/a", "pod/b", "--count", "10", "-w", &file]).expect(0);
     assert!(fixture.captures().iter().all(|request| request.max_delay.unwrap().nanos == 10_000_000));
 }
 

@@ -6,7 +6,7 @@ use clap::{ArgAction, Args, ValueEnum};
 
 use crate::cli::{
     args::TEMPLATE,
-    values::{bytes, duration, label},
+    values::{bytes, duration, file_size, label},
 };
 
 /// `podsonde capture`.
@@ -35,6 +35,10 @@ Examples:
   # A file for Wireshark, and Wireshark live
   podsonde capture web -i eth0 -w web.pcapng
   podsonde capture web -w - | wireshark -k -i -
+
+  # The last gigabyte, in ten files; a file for each hour of a day
+  podsonde capture web -w web.pcapng -C 100 -W 10
+  podsonde capture web -w web-%d-%H%M.pcapng -G 1h -W 24
 
   # Two pods, a filter behind --, with link-level headers and hex
   podsonde capture web db -e -X -- tcp port 5432
@@ -117,6 +121,15 @@ pub(in crate::cli) struct CaptureArgs {
     /// Write packets to this file as pcapng instead of printing them; - for stdout
     #[arg(short, long, value_name = "FILE", help_heading = "Files")]
     pub(super) write: Option<PathBuf>,
+    /// Begin another file after so many million bytes (or 500k, 2g, as tcpdump has them): FILE, FILE1, FILE2, …
+    #[arg(short = 'C', long, value_name = "SIZE", value_parser = file_size, requires = "write", help_heading = "Files")]
+    pub(super) file_size: Option<u64>,
+    /// Begin another file this often (seconds, or 5m); strftime's codes in FILE give each a name (web-%H%M%S.pcapng)
+    #[arg(short = 'G', long = "rotate", value_name = "DURATION", value_parser = duration, requires = "write", help_heading = "Files")]
+    pub(super) rotate: Option<Duration>,
+    /// With -C: so many files, of which the oldest is overwritten; with -G: end after so many
+    #[arg(short = 'W', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), requires = "write", help_heading = "Files")]
+    pub(super) file_count: Option<u32>,
     /// Print packets although they are written to a file
     #[arg(long, requires = "write", help_heading = "Files")]
     pub(super) print: bool,

@@ -8,6 +8,7 @@ mod output;
 mod query;
 mod read;
 mod report;
+mod savefile;
 mod stream;
 mod targets;
 mod text;
@@ -15,7 +16,7 @@ mod window;
 
 use std::{
     io::{self, IsTerminal},
-    path::{Path, PathBuf},
+    path::Path,
     pin::pin,
     sync::{
         Arc,
@@ -35,6 +36,7 @@ use args::{CaptureOutput, Direction};
 use output::{Output, Progress as Figures, Written};
 use report::Totals;
 pub(super) use report::link;
+pub(super) use savefile::Savefiles;
 use stream::{Beginning, End, Outcome, Queue, Stop, Stream};
 use targets::Words;
 pub(super) use targets::{Choice, Target, targets};
@@ -69,8 +71,8 @@ pub(super) struct Job {
     pub(super) request: CaptureStartRequest,
     /// Ends after so many packets, of all pods together.
     pub(super) count: Option<u64>,
-    /// Where packets are written; `-` for stdout.
-    pub(super) file: Option<PathBuf>,
+    /// Where packets are written.
+    pub(super) file: Option<Savefiles>,
     /// How they are printed.
     pub(super) lines: Option<Lines>,
     /// Whether the totals are a result, to be written as JSON.
@@ -86,7 +88,14 @@ pub(super) async fn run(context: &Context, args: &CaptureArgs) -> Result<Exit, F
     }
     check_output(args)?;
     note_letters(context, args);
-    let request = request(args, filter)?;
+    let mut request = request(args, filter)?;
+    let mut file = None;
+    if let Some((files, lasts)) = Savefiles::of(args)? {
+        file = Some(files);
+        if let Some(shorter) = lasts.filter(|lasts| args.duration.is_none_or(|duration| *lasts < duration)) {
+            request.max_duration = Some(wire(shorter)?);
+        }
+    }
     let scope = context.scope().await?;
     let choice = Choice {
         pods,
@@ -107,7 +116,7 @@ pub(super) async fn run(context: &Context, args: &CaptureArgs) -> Result<Exit, F
         targets,
         request,
         count: args.count,
-        file: args.write.clone(),
+        file,
         lines,
         json: args.output == CaptureOutput::Json,
         quiet: false,

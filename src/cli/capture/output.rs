@@ -1,9 +1,7 @@
 //! Where packets go: a file, lines, JSON. One thread, which may block for as long as a disk or a reader of a pipe likes.
 
 use std::{
-    fs::File,
-    io::{self, Write},
-    path::{Path, PathBuf},
+    io,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -17,27 +15,22 @@ use bytes::Bytes;
 use tokio::sync::{oneshot, watch};
 
 use super::{
-    stream::{ENHANCED_PACKET, Item, Stop},
+    savefile::{self, Savefiles},
+    stream::{Item, Stop},
     text::Lines,
     window::Window,
 };
-use crate::domain::pcapng::{
-    self, Block, Order,
-    merge::{self, Merged},
-    write,
-};
+use crate::domain::pcapng::{self, Block, Order};
 
 /// How long lines of one pod wait for earlier ones of another.
 const LINES_WAIT: Duration = Duration::from_millis(10);
 /// The same for what only goes to a file.
 const FILE_WAITS: Duration = Duration::from_millis(50);
-/// Bytes of output that are gathered while more is at hand.
-const BATCH: usize = 256 * 1024;
 
 /// What goes where.
 pub(super) struct Output {
     pub(super) lines: Option<Lines>,
-    pub(super) file: Option<PathBuf>,
+    pub(super) file: Option<Savefiles>,
     pub(super) sources: usize,
     /// Ends after so many packets.
     pub(super) count: Option<u64>,
@@ -82,7 +75,7 @@ impl Output {
         let stop = self.stop.clone();
         let mut written =
             Written { packets: vec![0; self.sources], beyond: vec![0; self.sources], ..Written::default() };
-        let ended = Writer::new(self).and_then(|mut writer| writer.run(items, &mut written));
+        let ended = Sink::new(self).and_then(|mut sink| sink.run(items, &mut written));
         match ended {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => written.closed = true,
@@ -95,9 +88,9 @@ impl Output {
     }
 }
 
-struct Writer {
+struct Sink {
     lines: Option<Lines>,
-    file: Option<Pcapng>,
+    file: Option<savefile::Writer>,
     /// Only where there are several pods.
     window: Option<Window>,
     /// The byte order of each pod's stream.
@@ -107,11 +100,12 @@ struct Writer {
     progress: Arc<Progress>,
 }
 
-impl Writer {
+impl Sink {
     fn new(output: Output) -> io::Result<Self> {
         let several = output.sources > 1;
         let wait = if output.lines.is_some() { LINES_WAIT } else { FILE_WAITS };
-        let file = output.file.as_deref().map(|path| Pcapng::create(path, output.sources)).transpose()?;
+        let file =
+            output.file.as_ref().map(|files| savefile::Writer::create(files, output.sources)).transpose()?;
         Ok(Self {
             lines: output.lines,
             file,
@@ -165,7 +159,7 @@ impl Writer {
         while let Some(first) = self.window.as_mut().and_then(|window| window.pop(now)) {
             let order = self.orders.get_mut(first.source);
             let block = order.and_then(|order| Block::first(&first.block, order).ok().flatten());
-            let packets = block.map_or(0, |block| u64::from(block.kind == ENHANCED_PACKET));
+            let packets = block.map_or(0, |block| u64::from(block.is_packet()));
             self.put(first.source, &first.block, packets, written)?;
         }
         Ok(())
@@ -221,7 +215,7 @@ impl Writer {
 
 /// The time of a packet, as agents write it: nanoseconds, the upper half first.
 fn time(block: &Block<'_>) -> Option<u64> {
-    let body = block.body().get(4..12).filter(|_| block.kind == ENHANCED_PACKET)?;
+    let body = block.body().get(4..12).filter(|_| block.is_packet())?;
     let half = |at: usize| {
         let bytes = *body.get(at..)?.first_chunk()?;
         Some(u64::from(match block.order {
@@ -239,53 +233,4 @@ pub(super) enum PutError {
     Output(#[from] io::Error),
     #[error(transparent)]
     Stream(#[from] pcapng::Error),
-}
-
-/// A pcapng file that grows: one pod's stream as it comes, or those of several pods as one section.
-struct Pcapng {
-    out: Box<dyn Write + Send>,
-    merged: Option<(Merged, Vec<merge::Source>)>,
-    buffer: Vec<u8>,
-}
-
-impl Pcapng {
-    fn create(path: &Path, sources: usize) -> io::Result<Self> {
-        let out: Box<dyn Write + Send> =
-            if path == Path::new("-") { Box::new(io::stdout()) } else { Box::new(File::create(path)?) };
-        let mut buffer = Vec::new();
-        let merged = (sources > 1).then(|| {
-            let application = concat!("podsonde ", env!("CARGO_PKG_VERSION"));
-            write::section_header(&mut buffer, &write::Section { application, ..Default::default() });
-            (Merged::default(), (0..sources).map(|_| merge::Source::default()).collect())
-        });
-        Ok(Self { out, merged, buffer })
-    }
-
-    /// Returns how many bytes it added.
-    fn put(&mut self, source: usize, blocks: &[u8]) -> Result<u64, PutError> {
-        let Some((merged, sources)) = &mut self.merged else {
-            self.out.write_all(blocks)?;
-            return Ok(blocks.len() as u64);
-        };
-        let before = self.buffer.len();
-        if let Some(source) = sources.get_mut(source) {
-            merged.append(source, blocks, &mut self.buffer)?;
-        }
-        let added = self.buffer.len().saturating_sub(before) as u64;
-        if self.buffer.len() >= BATCH {
-            self.write_buffer()?;
-        }
-        Ok(added)
-    }
-
-    fn write_buffer(&mut self) -> io::Result<()> {
-        self.out.write_all(&self.buffer)?;
-        self.buffer.clear();
-        Ok(())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.write_buffer()?;
-        self.out.flush()
-    }
 }

@@ -31,8 +31,6 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Bytes that may wait for the output, of all pods together. When they are that many, agents are not read from; in the end, kernels
 /// count what finds no room.
 const ROOM: u32 = 16 * 1024 * 1024;
-/// `pcapng`'s type of blocks that hold a packet, as agents write them.
-pub(super) const ENHANCED_PACKET: u32 = 6;
 
 /// Whether captures go on. What is later is stronger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -259,7 +257,7 @@ fn packets(blocks: &Bytes, order: &mut Option<Order>) -> Result<u64, Error> {
     while !rest.is_empty() {
         let block = Block::first(rest, order).map_err(malformed)?;
         let block = block.ok_or_else(|| malformed("a message ends inside a block"))?;
-        packets += u64::from(block.kind == ENHANCED_PACKET);
+        packets += u64::from(block.is_packet());
         rest = rest.get(block.bytes.len()..).unwrap_or_default();
     }
     Ok(packets)

@@ -133,6 +133,21 @@ impl<'a> Block<'a> {
         Ok(Some(Self { kind, order, bytes }))
     }
 
+    /// Whether it is a section header, with which everything before it is forgotten.
+    pub fn begins_section(&self) -> bool {
+        self.kind == SECTION_HEADER
+    }
+
+    /// Whether it describes an interface.
+    pub fn is_interface(&self) -> bool {
+        self.kind == INTERFACE_DESCRIPTION
+    }
+
+    /// Whether it is a packet, as agents write them.
+    pub fn is_packet(&self) -> bool {
+        self.kind == ENHANCED_PACKET
+    }
+
     /// What lies between its lengths.
     pub fn body(&self) -> &'a [u8] {
         self.bytes.get(8..self.bytes.len().saturating_sub(4)).unwrap_or_default()
