@@ -85,11 +85,9 @@ async fn a_pull_that_fails_is_tried_again() {
         running(pod, "web")
     })
     .await;
-    seen.retain(|reason| !reason.is_empty());
-    assert_eq!(
-        seen,
-        ["ContainerCreating", "ErrImagePull", "ImagePullBackOff", "ErrImagePull", "ImagePullBackOff"]
-    );
+    // What is before the first pull may be over before anybody looks.
+    seen.retain(|reason| !reason.is_empty() && reason != "ContainerCreating");
+    assert_eq!(seen, ["ErrImagePull", "ImagePullBackOff", "ErrImagePull", "ImagePullBackOff"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
