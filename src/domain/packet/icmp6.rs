@@ -3,7 +3,7 @@
 use super::{
     Dissector, Result,
     ip::{Carrier, TCP, UDP},
-    names::{group_record, icmp6},
+    names::icmp6,
     text::{Flags, Link, Padded, V6, named},
 };
 
@@ -363,7 +363,7 @@ impl Dissector<'_> {
             if length < 28 + sources * 16 {
                 self.put(" [invalid number of sources]");
             } else if self.options.verbose > 1 {
-                self.mld2_sources(at + 28, sources)?;
+                self.group_sources(at + 28, sources, V6)?;
             } else {
                 self.put((", ", sources, " source(s)"));
             }
@@ -372,49 +372,12 @@ impl Dissector<'_> {
         Ok(())
     }
 
-    fn mld2_sources(&mut self, at: usize, sources: usize) -> Result {
-        self.put(" {");
-        for number in 0..sources {
-            self.put((" ", self.v6(at + 16 * number)?));
-        }
-        self.put(" }");
-        Ok(())
-    }
-
     fn mld2_report(&mut self, at: usize, length: usize) -> Result {
         if length < 8 {
             self.put((" [invalid len ", length, "]"));
             return Ok(());
         }
-        let groups = self.u16(at + 6)?;
-        self.put((", ", groups, " group record(s)"));
-        if !self.verbose() {
-            return Ok(());
-        }
-        let mut offset = 8;
-        for _ in 0..groups {
-            if length < offset + 20 {
-                self.put(" [invalid number of groups]");
-                return Ok(());
-            }
-            let group = at + offset;
-            self.put((" [gaddr ", self.v6(group + 4)?));
-            let kind = self.u8(group)?;
-            self.put((" ", named(group_record(kind), (" [v2-report-#", kind, "]"))));
-            let sources = usize::from(self.u16(group + 2)?);
-            if length < offset + 20 + sources * 16 {
-                self.put((" [invalid number of sources ", sources, "]"));
-                return Ok(());
-            }
-            if self.options.verbose == 1 {
-                self.put((", ", sources, " source(s)"));
-            } else {
-                self.mld2_sources(group + 20, sources)?;
-            }
-            offset += 20 + sources * 16;
-            self.put("]");
-        }
-        Ok(())
+        self.group_records(at, length, V6, 2)
     }
 }
 

@@ -4,7 +4,7 @@ use super::{
     Dissector, Result,
     checksum::Sum,
     names::group_record,
-    text::{Hex, Span, named},
+    text::{Hex, Show, Span, V4, named},
 };
 
 impl Dissector<'_> {
@@ -107,7 +107,7 @@ impl Dissector<'_> {
             if length < 12 + sources * 4 {
                 self.put(" [invalid number of sources]");
             } else if self.options.verbose > 1 {
-                self.igmp_sources(at + 12, sources)?;
+                self.group_sources(at + 12, sources, V4)?;
             } else {
                 self.put((", ", sources, " source(s)"));
             }
@@ -116,48 +116,65 @@ impl Dissector<'_> {
         Ok(())
     }
 
-    fn igmp_sources(&mut self, at: usize, sources: usize) -> Result {
-        self.put(" {");
-        for number in 0..sources {
-            self.put((" ", self.v4(at + 4 * number)?));
-        }
-        self.put(" }");
-        Ok(())
-    }
-
     fn igmp_report(&mut self, at: usize, length: usize) -> Result {
         if length < 16 || length & 3 != 0 {
             self.put((" [invalid len ", length, "]"));
             return Ok(());
         }
+        self.group_records(at, length, V4, 3)
+    }
+
+    /// The records of a report of this version of IGMP, or of MLD, whose addresses are longer.
+    pub(super) fn group_records<const N: usize, A: Show>(
+        &mut self,
+        at: usize,
+        length: usize,
+        address: fn([u8; N]) -> A,
+        version: u8,
+    ) -> Result {
         let groups = self.u16(at + 6)?;
         self.put((", ", groups, " group record(s)"));
         if !self.verbose() {
             return Ok(());
         }
+        let header = 4 + N;
         let mut offset = 8;
         for _ in 0..groups {
-            if length < offset + 8 {
+            if length < offset + header {
                 self.put(" [invalid number of groups]");
                 return Ok(());
             }
             let group = at + offset;
-            self.put((" [gaddr ", self.v4(group + 4)?));
+            self.put((" [gaddr ", self.array(group + 4).map(address)?));
             let kind = self.u8(group)?;
-            self.put((" ", named(group_record(kind), (" [v3-report-#", kind, "]"))));
+            self.put((" ", named(group_record(kind), (" [v", version, "-report-#", kind, "]"))));
             let sources = usize::from(self.u16(group + 2)?);
-            if length < offset + 8 + sources * 4 {
+            if length < offset + header + sources * N {
                 self.put((" [invalid number of sources ", sources, "]"));
                 return Ok(());
             }
             if self.options.verbose == 1 {
                 self.put((", ", sources, " source(s)"));
             } else {
-                self.igmp_sources(group + 8, sources)?;
+                self.group_sources(group + header, sources, address)?;
             }
-            offset += 8 + sources * 4;
+            offset += header + sources * N;
             self.put("]");
         }
+        Ok(())
+    }
+
+    pub(super) fn group_sources<const N: usize, A: Show>(
+        &mut self,
+        at: usize,
+        sources: usize,
+        address: fn([u8; N]) -> A,
+    ) -> Result {
+        self.put(" {");
+        for number in 0..sources {
+            self.put((" ", self.array(at + N * number).map(address)?));
+        }
+        self.put(" }");
         Ok(())
     }
 }
