@@ -33,6 +33,9 @@ pub(super) const ENOUGH: usize = 128 * 1024;
 const WORTHWHILE: u32 = 8;
 /// They are this part of the ring at most, for the rest to last while the thread is kept from running.
 const PART: usize = 4;
+/// The ring is left alone no longer than this, for packets may come much faster at any time: the default ring holds what a link of
+/// 10 Gbit/s brings in 50 ms.
+const LONGEST_REST: Duration = Duration::from_millis(20);
 /// What is in the ring when a capture is stopped is taken out, as long as this does not take longer.
 const LAST: Duration = Duration::from_secs(1);
 /// How often is looked whether an interface that went down is gone.
@@ -315,11 +318,11 @@ impl Drain {
     }
 
     /// How long the ring is left alone, for a wake-up to be worthwhile: as long as so many blocks will take if they come as fast as
-    /// the last ones did, and no longer than a packet may wait.
+    /// the last ones did, within bounds.
     fn rest(&self, now: Instant) -> Duration {
         let part = u32::try_from(self.tap.ring.size() / RING_UNIT / PART).unwrap_or(u32::MAX);
         let took = now.duration_since(self.waited).saturating_mul(WORTHWHILE.min(part));
-        took.checked_div(self.blocks).unwrap_or_default().min(self.tap.max_delay)
+        took.checked_div(self.blocks).unwrap_or_default().min(self.tap.max_delay).min(LONGEST_REST)
     }
 
     /// Waits for a packet, a buffer, the end, or what is due next.
