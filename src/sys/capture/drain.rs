@@ -379,7 +379,7 @@ impl Drain {
     /// Sends the figures, in the file and beside it, unless there is no buffer for them.
     fn tell_statistics(&mut self, last: bool) -> Result<(), Gone> {
         if !self.has_buffer() {
-            return Ok(());
+            return self.flush();
         }
         let Some(buffer) = self.buffer.as_mut() else { return Ok(()) };
         let now = SystemTime::now();
