@@ -191,7 +191,9 @@ fn several_followed_files_have_headers_and_json_has_lines() {
         let at = seen.iter().position(|line| line == first).unwrap();
         assert_eq!(seen[..at].iter().rfind(|line| line.starts_with("==>")).unwrap(), header);
     }
+    let mut said = String::new();
+    BufReader::new(tail.child.stderr.take().unwrap()).read_line(&mut said).unwrap();
+    assert!(said.contains("error: web:/nope: No such file or directory"), "{said}");
     tail.child.kill().unwrap();
-    let (_, stderr) = tail.end();
-    assert!(stderr.contains("error: web:/nope: No such file or directory"), "{stderr}");
+    tail.child.wait().unwrap();
 }
