@@ -19,8 +19,9 @@ peer ip address add fd99::2/64 dev veth1 nodad
 peer ip link set lo up
 peer ip link set veth1 up
 
-tcpdump --immediate-mode -U -i any -y LINUX_SLL2 -w any.pcap 2>any.log &
-tcpdump --immediate-mode -U -i veth0 -w veth.pcap 2>veth.log &
+# In this mode each packet takes a quarter of a MiB, so that the buffer of 2 MiB would lose some.
+tcpdump --immediate-mode -U -B 65536 -i any -y LINUX_SLL2 -w any.pcap 2>any.log &
+tcpdump --immediate-mode -U -B 65536 -i veth0 -w veth.pcap 2>veth.log &
 for log in any.log veth.log; do
     until grep -q 'listening on' $log; do sleep 0.01; done
 done
@@ -74,10 +75,15 @@ arp = bytes.fromhex("0001080006040001020000000001") + bytes([10, 99, 0, 1]) + by
 ends = b"\xff" * 6 + b"\x02\0\0\0\0\x01"
 raw.send(ends + bytes.fromhex("8100" "0064" "0806") + arp)
 raw.send(ends + bytes.fromhex("88a8" "0064" "8100" "20c8" "0806") + arp)
-
-# The last one.
-socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"the-end-of-it", ("10.99.0.2", 4003))
 END
+
+# The last one: again and again, should a file miss it.
+last() {
+    python3 -c 'import socket; socket.socket(type=socket.SOCK_DGRAM).sendto(b"the-end-of-it", ("10.99.0.2", 4003))'
+}
 for file in any.pcap veth.pcap; do
-    until grep -q the-end-of-it $file; do sleep 0.01; done
+    until grep -q the-end-of-it $file; do
+        last
+        sleep 0.05
+    done
 done
