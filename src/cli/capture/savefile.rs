@@ -229,12 +229,16 @@ impl Rotation {
     /// The file that a packet begins, if one is due.
     fn next(&mut self) -> io::Result<Option<File>> {
         let now = Instant::now();
-        let mut base = None;
+        let mut is_due = false;
         while let (Some(due), Some(every)) = (self.due.filter(|due| now >= *due), self.files.every) {
             self.due = due.checked_add(every);
-            // A time too coarse for a new name is no reason to overwrite what is there, nor are packets that come a little late.
-            base = Some(self.files.base()?)
-                .filter(|base| *base != self.base && self.files.most.is_none_or(|most| self.begun < most));
+            is_due = true;
+        }
+        let mut base = None;
+        // Packets that come a little late are no reason for one more file than was wanted.
+        if is_due && self.files.most.is_none_or(|most| self.begun < most) {
+            // Nor is a time too coarse for a new name one to overwrite what is there.
+            base = Some(self.files.base()?).filter(|base| *base != self.base);
         }
         if let Some(base) = base {
             (self.base, self.number, self.begun) = (base, 0, self.begun + 1);

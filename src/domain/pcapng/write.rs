@@ -118,9 +118,8 @@ pub fn interface(out: &mut Vec<u8>, interface: &Interface<'_>) {
 #[inline]
 pub fn enhanced_packet<const PARTS: usize>(out: &mut Vec<u8>, packet: &Packet, parts: [&[u8]; PARTS]) {
     const HEADER: usize = 28;
-    const PADDING: [u8; 3] = [0; 3];
     let captured: usize = parts.iter().map(|part| part.len()).sum();
-    let padding = PADDING.get(..captured.wrapping_neg() % 4).unwrap_or_default();
+    let padding = padding(captured);
     let options = if packet.direction == Direction::Unknown { 0 } else { 12 };
     let length = clamp(HEADER + captured + padding.len() + options + 4);
     let header: [u32; HEADER / 4] = [
@@ -140,9 +139,8 @@ pub fn enhanced_packet<const PARTS: usize>(out: &mut Vec<u8>, packet: &Packet, p
         out.extend_from_slice(part);
     }
     out.extend_from_slice(padding);
-    let [.., end] = &options_and_end;
     match options {
-        0 => out.extend_from_slice(&end.to_le_bytes()),
+        0 => out.extend_from_slice(&length.to_le_bytes()),
         _ => out.extend_from_slice(bytes_of(&options_and_end).as_flattened()),
     }
 }
@@ -214,18 +212,13 @@ fn raw_option(out: &mut Vec<u8>, code: u16, parts: &[&[u8]]) {
     for part in parts {
         out.extend_from_slice(part);
     }
-    pad(out, length);
+    out.extend_from_slice(padding(length));
 }
 
 /// Zeros up to a multiple of four.
-fn pad(out: &mut Vec<u8>, length: usize) {
-    let zeros: &[u8] = match length % 4 {
-        1 => &[0; 3],
-        2 => &[0; 2],
-        3 => &[0; 1],
-        _ => &[],
-    };
-    out.extend_from_slice(zeros);
+#[inline]
+fn padding(length: usize) -> &'static [u8] {
+    [0; 3].get(..length.wrapping_neg() % 4).unwrap_or_default()
 }
 
 fn timestamp(out: &mut Vec<u8>, value: u64) {
