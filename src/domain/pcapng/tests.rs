@@ -92,6 +92,16 @@ fn append(file: &mut Vec<u8>, packet: &Owned, split: usize) {
     write::enhanced_packet(file, &header, [a, b]);
 }
 
+/// Adds an option to a packet's block that we do not write.
+fn comment(block: &mut Vec<u8>, direction: Direction) {
+    // Before the end of the options and the block's second length, or without options the latter alone.
+    block.truncate(block.len() - if direction == Direction::Unknown { 4 } else { 8 });
+    block.extend_from_slice(b"\x01\0\x04\0kept\0\0\0\0");
+    let length = u32::try_from(block.len() + 4).unwrap().to_le_bytes();
+    block.extend_from_slice(&length);
+    block[4..8].copy_from_slice(&length);
+}
+
 proptest! {
     #[test]
     fn written_packets_are_read_again(
@@ -130,11 +140,18 @@ proptest! {
         let mut merged = Merged::default();
         for packets in [&a, &b] {
             let mut stream = begun(3);
-            packets.iter().for_each(|packet| append(&mut stream, packet, 7));
+            for packet in packets {
+                let mut block = Vec::new();
+                append(&mut block, packet, 7);
+                comment(&mut block, packet.direction);
+                stream.append(&mut block);
+            }
             merged.append(&mut Source::default(), &stream, &mut file).unwrap();
         }
         let second = b.into_iter().map(|p| Owned { interface: p.interface + 3, ..p });
         let expected: Vec<_> = a.into_iter().chain(second).collect();
+        let kept = file.windows(4).filter(|w| w == b"kept").count();
+        prop_assert_eq!(kept, expected.len());
         let (read, end) = decode(&file, 1000);
         prop_assert!(end.is_ok());
         prop_assert_eq!(read, expected);
