@@ -15,7 +15,7 @@ use std::{
 
 use hyper::{
     Request, Response,
-    body::{Body as HttpBody, Bytes, Frame, Incoming, SizeHint},
+    body::{Body as HttpBody, Buf, Bytes, Frame, Incoming, SizeHint},
     server::conn::http2,
     service::service_fn,
 };
@@ -33,7 +33,7 @@ use tonic::{
 use tower::ServiceExt;
 
 use super::{
-    Server,
+    Server, bulk,
     table::{Place, Share},
 };
 use crate::agent::config::TransportLimits;
@@ -148,10 +148,13 @@ async fn answer(
     activity: Arc<Activity>,
     routes: tonic::service::Routes,
     mut request: Request<Incoming>,
-) -> Result<Response<Body>, Infallible> {
+) -> Result<Response<Download>, Infallible> {
     let Some(exchange) = Activity::begin(&activity) else {
         // Also when it is the transport that says no, the client is to read a gRPC status.
-        return Ok(Status::resource_exhausted("the agent has too many open requests").into_http());
+        let refusal = Status::resource_exhausted("the agent has too many open requests");
+        return Ok(refusal
+            .into_http()
+            .map(|()| Download { body: Content::Tonic(Body::empty()), exchange: None }));
     };
     let exchange = Arc::new(exchange);
     request.extensions_mut().insert(Voucher(Arc::downgrade(&exchange)));
@@ -160,10 +163,14 @@ async fn answer(
     let request = request.map(|body| {
         Body::new(Upload { body, exchange: Arc::clone(&exchange), bytes: 0, deadline, streams, ended: false })
     });
-    let response = routes.oneshot(request).await?;
+    let mut response = routes.oneshot(request).await?;
     // A client without room for a first byte is never asked about.
     exchange.waits(Some(Instant::now()));
-    Ok(response.map(|body| Body::new(Download { body, exchange })))
+    let bulk = response.extensions_mut().remove::<bulk::Messages>();
+    Ok(response.map(|body| {
+        let body = bulk.map_or(Content::Tonic(body), |messages| Content::Bulk(messages.into_body()));
+        Download { body, exchange: Some(exchange) }
+    }))
 }
 
 /// In the extensions of every request: how its handler says that the caller may make it.
@@ -397,46 +404,63 @@ impl HttpBody for Upload {
     }
 }
 
+/// What an answer's body is made of.
+enum Content {
+    Tonic(Body),
+    Bulk(bulk::Body),
+}
+
 /// An answer's body, which notices whether it is taken: HTTP/2 asks for the next part only when the client has room for it.
 struct Download {
-    body: Body,
-    exchange: Arc<Exchange>,
+    body: Content,
+    /// None: it was refused one.
+    exchange: Option<Arc<Exchange>>,
 }
 
 impl HttpBody for Download {
-    type Data = Bytes;
+    type Data = bulk::Data;
     type Error = Status;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+    ) -> Poll<Option<Result<Frame<bulk::Data>, Status>>> {
         let this = &mut *self;
-        let polled = Pin::new(&mut this.body).poll_frame(context);
+        let polled = match &mut this.body {
+            Content::Bulk(body) => body.poll_frame(context).map(|frame| frame.map(Ok)),
+            Content::Tonic(body) => Pin::new(body)
+                .poll_frame(context)
+                .map_ok(|frame| frame.map_data(|data| data.chain(Bytes::new()))),
+        };
+        let Some(exchange) = &this.exchange else { return polled };
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {
                 if frame.is_trailers() {
-                    this.exchange.complete.store(true, Ordering::Relaxed);
+                    exchange.complete.store(true, Ordering::Relaxed);
                 }
-                this.exchange.waits(Some(Instant::now()));
+                exchange.waits(Some(Instant::now()));
             }
-            Poll::Ready(None) => this.exchange.complete.store(true, Ordering::Relaxed),
+            Poll::Ready(None) => exchange.complete.store(true, Ordering::Relaxed),
             Poll::Ready(Some(Err(_))) => {}
-            Poll::Pending => this.exchange.waits(None),
+            Poll::Pending => exchange.waits(None),
         }
         polled
     }
 
     fn is_end_stream(&self) -> bool {
-        let ends = self.body.is_end_stream();
-        if ends {
+        let Content::Tonic(body) = &self.body else { return false };
+        let ends = body.is_end_stream();
+        if ends && let Some(exchange) = &self.exchange {
             // A status without a message has no body.
-            self.exchange.complete.store(true, Ordering::Relaxed);
+            exchange.complete.store(true, Ordering::Relaxed);
         }
         ends
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        match &self.body {
+            Content::Tonic(body) => body.size_hint(),
+            Content::Bulk(_) => SizeHint::default(),
+        }
     }
 }

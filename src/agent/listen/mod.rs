@@ -2,11 +2,13 @@
 //!
 //! - `socket`: binding: loopback in the clear, anything else on TCP with TLS, unix sockets;
 //! - `table`: how many connections and requests there may be, in all and of one peer, and which give way;
-//! - `connection`: HTTP/2 on one connection, its requests and its end.
+//! - `connection`: HTTP/2 on one connection, its requests and its end;
+//! - [`bulk`]: answers that are nearly all bytes.
 //!
 //! Whatever is done here is done for callers that nobody has asked who they are: everything has a bound, in number, in bytes
 //! and in time. Depends on [`super::tls`] and [`super::config`]; knows nothing of what the requests are about.
 
+pub mod bulk;
 mod connection;
 mod socket;
 mod table;

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -17,6 +18,7 @@ use crate::{
         audit::Notes,
         capture::{self, Captures, Running, Target, Wanted},
         config::CaptureLimits,
+        listen::bulk::{self, Bulk},
         metrics::Metrics,
     },
     domain::{
@@ -30,7 +32,7 @@ use crate::{
 };
 
 /// How long a packet waits for others.
-const DELAY: Duration = Duration::from_millis(5);
+const DELAY: Duration = Duration::from_millis(10);
 /// How often statistics are sent.
 const STATISTICS: Duration = Duration::from_secs(1);
 
@@ -61,7 +63,8 @@ impl Capture for CaptureService {
     ) -> Result<Response<Self::StartStream>, Status> {
         let (captures, metrics) = (Arc::clone(&self.captures), Arc::clone(&self.metrics));
         let (events, drain, node) = (self.events.clone(), self.drain.clone(), self.node.clone());
-        self.gate
+        let response = self
+            .gate
             .stream(request, move |call: Call<v1::CaptureStartRequest>, answers| async move {
                 let asked = Asked::of(&call.message, captures.limits())?;
                 let target = target(&captures, call.message.pod.as_ref(), &call.message.container).await?;
@@ -75,7 +78,8 @@ impl Capture for CaptureService {
                 send(&answers, Event::Started(started)).await?;
                 relay(running, &target, asked.max_duration, &answers, &drain, tally).await
             })
-            .await
+            .await?;
+        Ok(bulk::response(response.into_inner()))
     }
 
     async fn compile(
@@ -123,6 +127,17 @@ impl Capture for CaptureService {
             })
         };
         self.gate.unary(request, act).await
+    }
+}
+
+impl Bulk for v1::CaptureStartResponse {
+    const FIELD: u32 = 2;
+
+    fn take(&mut self) -> Option<Bytes> {
+        match self.event.take_if(|event| matches!(event, Event::Pcapng(_))) {
+            Some(Event::Pcapng(blocks)) => Some(blocks),
+            _ => None,
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use futures::TryFutureExt;
 use rustix::fs::FileType;
 use tokio::sync::mpsc;
@@ -22,6 +23,7 @@ use crate::{
             Files, Owner, Root, Target, View,
             read::{self, Begin, Change, End, Event, Reading},
         },
+        listen::bulk::{self, Bulk},
     },
     domain::{Error, Reason, Result, process::IdMap},
     proto::v1::{
@@ -41,6 +43,17 @@ const MAX_PAGE: u32 = 10_000;
 const MAX_LINES: u32 = 1_000_000;
 /// How often the progress of a checksum is told.
 const PROGRESS: Duration = Duration::from_millis(100);
+
+impl Bulk for v1::FilesReadResponse {
+    const FIELD: u32 = 2;
+
+    fn take(&mut self) -> Option<Bytes> {
+        match self.event.take_if(|event| matches!(event, reading::Event::Data(_))) {
+            Some(reading::Event::Data(data)) => Some(data),
+            _ => None,
+        }
+    }
+}
 
 /// Serves `Files`.
 #[derive(Debug)]
@@ -122,7 +135,7 @@ impl files_server::Files for FilesService {
                 }
             }
         };
-        self.gate.stream(request, act).await
+        Ok(bulk::response(self.gate.stream(request, act).await?.into_inner()))
     }
 
     async fn walk(
