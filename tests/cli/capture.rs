@@ -255,7 +255,7 @@ fn the_flags_are_in_the_request() {
     assert_eq!((plain.interface.as_str(), plain.filter.as_str(), plain.snaplen), ("any", "", 0));
     assert_eq!(plain.direction(), CaptureDirection::Unspecified);
     // A person does not wait.
-    assert_eq!(plain.max_delay.unwrap().nanos, 2_000_000);
+    assert_eq!(plain.max_delay.unwrap().nanos, 4_000_000);
 
     let file = fixture.path("f");
     let arguments = "capture -n shop pod/web -c app -i eth0 -s 96 -Q in --count 3 --duration 1m --max-bytes 2MiB -B 1024 \
@@ -271,10 +271,10 @@ fn the_flags_are_in_the_request() {
     assert_eq!(request.filter, "udp and not port 53");
     assert_eq!(request.max_duration.unwrap().seconds, 60);
     assert_eq!(request.direction(), CaptureDirection::In);
-    assert_eq!(request.max_delay.unwrap().nanos, 50_000_000);
+    assert_eq!(request.max_delay.unwrap().nanos, 100_000_000);
     // Packets of several pods wait for each other.
     fixture.run(&["capture", "pod/a", "pod/b", "--count", "10", "-w", &file]).expect(0);
-    assert!(fixture.captures().iter().all(|request| request.max_delay.unwrap().nanos == 10_000_000));
+    assert!(fixture.captures().iter().all(|request| request.max_delay.unwrap().nanos == 20_000_000));
 }
 
 #[test]

@@ -55,11 +55,11 @@ use crate::{
 /// All interfaces of a pod.
 const ANY: &str = "any";
 /// How long agents may hold back packets that a person waits for.
-const DELAY_OF_LINES: Duration = Duration::from_millis(2);
+const DELAY_OF_LINES: Duration = Duration::from_millis(4);
 /// The same for what goes to a file or a program.
-const DELAY_OF_FILES: Duration = Duration::from_millis(50);
+const DELAY_OF_FILES: Duration = Duration::from_millis(100);
 /// The same for a file of several pods, in which packets wait for each other: `output`'s `FILE_WAITS`, less the way.
-const DELAY_OF_SEVERAL: Duration = Duration::from_millis(10);
+const DELAY_OF_SEVERAL: Duration = Duration::from_millis(20);
 /// How long the output may take after an interruption before something is said.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// How often the line that says how far it is, is rewritten.

@@ -33,9 +33,9 @@ pub(super) const ENOUGH: usize = 128 * 1024;
 const WORTHWHILE: u32 = 8;
 /// They are this part of the ring at most, for the rest to last while the thread is kept from running.
 const PART: usize = 4;
-/// The ring is left alone no longer than this, for packets may come much faster at any time: the default ring holds what a link of
-/// 10 Gbit/s brings in 50 ms.
-const LONGEST_REST: Duration = Duration::from_millis(20);
+/// How often is looked whether there are so many, for packets may come much faster at any time: the default ring holds what a link of
+/// 50 Gbit/s brings in 10 ms.
+const GLANCE: Duration = Duration::from_millis(10);
 /// What is in the ring when a capture is stopped is taken out, as long as this does not take longer.
 const LAST: Duration = Duration::from_secs(1);
 /// How often is looked whether an interface that went down is gone.
@@ -142,9 +142,11 @@ pub struct Drain {
     packets: u64,
     /// Full buffers, which are sent together: the first wakes the receiver, who finds the others.
     full: Vec<Event>,
-    /// Blocks taken since the thread last waited, and since when that was.
+    /// Blocks taken since the ring was last empty, and since when that was.
     blocks: u32,
-    waited: Instant,
+    emptied: Instant,
+    /// Until when the ring is left alone.
+    rested: Instant,
     statistics_due: Instant,
     /// Whether the interface went down. It may be up again, or be gone, of which the kernel does not tell a second time.
     went_down: bool,
@@ -183,7 +185,8 @@ impl Drain {
             packets: 0,
             full: Vec::new(),
             blocks: 0,
-            waited: now,
+            emptied: now,
+            rested: now,
             statistics_due: now + limits.statistics_interval,
             went_down: false,
         };
@@ -248,6 +251,12 @@ impl Drain {
                 self.tell_statistics(false)?;
                 self.statistics_due = now + self.limits.statistics_interval;
             }
+            if last.is_none() && self.is_resting(now) {
+                if let Err(error) = self.wait(now, false) {
+                    return Ok(End::Failed(error));
+                }
+                continue;
+            }
             match self.take_block() {
                 Some(limit @ (End::Packets | End::Bytes)) => return Ok(limit),
                 Some(_) => {
@@ -259,6 +268,8 @@ impl Drain {
                 None => {}
             }
             self.flush()?;
+            self.rested = now + self.rest(now);
+            (self.blocks, self.emptied) = (0, now);
             if let Err(error) = self.wait(now, last.is_some()) {
                 return Ok(End::Failed(error));
             }
@@ -317,12 +328,21 @@ impl Drain {
         Some(End::Stopped)
     }
 
-    /// How long the ring is left alone, for a wake-up to be worthwhile: as long as so many blocks will take if they come as fast as
-    /// the last ones did, within bounds.
+    /// How long the ring is left alone after it was emptied, for a wake-up to be worthwhile: as long as so many blocks will take if they
+    /// come as fast as the last ones did, within bounds.
     fn rest(&self, now: Instant) -> Duration {
-        let part = u32::try_from(self.tap.ring.size() / RING_UNIT / PART).unwrap_or(u32::MAX);
-        let took = now.duration_since(self.waited).saturating_mul(WORTHWHILE.min(part));
-        took.checked_div(self.blocks).unwrap_or_default().min(self.tap.max_delay).min(LONGEST_REST)
+        let took = now.duration_since(self.emptied).saturating_mul(self.worthwhile());
+        took.checked_div(self.blocks).unwrap_or_default().min(self.tap.max_delay / 2)
+    }
+
+    /// Whether the ring is left alone for now.
+    fn is_resting(&self, now: Instant) -> bool {
+        now < self.rested && !self.tap.ring.has_blocks(self.worthwhile())
+    }
+
+    /// How many blocks are worth a wake-up.
+    fn worthwhile(&self) -> u32 {
+        WORTHWHILE.min(u32::try_from(self.tap.ring.size() / RING_UNIT / PART).unwrap_or(u32::MAX))
     }
 
     /// Waits for a packet, a buffer, the end, or what is due next.
@@ -334,15 +354,14 @@ impl Drain {
         if ending {
             until = until.min(now + Duration::from_millis(2));
         }
-        let rest = self.rest(now);
-        if !rest.is_zero() {
-            until = until.min(now + rest);
+        let rests = now < self.rested && !ending;
+        if rests {
+            until = until.min(self.rested).min(now + GLANCE);
         }
-        (self.blocks, self.waited) = (0, now);
         let timeout = Timespec::try_from(until.saturating_duration_since(now))
             .map_err(|_| SysError::new("poll", "the ring", Errno::INVAL))?;
         // Without a buffer for them, packets may come and stay.
-        let packets = rest.is_zero() && self.has_buffer();
+        let packets = !rests && self.has_buffer();
         let pool = PollFd::new(&self.shared.pool, PollFlags::IN);
         let ring = PollFd::new(&self.tap.ring, if packets { PollFlags::IN } else { PollFlags::empty() });
         let mut fds = [pool, ring];

@@ -155,7 +155,8 @@ impl Tap {
         ring_bytes: usize,
         max_delay: Duration,
     ) -> Result<Self, SysError> {
-        let ring = Ring::new(socket, ring_bytes, max_delay)?;
+        // The other half it may lie in the ring, in a block that was handed over.
+        let ring = Ring::new(socket, ring_bytes, max_delay / 2)?;
         let (kernel, filter) = selection.split(&source);
         ring.filter(&kernel)?;
         ring.bind(source.interface)?;

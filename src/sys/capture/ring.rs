@@ -187,10 +187,22 @@ impl Ring {
     /// The next block, if the kernel has handed it over.
     pub(super) fn block(&mut self) -> Option<Block<'_>> {
         let start = self.next.checked_mul(BLOCK)?;
-        // What the kernel wrote into the block before it said so is seen after this.
-        let is_ours = self.memory.status(start)?.load(Ordering::Acquire) & libc::TP_STATUS_USER != 0;
         // Not `then_some`, which would make a block, and give it back, that is not the reader's.
-        is_ours.then(|| Block { ring: self, start })
+        self.is_ours(start).then(|| Block { ring: self, start })
+    }
+
+    /// Whether the kernel has handed over so many blocks.
+    pub(super) fn has_blocks(&self, count: u32) -> bool {
+        // It hands them over in turn, so the last of them is enough to look at.
+        let last = usize::try_from(count).ok().and_then(|count| self.next.checked_add(count.checked_sub(1)?));
+        let start = last.and_then(|last| (last % self.blocks).checked_mul(BLOCK));
+        start.is_none_or(|start| self.is_ours(start))
+    }
+
+    fn is_ours(&self, start: usize) -> bool {
+        // What the kernel wrote into the block before it said so is seen after this.
+        let status = self.memory.status(start).map(|status| status.load(Ordering::Acquire));
+        status.is_some_and(|status| status & libc::TP_STATUS_USER != 0)
     }
 
     /// What the kernel has counted so far. Reading clears the kernel's own figures, so nobody else may read them.
