@@ -100,7 +100,12 @@ pub fn run(invocation: Invocation) -> ExitCode {
         terminal.error(&format!("{error:#}"));
         return Exit::Error.into();
     }
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if matches!(&cli.command, Command::Capture(args) if capture::is_of_one_pod(args)) {
+        // One stream is one connection's work. More threads would only take it from each other.
+        runtime.worker_threads(1);
+    }
+    let runtime = match runtime.enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             terminal.error(&format!("cannot start: {error}"));

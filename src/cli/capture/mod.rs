@@ -46,6 +46,7 @@ use super::{
     context::{Context, Exit, Failed, Scope},
     progress::Progress,
     table::Tone,
+    values::Named,
 };
 use crate::{
     client::{Error, reason},
@@ -79,6 +80,11 @@ pub(super) struct Job {
     pub(super) json: bool,
     /// Whether nothing is said but errors.
     pub(super) quiet: bool,
+}
+
+/// Whether it is the packets of one pod that are asked for.
+pub(super) fn is_of_one_pod(args: &CaptureArgs) -> bool {
+    Words::of(args).is_ok_and(|words| matches!(words.pods.as_slice(), [Named::Pod(_)]))
 }
 
 pub(super) async fn run(context: &Context, args: &CaptureArgs) -> Result<Exit, Failed> {
