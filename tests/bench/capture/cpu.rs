@@ -1,6 +1,6 @@
 //! What processes cost.
 
-use std::{fs, process::Child};
+use std::{fs, process::Child, time::Duration};
 
 use nix::{
     sys::{
@@ -8,6 +8,7 @@ use nix::{
         signal::{Signal, kill},
         time::{TimeVal, TimeValLike},
     },
+    time::clock_getcpuclockid,
     unistd::{Pid, SysconfVar, sysconf},
 };
 
@@ -16,9 +17,12 @@ pub(crate) fn of_tree(pid: u32) -> f64 {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     // Behind the name, which may have anything in it: the state is the third field.
     let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
-    let ticks: u64 = fields[11..15].iter().map(|ticks| ticks.parse::<u64>().unwrap()).sum();
+    // Of children that have ended. What else is there comes by the nanosecond, not by the tick.
+    let ticks: u64 = fields[13..15].iter().map(|ticks| ticks.parse::<u64>().unwrap()).sum();
     let per_second = sysconf(SysconfVar::CLK_TCK).unwrap().unwrap();
-    ticks as f64 / per_second as f64 + children(pid).into_iter().map(of_tree).sum::<f64>()
+    let clock = clock_getcpuclockid(Pid::from_raw(pid.try_into().unwrap())).unwrap();
+    let own = Duration::from(clock.now().unwrap()).as_secs_f64();
+    own + ticks as f64 / per_second as f64 + children(pid).into_iter().map(of_tree).sum::<f64>()
 }
 
 fn children(pid: u32) -> Vec<u32> {
