@@ -20,6 +20,7 @@
     clippy::print_stdout
 )]
 
+mod agent;
 #[allow(dead_code)]
 mod figures;
 #[allow(dead_code)]

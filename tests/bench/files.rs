@@ -14,6 +14,7 @@
     clippy::print_stdout
 )]
 
+mod agent;
 #[allow(dead_code)]
 mod figures;
 #[allow(dead_code)]
@@ -31,6 +32,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use agent::AgentProcess;
 use figures::{Series, table};
 use fixture::{NODE, SLEEP};
 use k8s_openapi::api::{authentication::v1::UserInfo, core::v1::Pod};
@@ -40,7 +42,6 @@ use podsonde::{
         files::{ReadEvent, WalkEvent},
     },
     embedded::Cluster,
-    kube::leases,
     proto::v1::{FileTarget, FilesReadRequest, PodRef},
 };
 use serde_json::json;
@@ -50,8 +51,9 @@ const ROUNDS: usize = 5;
 
 /// An agent process in front of a cluster, and a pod with a volume on disk.
 struct World {
+    // Ends before the cluster.
+    agent: AgentProcess,
     _cluster: Cluster,
-    agent: Child,
     client: Agent,
     /// The pod's volume, as the host sees it.
     volume: PathBuf,
@@ -78,29 +80,18 @@ impl World {
             ..UserInfo::default()
         };
         fs::write(&token, cluster.issue_token(user, &["podsonde"], Duration::from_secs(3600))).unwrap();
-        let agent = Command::new(env!("CARGO_BIN_EXE_podsonde-agent"))
-            .args(["--node-name", NODE, "--listen=tls://127.0.0.1:0", "--audit-log=/dev/null"])
-            .args(["--host-pid", &std::process::id().to_string(), "--kubeconfig"])
-            .arg(&kubeconfig)
-            .env_remove("POD_IP")
-            .spawn()
-            .unwrap();
+        let program = Path::new(env!("CARGO_BIN_EXE_podsonde-agent"));
+        let agent = AgentProcess::start(program, &cluster, &kubeconfig).await;
         let client = cluster.client().unwrap();
-        let address = loop {
-            let published = leases::of_node(&client, "podsonde", NODE).await.unwrap();
-            if let Some(address) = published.and_then(|published| published.address) {
-                break address;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        };
         let options = Options {
             traffic: Traffic::Bulk(1),
             credentials: Credentials::token_file(&token),
             ..Options::default()
         };
-        let trust = podsonde::client::published_trust(&client, "podsonde", &address, &options).await.unwrap();
+        let trust =
+            podsonde::client::published_trust(&client, "podsonde", &agent.address, &options).await.unwrap();
         let options = Options { trust, ..options };
-        let fleet = Fleet::direct(format!("https://{address}").parse().unwrap(), options);
+        let fleet = Fleet::direct(format!("https://{}", agent.address).parse().unwrap(), options);
         let place = fleet.place_of_pod("default", "files").await.unwrap();
         let client = fleet.connect(&place).await.unwrap();
         let mut this =
@@ -136,22 +127,15 @@ impl World {
     }
 
     fn status(&self, field: &str) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.agent.id())).unwrap();
+        let status = fs::read_to_string(format!("/proc/{}/status", self.agent.pid())).unwrap();
         let line = status.lines().find(|line| line.starts_with(field)).unwrap();
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
 
     /// Forgets the peak so far. Returns what there is now, in KiB.
     fn reset_peak(&self) -> u64 {
-        fs::write(format!("/proc/{}/clear_refs", self.agent.id()), "5").unwrap();
+        fs::write(format!("/proc/{}/clear_refs", self.agent.pid()), "5").unwrap();
         self.status("VmRSS:")
-    }
-}
-
-impl Drop for World {
-    fn drop(&mut self) {
-        let _ = self.agent.kill();
-        let _ = self.agent.wait();
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::{Child, Command},
+    process::Command,
     time::Duration,
 };
 
@@ -12,13 +12,14 @@ use k8s_openapi::{
     api::core::v1::{ConfigMap, Pod},
 };
 use kube::{Api, api::PostParams};
-use podsonde::{embedded::Cluster, kube::leases};
+use podsonde::embedded::Cluster;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
 };
 use serde_json::json;
 
 use crate::{
+    agent::AgentProcess,
     fixture::{self, NODE, SLEEP},
     support::{
         generator::Generator,
@@ -28,9 +29,9 @@ use crate::{
 
 /// An agent process in front of a cluster, and a pod whose interface carries what is sent.
 pub(crate) struct World {
+    // Ends before the cluster.
+    agent: AgentProcess,
     _cluster: Cluster,
-    agent: Child,
-    address: String,
     /// A process of the pod.
     pod: u32,
     generator: Generator,
@@ -52,36 +53,23 @@ impl World {
         let directory = tempfile::tempdir_in("/dev/shm").unwrap();
         fs::write(directory.path().join("kubeconfig"), cluster.kubeconfig()).unwrap();
         fs::write(directory.path().join("client"), client_kubeconfig(&cluster).await).unwrap();
-        let agent = Command::new(program("podsonde-agent", env!("CARGO_BIN_EXE_podsonde-agent")))
-            .args(["--node-name", NODE, "--listen=tls://127.0.0.1:0", "--audit-log=/dev/null"])
-            .args(["--host-pid", &std::process::id().to_string(), "--kubeconfig"])
-            .arg(directory.path().join("kubeconfig"))
-            .env_remove("POD_IP")
-            .spawn()
-            .unwrap();
-        let client = cluster.client().unwrap();
-        let address = loop {
-            let published = leases::of_node(&client, "podsonde", NODE).await.unwrap();
-            if let Some(address) = published.and_then(|published| published.address) {
-                break address;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        };
+        let program = program("podsonde-agent", env!("CARGO_BIN_EXE_podsonde-agent"));
+        let agent = AgentProcess::start(&program, &cluster, &directory.path().join("kubeconfig")).await;
         let pod = loop {
             // Until it has read its node's pods.
-            if let Some(pid) = pid_of_pod(directory.path(), &address) {
+            if let Some(pid) = pid_of_pod(directory.path(), &agent.address) {
                 break pid;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         };
         let peer = Netns::new();
         let generator = Generator::new(pod, pair(pod, &peer));
-        Self { _cluster: cluster, agent, address, pod, generator, _peer: peer, directory }
+        Self { agent, _cluster: cluster, pod, generator, _peer: peer, directory }
     }
 
     /// `podsonde capture` of the pod's interface, with these arguments.
     pub(crate) fn client(&self, arguments: &[&str]) -> Command {
-        let mut command = podsonde(self.directory.path(), &self.address);
+        let mut command = podsonde(self.directory.path(), &self.agent.address);
         command.args(["capture", "web", "-i", Self::INTERFACE]).args(arguments);
         command
     }
@@ -98,19 +86,12 @@ impl World {
 
     /// The agent's pid.
     pub(crate) fn agent(&self) -> u32 {
-        self.agent.id()
+        self.agent.pid()
     }
 
     /// Sends frames from the pod's interface: how many, of what size, and how many a second.
     pub(crate) fn send(&mut self, count: u64, size: usize, per_second: u64) {
         self.generator.send(count, size, per_second);
-    }
-}
-
-impl Drop for World {
-    fn drop(&mut self) {
-        let _ = self.agent.kill();
-        let _ = self.agent.wait();
     }
 }
 
