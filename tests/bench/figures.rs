@@ -15,10 +15,12 @@ impl Series {
         self.add(time.as_secs_f64() * 1e3);
     }
 
+    /// The one in the middle, or the mean of the two.
     pub(crate) fn median(&self) -> f64 {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);
-        sorted[sorted.len() / 2]
+        let (lower, upper) = (sorted[(sorted.len() - 1) / 2], sorted[sorted.len() / 2]);
+        (lower + upper) / 2.0
     }
 
     pub(crate) fn slowest(&self) -> f64 {
