@@ -4,12 +4,14 @@
 //! they follow in the same HTTP/2 frame, from where they are.
 
 use std::{
-    pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, ready},
 };
 
-use futures::{Stream, StreamExt, stream};
+use futures::{
+    Stream, StreamExt,
+    stream::{self, BoxStream},
+};
 use hyper::{
     HeaderMap,
     body::{Buf, Bytes, Frame},
@@ -17,12 +19,9 @@ use hyper::{
 use prost::{
     Message,
     bytes::{BufMut, buf::Chain},
-    encoding::{WireType, encode_key, encode_varint},
+    encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len},
 };
-use tonic::{Code, Response, Status};
-
-/// What gRPC puts before a message: whether it is compressed, and its length in four bytes.
-const PREFIX: usize = 5;
+use tonic::{Response, Status};
 
 /// A message of which one field holds nearly all there is.
 pub trait Bulk: Message {
@@ -36,21 +35,21 @@ pub trait Bulk: Message {
 /// A part of an answer's body: what was encoded, and bytes that follow.
 pub(super) type Data = Chain<Bytes, Bytes>;
 
-type BoxStream<A> = Pin<Box<dyn Stream<Item = Result<A, Status>> + Send>>;
+type Results<A> = BoxStream<'static, Result<A, Status>>;
 
 /// A response with these messages, of which tonic sees none.
 pub fn response<A: Bulk + 'static>(
     messages: impl Stream<Item = Result<A, Status>> + Send + 'static,
-) -> Response<BoxStream<A>> {
-    let mut response: Response<BoxStream<A>> = Response::new(Box::pin(stream::empty()));
-    let encoded: BoxStream<Data> = Box::pin(messages.map(|message| message.map(encode)));
+) -> Response<Results<A>> {
+    let mut response: Response<Results<A>> = Response::new(Box::pin(stream::empty()));
+    let encoded: Results<Data> = Box::pin(messages.map(|message| message.map(encode)));
     response.extensions_mut().insert(Messages(Arc::new(Mutex::new(Some(encoded)))));
     response
 }
 
 /// The messages of a response, among its extensions.
 #[derive(Clone)]
-pub(super) struct Messages(Arc<Mutex<Option<BoxStream<Data>>>>);
+pub(super) struct Messages(Arc<Mutex<Option<Results<Data>>>>);
 
 impl Messages {
     /// The body with these messages instead of the one that tonic made.
@@ -61,7 +60,7 @@ impl Messages {
 
 /// A body of gRPC messages, and the status in its trailers. None: it was all sent.
 /// <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>
-pub(super) struct Body(Option<BoxStream<Data>>);
+pub(super) struct Body(Option<Results<Data>>);
 
 impl Body {
     pub(super) fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Frame<Data>>> {
@@ -69,7 +68,7 @@ impl Body {
         let status = match ready!(messages.poll_next_unpin(context)) {
             Some(Ok(message)) => return Poll::Ready(Some(Frame::data(message))),
             Some(Err(status)) => status,
-            None => Status::new(Code::Ok, ""),
+            None => Status::ok(""),
         };
         self.0 = None;
         let mut trailers = HeaderMap::new();
@@ -81,30 +80,31 @@ impl Body {
     }
 }
 
-/// The message behind its length, not compressed.
+/// The message behind gRPC's prefix.
 fn encode<A: Bulk>(mut message: A) -> Data {
     let bulk = message.take();
-    let mut head = Vec::with_capacity(PREFIX + message.encoded_len() + 16);
-    head.put_bytes(0, PREFIX);
+    let length = message.encoded_len()
+        + bulk
+            .as_ref()
+            .map_or(0, |bulk| key_len(A::FIELD) + encoded_len_varint(bulk.len() as u64) + bulk.len());
+    let mut head = Vec::new();
+    // Not compressed.
+    head.put_u8(0);
+    head.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
     // The order of fields is free, so the bytes may come last.
     message.encode_raw(&mut head);
     if let Some(bulk) = &bulk {
         encode_key(A::FIELD, WireType::LengthDelimited, &mut head);
         encode_varint(bulk.len() as u64, &mut head);
     }
-    let bulk = bulk.unwrap_or_default();
-    let length = u32::try_from(head.len() - PREFIX + bulk.len()).unwrap_or(u32::MAX);
-    if let Some((_, field)) = head.split_first_mut()
-        && let Some(field) = field.first_chunk_mut()
-    {
-        *field = length.to_be_bytes();
-    }
-    Bytes::from(head).chain(bulk)
+    Bytes::from(head).chain(bulk.unwrap_or_default())
 }
 
 #[cfg(test)]
 mod tests {
     use std::future::poll_fn;
+
+    use tonic::Code;
 
     use super::*;
     use crate::proto::v1::{CaptureEnded, CaptureStartResponse, capture_start_response::Event};
