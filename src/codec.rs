@@ -76,7 +76,9 @@ impl<D: Decoder<Error = Status>> Decoder for StrictDecoder<D> {
             ));
         }
         self.0.decode(buffer).map_err(|status| match status.code() {
-            Code::Internal => Status::invalid_argument(format!("malformed message: {}", status.message())),
+            Code::Internal => {
+                Status::invalid_argument(format!("malformed message: {}", status.message()))
+            }
             _ => status,
         })
     }

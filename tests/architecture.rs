@@ -49,8 +49,9 @@ fn code(path: &Path) -> String {
 /// The top-level modules that `text` names behind `root::`, also in groups: `crate::{a::b, c}`.
 fn used(text: &str, root: &str) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
-    let word =
-        |s: &str| s.trim_start().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
+    let word = |s: &str| {
+        s.trim_start().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>()
+    };
     for (at, _) in text.match_indices(root) {
         let rest = &text[at + root.len()..];
         let Some(group) = rest.strip_prefix('{') else {
@@ -87,12 +88,15 @@ fn imports_run_one_way() {
     let mut layers = BTreeSet::new();
     for path in sources(&src) {
         let inside = path.strip_prefix(&src).unwrap();
-        let layer = inside.iter().next().unwrap().to_str().unwrap().trim_end_matches(".rs").to_owned();
+        let layer =
+            inside.iter().next().unwrap().to_str().unwrap().trim_end_matches(".rs").to_owned();
         if layer == "lib" || layer == "bin" {
             continue;
         }
-        let (_, allowed) =
-            LAYERS.iter().find(|(name, _)| *name == layer).unwrap_or_else(|| panic!("{layer} has no place"));
+        let (_, allowed) = LAYERS
+            .iter()
+            .find(|(name, _)| *name == layer)
+            .unwrap_or_else(|| panic!("{layer} has no place"));
         let code = code(&path);
         for name in used(&code, "crate::") {
             if name != layer && !allowed.contains(&name.as_str()) {
@@ -129,14 +133,16 @@ const UNSAFE: &[&str] = &[
 #[test]
 fn unsafe_stands_in_few_files_of_sys() {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let is_unsafe =
-        |path: &PathBuf| code(path).split(|c: char| !c.is_alphanumeric() && c != '_').any(|w| w == "unsafe");
+    let is_unsafe = |path: &PathBuf| {
+        code(path).split(|c: char| !c.is_alphanumeric() && c != '_').any(|w| w == "unsafe")
+    };
     let found: BTreeSet<_> = sources(&src).into_iter().filter(is_unsafe).collect();
     assert_eq!(found, UNSAFE.iter().map(|path| src.join(path)).collect());
 }
 
 #[test]
 fn the_reader_of_imports_reads() {
-    let text = "use crate::{\n    a::{b, c},\n    d, e::{self, f::{g}},\n};\nlet x = crate::h::i();";
+    let text =
+        "use crate::{\n    a::{b, c},\n    d, e::{self, f::{g}},\n};\nlet x = crate::h::i();";
     assert_eq!(used(text, "crate::").into_iter().collect::<Vec<_>>(), ["a", "d", "e", "h"]);
 }

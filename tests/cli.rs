@@ -60,8 +60,11 @@ impl Fixture {
 
     fn with(agent: FakeAgent) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
         let port = runtime.block_on(agent.serve_tcp());
         let endpoint = format!("http://127.0.0.1:{port}");
         Self { agent, endpoint, port, directory, runtime }
@@ -80,7 +83,9 @@ impl Fixture {
 
     /// What the agent was asked to create.
     fn created(&self) -> DebugCreateRequest {
-        self.runtime.block_on(async { self.agent.created.lock().await.take() }).expect("nothing was created")
+        self.runtime
+            .block_on(async { self.agent.created.lock().await.take() })
+            .expect("nothing was created")
     }
 
     fn file(&self, name: &str, text: &str) -> String {
@@ -231,8 +236,12 @@ fn json_and_yaml_are_one_documented_shape() {
         json["summary"],
         serde_json::json!({"pods": 4, "containers": 4, "ok": 2, "drift": 1, "unknown": 1, "errors": 0})
     );
-    let pods: Vec<_> =
-        json["pods"].as_array().unwrap().iter().map(|pod| (&pod["name"], &pod["verdict"])).collect();
+    let pods: Vec<_> = json["pods"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|pod| (&pod["name"], &pod["verdict"]))
+        .collect();
     assert_eq!(
         format!("{pods:?}"),
         r#"[(String("done"), String("NONE")), (String("doubt"), String("UNKNOWN")), (String("drift"), String("DRIFT")), (String("web"), String("OK"))]"#
@@ -260,7 +269,9 @@ fn debug_sends_what_kubectl_debug_s_flags_say() {
     fixture.run(&["debug", "web", "--image=busybox"]).expect(0);
     let request = fixture.created();
     assert_eq!((request.image.as_str(), request.profile()), ("busybox", Profile::General));
-    assert!(!request.stdin && !request.tty && request.command.is_empty() && request.name.is_empty());
+    assert!(
+        !request.stdin && !request.tty && request.command.is_empty() && request.name.is_empty()
+    );
     assert_eq!(request.start_timeout.unwrap().seconds, 60);
     assert_eq!(request.ttl, None);
 
@@ -326,14 +337,16 @@ time        host       host           4026531834   -
     assert_eq!(lines[2], "asking for a debug container in pod default/drift");
     assert_eq!(lines[3], "waiting for container podsonde-x7k2p to run");
     assert_eq!(lines[4], "waiting for container podsonde-x7k2p to run: ContainerCreating");
-    assert!(
-        lines[5]
-            .starts_with("container podsonde-x7k2p in pod default/drift on node n1 runs, verdict DRIFT (")
-    );
+    assert!(lines[5].starts_with(
+        "container podsonde-x7k2p in pod default/drift on node n1 runs, verdict DRIFT ("
+    ));
     assert!(lines[5].ends_with("8.3 ms of it the agent's own)"), "{}", lines[5]);
     assert_eq!(lines[6], "podsonde cannot attach to it yet; kubectl can:");
     assert_eq!(lines[7], "  kubectl attach -it drift -c podsonde-x7k2p -n default");
-    assert_eq!(lines[8], "it ends by itself in 40h, or with: podsonde end drift podsonde-x7k2p -n default");
+    assert_eq!(
+        lines[8],
+        "it ends by itself in 40h, or with: podsonde end drift podsonde-x7k2p -n default"
+    );
     assert_eq!(lines.len(), 9);
 
     let quiet = fixture.run(&["debug", "web", "--image=busybox", "-q"]).expect(0);
@@ -385,7 +398,10 @@ hint: check the image's name and the pod's imagePullSecrets; --wait-for-image ke
     fixture.run(&["verify", "a", "b", "c", "web"]).expect(1).says(
         "error: 3 times POD_NOT_FOUND (pod default/a, pod default/b, pod default/c), first: there is no pod default/a on",
     );
-    fixture.run(&["verify", "stall", "--request-timeout=50ms"]).expect(1).says("did not answer within 50ms");
+    fixture
+        .run(&["verify", "stall", "--request-timeout=50ms"])
+        .expect(1)
+        .says("did not answer within 50ms");
     fixture
         .run(&["end", "web", "none"])
         .expect(1)
@@ -397,13 +413,20 @@ fn an_agent_that_is_not_there_is_told_from_one_that_refuses() {
     let fixture = Fixture::new();
     let home = fixture.directory.path();
     let ask = |endpoint: &str| -> Ended {
-        podsonde(home).env("PODSONDE_AGENT", endpoint).args(["verify", "web"]).output().unwrap().into()
+        podsonde(home)
+            .env("PODSONDE_AGENT", endpoint)
+            .args(["verify", "web"])
+            .output()
+            .unwrap()
+            .into()
     };
     // A port that was free a moment ago.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     ask(&format!("http://127.0.0.1:{port}"))
         .expect(1)
-        .says(&format!("cannot connect to the agent at http://127.0.0.1:{port}: Connection refused"))
+        .says(&format!(
+            "cannot connect to the agent at http://127.0.0.1:{port}: Connection refused"
+        ))
         .says("hint: see whether the agent runs and listens there");
     ask("unix:///nowhere/agent.sock")
         .expect(1)
@@ -434,9 +457,10 @@ fn a_unix_socket_does_as_well() {
     let socket = fixture.directory.path().join("agent.sock");
     fixture.runtime.block_on(fixture.agent.serve_unix(&socket));
     let endpoint = format!("unix://{}", socket.display());
-    let ended =
-        podsonde_ended(podsonde(fixture.directory.path()).args(["--agent", &endpoint, "verify", "web"]))
-            .expect(0);
+    let ended = podsonde_ended(
+        podsonde(fixture.directory.path()).args(["--agent", &endpoint, "verify", "web"]),
+    )
+    .expect(0);
     assert!(ended.stdout.starts_with("pod default/web on node n1\n"));
 }
 
@@ -493,10 +517,16 @@ web   old              app      ExitCode:137   20h   -
     let json = fixture.run(&["sessions", "-A", "-o", "json"]).expect(0).json();
     assert_eq!(json["sessions"][0]["requestedBy"], "alice");
     assert_eq!(json["sessions"].as_array().unwrap().len(), 2);
-    fixture.run(&["sessions", "-n", "empty"]).expect(0).says("No sessions found in empty namespace.");
+    fixture
+        .run(&["sessions", "-n", "empty"])
+        .expect(0)
+        .says("No sessions found in empty namespace.");
 
     let end = |arguments: &[&str]| fixture.run(arguments);
-    assert_eq!(end(&["end", "web", "a"]).expect(0).stdout, "session a in pod default/web ended: 1 process\n");
+    assert_eq!(
+        end(&["end", "web", "a"]).expect(0).stdout,
+        "session a in pod default/web ended: 1 process\n"
+    );
     assert_eq!(
         end(&["end", "pod/web", "gone"]).expect(0).stdout,
         "session gone in pod default/web had already ended\n"
@@ -526,7 +556,10 @@ host-pid         yes         sees the node's processes
 cap-sys-ptrace   no          namespaces of other users cannot be read; add SYS_PTRACE
 "
     );
-    assert_eq!(fixture.run(&["version"]).expect(0).stdout, "Client: 0.1.0\nAgent:  0.1.0 (1 node)\n");
+    assert_eq!(
+        fixture.run(&["version"]).expect(0).stdout,
+        "Client: 0.1.0\nAgent:  0.1.0 (1 node)\n"
+    );
     let json = fixture.run(&["version", "-o", "json"]).expect(0).json();
     assert_eq!(json["agents"][0], serde_json::json!({"node": "n1", "version": "0.1.0"}));
     let offline = podsonde_ended(podsonde(fixture.directory.path()).args(["version"])).expect(1);
@@ -542,7 +575,8 @@ fn as_a_plugin_it_calls_itself_kubectl_podsonde() {
     std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_podsonde"), &plugin).unwrap();
     let help = podsonde_ended(Command::new(&plugin).args(["debug", "--help"])).expect(0);
     assert!(help.stdout.contains("Usage: kubectl podsonde debug [OPTIONS]"), "{}", help.stdout);
-    let help = podsonde_ended(podsonde(fixture.directory.path()).args(["debug", "--help"])).expect(0);
+    let help =
+        podsonde_ended(podsonde(fixture.directory.path()).args(["debug", "--help"])).expect(0);
     assert!(help.stdout.contains("Usage: podsonde debug [OPTIONS]"), "{}", help.stdout);
 }
 
@@ -558,7 +592,8 @@ fn completions_are_what_the_shells_accept() {
                 "source {file} && COMP_WORDS=(podsonde ver) COMP_CWORD=1 && _podsonde podsonde ver podsonde && \
                  echo ${{COMPREPLY[@]}}"
             );
-            let bash = podsonde_ended(Command::new("bash").args(["--norc", "-c", &complete])).expect(0);
+            let bash =
+                podsonde_ended(Command::new("bash").args(["--norc", "-c", &complete])).expect(0);
             assert_eq!(bash.stdout, "verify version\n");
         }
     }

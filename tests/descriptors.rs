@@ -29,12 +29,17 @@ use fixture::{Fixture, NODE, SLEEP};
 fn held() -> (usize, usize) {
     let links: Vec<_> = fs::read_dir("/proc/self/fd")
         .unwrap()
-        .filter_map(|entry| Some(fs::read_link(entry.ok()?.path()).ok()?.to_string_lossy().into_owned()))
+        .filter_map(|entry| {
+            Some(fs::read_link(entry.ok()?.path()).ok()?.to_string_lossy().into_owned())
+        })
         .collect();
     let is_directory = |link: &&String| {
         link.strip_prefix("/proc/").is_some_and(|pid| pid.bytes().all(|b| b.is_ascii_digit()))
     };
-    (links.iter().filter(is_directory).count(), links.iter().filter(|link| link.contains("[pidfd]")).count())
+    (
+        links.iter().filter(is_directory).count(),
+        links.iter().filter(|link| link.contains("[pidfd]")).count(),
+    )
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -52,7 +57,8 @@ async fn nothing_is_held_of_containers_that_have_ended() {
     // Holds the directory of the process that stands for the host.
     let containers = Arc::new(Containers::open(std::process::id()).unwrap());
     let (directories, pidfds) = held();
-    let verifier = Arc::new(Verifier::new(Arc::clone(&pods), containers, Arc::new(Entry::InProcess)));
+    let verifier =
+        Arc::new(Verifier::new(Arc::clone(&pods), containers, Arc::new(Entry::InProcess)));
     for _ in 0..20 {
         let reports = verifier.verify(pods.all(), None).await.unwrap();
         assert!(reports.iter().flat_map(|r| &r.containers).all(|c| c.process.is_some()));

@@ -1,6 +1,11 @@
 //! The node tier: pods on a real containerd and runc, checked with independent tools. Run by `tests/run node`.
 #![cfg(all(target_os = "linux", feature = "embedded"))]
-#![allow(clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
 
 mod support;
 
@@ -26,7 +31,10 @@ const SLEEP: &[&str] = &["sleep", "infinity"];
 /// Which of a target's namespaces a container shares, by type.
 fn shared(target: u32, other: u32) -> BTreeMap<String, bool> {
     let other = node::namespaces_of(other);
-    node::namespaces_of(target).into_iter().map(|(kind, link)| (kind.clone(), other[&kind] == link)).collect()
+    node::namespaces_of(target)
+        .into_iter()
+        .map(|(kind, link)| (kind.clone(), other[&kind] == link))
+        .collect()
 }
 
 /// An HTTP response from the server at the other end.
@@ -54,7 +62,8 @@ async fn a_targeted_container_shares_what_the_kubelet_asks_for() {
     };
     let debugger = runtime.start_container(&pod, &sandbox, &debug).await.expect("debugger");
 
-    let [nginx_pid, debugger_pid] = [&nginx.id, &debugger.id].map(|id| node::pid(id).expect("runs"));
+    let [nginx_pid, debugger_pid] =
+        [&nginx.id, &debugger.id].map(|id| node::pid(id).expect("runs"));
     let shared = shared(nginx_pid, debugger_pid);
     for kind in ["net", "ipc", "uts", "pid", "pid_for_children", "user", "time"] {
         assert!(shared[kind], "{kind} is shared");
@@ -75,7 +84,10 @@ async fn a_targeted_container_shares_what_the_kubelet_asks_for() {
     assert_eq!(node::exec(&debugger.id, &["hostname"]).trim(), "web");
     assert_eq!(node::exec(&debugger.id, &["cat", "/proc/1/comm"]).trim(), "nginx");
     assert!(node::exec(&debugger.id, &["ls", "/proc/1/root/etc"]).contains("nginx"));
-    assert!(node::exec(&debugger.id, &["wget", "-qO-", "http://localhost:80"]).contains("Welcome to nginx!"));
+    assert!(
+        node::exec(&debugger.id, &["wget", "-qO-", "http://localhost:80"])
+            .contains("Welcome to nginx!")
+    );
     let ip = sandbox.ip.expect("an address").to_string();
     assert!(node::exec(&debugger.id, &["ip", "-o", "addr", "show", "eth0"]).contains(&ip));
 
@@ -85,7 +97,9 @@ async fn a_targeted_container_shares_what_the_kubelet_asks_for() {
     assert!(cgroup.lines().any(|line| line.ends_with(&expected)), "{cgroup}");
     assert_eq!(nginx.id.len(), 64);
     let labels = node::output("ctr", &["containers", "info", &nginx.id]);
-    for label in ["io.kubernetes.container.name\": \"nginx", "io.kubernetes.pod.name\": \"web", &uid] {
+    for label in
+        ["io.kubernetes.container.name\": \"nginx", "io.kubernetes.pod.name\": \"web", &uid]
+    {
         assert!(labels.contains(label), "{label}");
     }
     let log = node.dir.join("logs").join(format!("default_web_{uid}/debugger/0.log"));
@@ -208,7 +222,8 @@ async fn every_pod_shape_has_the_namespaces_it_asks_for() {
         let debugger = ContainerStart { pid, ..node::container("debugger", "busybox", SLEEP) };
         let debugger = runtime.start_container(&pod, &sandbox, &debugger).await.expect(name);
 
-        let [app_pid, debugger_pid] = [&app.id, &debugger.id].map(|id| node::pid(id).expect("runs"));
+        let [app_pid, debugger_pid] =
+            [&app.id, &debugger.id].map(|id| node::pid(id).expect("runs"));
         let shared = shared(app_pid, debugger_pid);
         for kind in ["net", "ipc", "uts", "user"] {
             assert!(shared[kind], "{name}: {kind} is shared");
@@ -337,8 +352,13 @@ async fn each_failure_has_the_kubelet_s_reason_and_message() {
 
     // Not possible with this runtime.
     let spec = json!({"hostUsers": false, "containers": [{"name": "app", "image": "busybox"}]});
-    let refused = runtime.run_sandbox(&node::pod("userns", spec)).await.expect_err("no user namespaces");
-    assert!(refused.message.contains("runtime does not support user namespaces"), "{}", refused.message);
+    let refused =
+        runtime.run_sandbox(&node::pod("userns", spec)).await.expect_err("no user namespaces");
+    assert!(
+        refused.message.contains("runtime does not support user namespaces"),
+        "{}",
+        refused.message
+    );
 }
 
 #[tokio::test]
@@ -347,14 +367,17 @@ async fn an_end_is_reported_with_its_exit_code() {
     let runtime = node.runtime().await;
     let (pod, sandbox) = started(&runtime, "exits").await;
     let start = |name: &str, command: &[&str]| node::container(name, "busybox", command);
-    for (name, script, code) in [("zero", "exit 0", 0), ("three", "exit 3", 3), ("killed", "kill -9 $$", 137)]
+    for (name, script, code) in
+        [("zero", "exit 0", 0), ("three", "exit 3", 3), ("killed", "kill -9 $$", 137)]
     {
         // In a shell of its own: a pid namespace's first process cannot kill itself.
         let command = ["sh", "-c", &format!("sh -c '{script}'; exit $?")];
-        let ended = runtime.start_container(&pod, &sandbox, &start(name, &command)).await.expect(name);
+        let ended =
+            runtime.start_container(&pod, &sandbox, &start(name, &command)).await.expect(name);
         assert_eq!(ended.exit.await.code, code, "{name}");
     }
-    let running = runtime.start_container(&pod, &sandbox, &start("running", SLEEP)).await.expect("running");
+    let running =
+        runtime.start_container(&pod, &sandbox, &start("running", SLEEP)).await.expect("running");
     let exit = tokio::spawn(running.exit);
     let pid = node::pid(&running.id).expect("runs");
     assert!(!exit.is_finished());
@@ -370,7 +393,8 @@ async fn what_nobody_waited_for_is_removed_with_the_pod() {
     let start = node::container("app", "busybox", SLEEP);
     // Abandoned at every stage there is: each request ends within a second when nobody is in its way.
     for stage in 0..12 {
-        let pod = node::pod("abandoned", json!({"containers": [{"name": "app", "image": "busybox"}]}));
+        let pod =
+            node::pod("abandoned", json!({"containers": [{"name": "app", "image": "busybox"}]}));
         let uid = pod.metadata.uid.as_deref().expect("uid");
         let both = async {
             let sandbox = runtime.run_sandbox(&pod).await.expect("sandbox");
@@ -378,8 +402,10 @@ async fn what_nobody_waited_for_is_removed_with_the_pod() {
         };
         let _ = tokio::time::timeout(Duration::from_millis(stage * 40), both).await;
         runtime.remove_pod(uid).await;
-        let containers =
-            node::output("ctr", &["containers", "ls", &format!("labels.\"io.kubernetes.pod.uid\"=={uid}")]);
+        let containers = node::output(
+            "ctr",
+            &["containers", "ls", &format!("labels.\"io.kubernetes.pod.uid\"=={uid}")],
+        );
         assert_eq!(containers.lines().count(), 1, "only the heading: {containers}");
         assert_eq!(node::pod_cgroups(uid), Vec::<PathBuf>::new());
     }
@@ -397,10 +423,15 @@ async fn a_security_context_reaches_the_process() {
         security: serde_json::from_value(security).expect("a security context"),
         env: vec![("KEY".to_owned(), "value with = and space".to_owned())],
         working_dir: Some("/tmp".to_owned()),
-        mounts: vec![Mount { host_path: volume.clone(), container_path: "/volume".into(), read_only: true }],
+        mounts: vec![Mount {
+            host_path: volume.clone(),
+            container_path: "/volume".into(),
+            read_only: true,
+        }],
         ..node::container(name, "busybox", SLEEP)
     };
-    let plain = runtime.start_container(&pod, &sandbox, &start("plain", json!({}))).await.expect("plain");
+    let plain =
+        runtime.start_container(&pod, &sandbox, &start("plain", json!({}))).await.expect("plain");
     let pid = node::pid(&plain.id).expect("runs");
     // containerd's default set, as runc's and Docker's.
     assert_eq!(node::status_of(pid, "CapEff"), "00000000a80425fb");
@@ -420,7 +451,8 @@ async fn a_security_context_reaches_the_process() {
         "readOnlyRootFilesystem": true, "allowPrivilegeEscalation": false, "runAsNonRoot": true,
         "seccompProfile": {"type": "RuntimeDefault"},
     });
-    let tight = runtime.start_container(&pod, &sandbox, &start("tight", tight)).await.expect("tight");
+    let tight =
+        runtime.start_container(&pod, &sandbox, &start("tight", tight)).await.expect("tight");
     let pid = node::pid(&tight.id).expect("runs");
     // CAP_NET_ADMIN is number 12; a uid other than 0 has it only in the bounding set.
     assert_eq!(node::status_of(pid, "CapBnd"), format!("{:016x}", 1 << 12));
@@ -428,15 +460,20 @@ async fn a_security_context_reaches_the_process() {
     assert_eq!(node::status_of(pid, "Gid"), "2000\t2000\t2000\t2000");
     assert_eq!(node::status_of(pid, "Seccomp"), "2");
     assert_eq!(node::status_of(pid, "NoNewPrivs"), "1");
-    assert!(node::exec(&tight.id, &["sh", "-c", "touch /x 2>&1 || true"]).contains("Read-only file system"));
+    assert!(
+        node::exec(&tight.id, &["sh", "-c", "touch /x 2>&1 || true"])
+            .contains("Read-only file system")
+    );
 
     let privileged = start("privileged", json!({"privileged": true}));
-    let privileged = runtime.start_container(&pod, &sandbox, &privileged).await.expect("privileged");
+    let privileged =
+        runtime.start_container(&pod, &sandbox, &privileged).await.expect("privileged");
     let pid = node::pid(&privileged.id).expect("runs");
     assert_eq!(node::status_of(pid, "CapEff"), node::status_of(1, "CapBnd"));
 
     let distroless = node::container("distroless", "registry.test/distroless:1", &[]);
-    let distroless = runtime.start_container(&pod, &sandbox, &distroless).await.expect("distroless");
+    let distroless =
+        runtime.start_container(&pod, &sandbox, &distroless).await.expect("distroless");
     let pid = node::pid(&distroless.id).expect("runs");
     assert_eq!(node::status_of(pid, "Uid"), "65532\t65532\t65532\t65532");
     let root = format!("/proc/{pid}/root");
@@ -473,7 +510,8 @@ async fn the_cluster_s_kubelet_runs_its_pods_here() {
         .expect("patch");
     let debugger =
         |pod: &Pod| running(pod.status.as_ref()?.ephemeral_container_statuses.as_ref(), "debugger");
-    let web = cluster.wait_pod("default", "web", |pod| debugger(pod).is_some()).await.expect("runs");
+    let web =
+        cluster.wait_pod("default", "web", |pod| debugger(pod).is_some()).await.expect("runs");
     let debugger = debugger(&web).expect("an id");
     let [nginx_pid, debugger_pid] = [&nginx, &debugger].map(|id| node::pid(id).expect("runs"));
     assert!(shared(nginx_pid, debugger_pid)["pid"]);

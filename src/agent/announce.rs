@@ -54,7 +54,8 @@ pub async fn run(announcement: Announcement, drain: CancellationToken) {
         let work = async {
             tls.refresh();
             // The certificate first: the API server may be a slow one.
-            let publish = leases::publish(&client, &namespace, &node, &holder, DURATION, &published);
+            let publish =
+                leases::publish(&client, &namespace, &node, &holder, DURATION, &published);
             let written = within(publish).await;
             let read = authorities.learn(&client, &tls).await;
             written.and(read)
@@ -119,15 +120,25 @@ impl Authorities {
         if tls.has_client_ca_file() {
             return Ok(());
         }
-        let (told, result) = match tokio::time::timeout(PATIENCE, leases::client_authorities(client)).await {
+        let (told, result) = match tokio::time::timeout(
+            PATIENCE,
+            leases::client_authorities(client),
+        )
+        .await
+        {
             Ok(Ok(found)) => {
                 let told = match (tls.set_client_authorities(found.as_deref()), &found) {
-                    (Ok(()), Some(_)) => "client certificates of the cluster are believed".to_owned(),
+                    (Ok(()), Some(_)) => {
+                        "client certificates of the cluster are believed".to_owned()
+                    }
                     (Ok(()), None) => {
-                        "no client certificates: the cluster publishes no authority for them".to_owned()
+                        "no client certificates: the cluster publishes no authority for them"
+                            .to_owned()
                     }
                     (Err(error), _) => {
-                        format!("the cluster's authorities of client certificates cannot be used: {error:#}")
+                        format!(
+                            "the cluster's authorities of client certificates cannot be used: {error:#}"
+                        )
                     }
                 };
                 (told, Ok(()))

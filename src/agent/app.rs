@@ -189,8 +189,11 @@ async fn client(config: &Config) -> anyhow::Result<Client> {
         Some(file) => {
             let kubeconfig = kube::config::Kubeconfig::read_from(file)
                 .with_context(|| format!("cannot read the kubeconfig {}", file.display()))?;
-            kube::Config::from_custom_kubeconfig(kubeconfig, &kube::config::KubeConfigOptions::default())
-                .await?
+            kube::Config::from_custom_kubeconfig(
+                kubeconfig,
+                &kube::config::KubeConfigOptions::default(),
+            )
+            .await?
         }
         None => kube::Config::infer()
             .await
@@ -222,7 +225,8 @@ impl Agent {
         let features: Arc<[Feature]> =
             preflight::check(host_pid, &entry).context("cannot look at this node")?.into();
         report(&features);
-        let containers = Arc::new(Containers::open(host_pid).context("cannot look at the host's processes")?);
+        let containers =
+            Arc::new(Containers::open(host_pid).context("cannot look at the host's processes")?);
 
         let (drain, closed) = (CancellationToken::new(), CancellationToken::new());
         let pods = Arc::new(Pods::new(client.clone(), &node));
@@ -241,7 +245,8 @@ impl Agent {
         let metrics = Arc::new(Metrics::new(&node));
         let audit = Audit::open(&audit, &node)?;
         let (of_node, counted) = (Arc::clone(&pods), Arc::clone(&metrics));
-        let gate = Arc::new(Gate::new(&node, of_node, access, audit, counted, &limits, drain.clone()));
+        let gate =
+            Arc::new(Gate::new(&node, of_node, access, audit, counted, &limits, drain.clone()));
 
         let debug = DebugService {
             gate: Arc::clone(&gate),
@@ -316,7 +321,8 @@ impl Agent {
             sockets.push(socket);
         }
         let addresses: Vec<_> = sockets.iter().filter_map(Socket::tcp_address).collect();
-        let with_tls = sockets.iter().filter(|socket| socket.is_tls()).find_map(Socket::tcp_address);
+        let with_tls =
+            sockets.iter().filter(|socket| socket.is_tls()).find_map(Socket::tcp_address);
         let mut names: Vec<IpAddr> = vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
         names.extend(addresses.iter().map(SocketAddr::ip).chain(identity.advertise));
         names.retain(|address| !address.is_unspecified());
@@ -325,13 +331,16 @@ impl Agent {
         let tls = Arc::new(Tls::new(&node, &names, identity.tls, identity.client_ca)?);
         let mut tasks = JoinSet::new();
         if let Some(address) = with_tls {
-            let reached =
-                identity.advertise.or(Some(address.ip())).filter(|address| !address.is_unspecified());
+            let reached = identity
+                .advertise
+                .or(Some(address.ip()))
+                .filter(|address| !address.is_unspecified());
             let announcement = Announcement {
                 client,
                 namespace: identity.namespace,
                 node: node.clone(),
-                address: reached.map(|reached| SocketAddr::new(reached, address.port()).to_string()),
+                address: reached
+                    .map(|reached| SocketAddr::new(reached, address.port()).to_string()),
                 tls: Arc::clone(&tls),
             };
             let told = announce::run(announcement, drain.clone());
@@ -360,7 +369,8 @@ impl Agent {
         let mut metrics_address = None;
         if let Some(address) = metrics_listen {
             let listener = probes::bind(address).await?;
-            let address = listener.local_addr().context("cannot tell the port of probes and metrics")?;
+            let address =
+                listener.local_addr().context("cannot tell the port of probes and metrics")?;
             tracing::info!(%address, "serving probes and metrics");
             metrics_address = Some(address);
             let end = closed.clone().cancelled_owned();
@@ -373,7 +383,10 @@ impl Agent {
             let pods = Arc::clone(&pods);
             async move { pods.run().await }
         }));
-        tasks.spawn(until(drain.clone(), expiry::run(sessions, Arc::clone(&pods), containers, events)));
+        tasks.spawn(until(
+            drain.clone(),
+            expiry::run(sessions, Arc::clone(&pods), containers, events),
+        ));
         tasks.spawn(tell_broker_loss(entry, drain.clone()));
         tasks.spawn(tell_health(health, pods, drain.clone()));
         tracing::info!(node, version = env!("CARGO_PKG_VERSION"), "podsonde-agent started");
@@ -394,7 +407,8 @@ impl Agent {
     pub async fn stop(mut self) {
         self.drain.cancel();
         let probes = usize::from(self.metrics_address.is_some());
-        let all = async { while self.tasks.len() > probes && self.tasks.join_next().await.is_some() {} };
+        let all =
+            async { while self.tasks.len() > probes && self.tasks.join_next().await.is_some() {} };
         if tokio::time::timeout(self.limits.drain_timeout, all).await.is_err() {
             tracing::warn!("some requests did not end in time");
         }
@@ -410,7 +424,9 @@ fn report(features: &[Feature]) {
     for Feature { name, available, required, message } in features {
         match (available, required) {
             (true, _) => tracing::debug!(feature = name, "preflight: {message}"),
-            (false, true) => tracing::error!(feature = name, "preflight: missing {name}: {message}"),
+            (false, true) => {
+                tracing::error!(feature = name, "preflight: missing {name}: {message}")
+            }
             (false, false) => tracing::info!(feature = name, "preflight: no {name}: {message}"),
         }
     }
@@ -518,6 +534,13 @@ impl probes::Status for Status {
         let (pods, watch_errors) = (self.pods.all().len(), self.pods.watch_errors());
         let can_enter = self.entry.is_available();
         let file_threads = self.files.thread_counts();
-        self.metrics.render(Snapshot { pods, sessions, watch_errors, verdicts, can_enter, file_threads })
+        self.metrics.render(Snapshot {
+            pods,
+            sessions,
+            watch_errors,
+            verdicts,
+            can_enter,
+            file_threads,
+        })
     }
 }

@@ -145,7 +145,10 @@ impl Audit {
 
     async fn write(&self, text: String) -> Result<()> {
         let failed = |why: String| {
-            Error::new(Reason::AuditFailed, format!("the request cannot be written to the audit log: {why}"))
+            Error::new(
+                Reason::AuditFailed,
+                format!("the request cannot be written to the audit log: {why}"),
+            )
         };
         let result = self.submit(text).map_err(|why| failed(why.to_owned()))?;
         match timeout(PATIENCE, result).await {
@@ -290,7 +293,8 @@ impl Record {
     /// Who calls.
     pub fn caller(&mut self, caller: &Caller) {
         self.entry.user = shorten(&caller.user.name);
-        self.entry.groups = caller.user.groups.iter().take(MOST).map(|group| shorten(group)).collect();
+        self.entry.groups =
+            caller.user.groups.iter().take(MOST).map(|group| shorten(group)).collect();
         self.entry.authentication = caller.by.as_str();
     }
 
@@ -352,7 +356,8 @@ impl Record {
     fn finish(&mut self, outcome: &'static str, code: &'static str, reason: &'static str) {
         let duration_ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.entry.audit = "end";
-        self.entry.end = Some(End { outcome, code, reason, duration_ms, results: self.notes.all() });
+        self.entry.end =
+            Some(End { outcome, code, reason, duration_ms, results: self.notes.all() });
     }
 
     fn line(&self) -> String {
@@ -391,7 +396,11 @@ fn escape(json: &str) -> String {
     for c in json.chars() {
         match c {
             c if c.is_control() => escaped.push_str(&format!("\\u{:04x}", u32::from(c))),
-            '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}' => {
+            '\u{200e}'
+            | '\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2066}'..='\u{2069}'
+            | '\u{feff}' => {
                 escaped.push_str(&format!("\\u{:04x}", u32::from(c)));
             }
             c => escaped.push(c),

@@ -150,7 +150,9 @@ impl Captures {
             entry,
             compiler,
             compilers: Semaphore::new(COMPILERS),
-            memory: Arc::new(Semaphore::new((limits.capture_memory / RING_UNIT).min(Semaphore::MAX_PERMITS))),
+            memory: Arc::new(Semaphore::new(
+                (limits.capture_memory / RING_UNIT).min(Semaphore::MAX_PERMITS),
+            )),
             running: Arc::default(),
             metrics,
             node: node.to_owned(),
@@ -169,12 +171,19 @@ impl Captures {
     /// # Errors
     /// POD_NOT_FOUND, POD_ON_OTHER_NODE, POD_REPLACED, CONTAINER_NOT_FOUND, CONTAINER_NOT_RUNNING, VM_ISOLATED, PROCESS_NOT_FOUND and what
     /// keeps it from being told.
-    pub async fn target(&self, namespace: &str, name: &str, uid: &str, container: &str) -> Result<Target> {
+    pub async fn target(
+        &self,
+        namespace: &str,
+        name: &str,
+        uid: &str,
+        container: &str,
+    ) -> Result<Target> {
         let check = |pod: &Arc<Pod>| {
             pod.expect_uid(uid)?;
             if let Some(runtime) = pod.vm_runtime() {
-                let message =
-                    format!("runs in {runtime}: its packets are not seen in a network namespace of the node");
+                let message = format!(
+                    "runs in {runtime}: its packets are not seen in a network namespace of the node"
+                );
                 return Err(Error::new(Reason::VmIsolated, message));
             }
             let is_wanted = |name: &str| container.is_empty() || name == container;
@@ -196,7 +205,9 @@ impl Captures {
         };
         let (pod, ()) = self.pods.find(namespace, name, check).await?;
         let (containers, wanted) = (Arc::clone(&self.containers), container.to_owned());
-        blocking(move || process_of(&containers, pod, &wanted)).await?.map_err(|e| e.pod(namespace, name))
+        blocking(move || process_of(&containers, pod, &wanted))
+            .await?
+            .map_err(|e| e.pod(namespace, name))
     }
 
     /// The interfaces in the network namespace of the target.
@@ -222,8 +233,10 @@ impl Captures {
         }
         let found = links.iter().find(|link| link.name == interface.as_bytes());
         found.map(Source::of).ok_or_else(|| {
-            let names: Vec<_> = links.iter().map(|link| String::from_utf8_lossy(&link.name)).collect();
-            let message = format!("has no interface {interface:?}; there are any, {}", names.join(", "));
+            let names: Vec<_> =
+                links.iter().map(|link| String::from_utf8_lossy(&link.name)).collect();
+            let message =
+                format!("has no interface {interface:?}; there are any, {}", names.join(", "));
             Error::new(Reason::InterfaceNotFound, message)
         })
     }
@@ -278,11 +291,13 @@ impl Captures {
         }
         let on_tags = filter::wants_vlan_tags(&filter);
         if on_tags {
-            let reason = "the kernel takes VLAN tags out before its filter runs, so the agent runs this one";
+            let reason =
+                "the kernel takes VLAN tags out before its filter runs, so the agent runs this one";
             note = if note.is_empty() { reason.to_owned() } else { format!("{note}; {reason}") };
         }
 
-        let selection = Selection { filter: program, on_tags, ways: wanted.ways, snaplen: wanted.snaplen };
+        let selection =
+            Selection { filter: program, on_tags, ways: wanted.ways, snaplen: wanted.snaplen };
         let (entry, process) = (Arc::clone(&self.entry), Arc::clone(&target.process));
         let (ring_bytes, max_delay) = (wanted.ring_bytes, wanted.max_delay);
         let open = move || {
@@ -291,12 +306,15 @@ impl Captures {
         };
         let tap = blocking(open).await?.map_err(|error| match error.errno {
             Errno::NODEV => Error::new(Reason::InterfaceNotFound, "the interface has gone away"),
-            Errno::NOMEM => Error::new(Reason::CaptureMemory, "the node has no memory for the ring"),
+            Errno::NOMEM => {
+                Error::new(Reason::CaptureMemory, "the node has no memory for the ring")
+            }
             _ => failed(error),
         })?;
         let ring_bytes = tap.ring_bytes();
         let granted = ring_bytes.div_ceil(RING_UNIT);
-        if let Some(excess) = memory.num_permits().checked_sub(granted).filter(|excess| *excess > 0) {
+        if let Some(excess) = memory.num_permits().checked_sub(granted).filter(|excess| *excess > 0)
+        {
             drop(memory.split(excess));
             let size = format!("the node had memory for a ring of {} MiB only", ring_bytes >> 20);
             note = if note.is_empty() { size } else { format!("{note}; {size}") };
@@ -341,15 +359,29 @@ impl Captures {
     }
 
     /// Whether the connection's packets are seen in the target's network namespace.
-    fn carries(&self, target: &Target, links: &[Link], (local, peer): &(SocketAddr, SocketAddr)) -> bool {
-        let net = target.process.namespaces().ok().and_then(|namespaces| namespaces.get(NamespaceKind::Net));
+    fn carries(
+        &self,
+        target: &Target,
+        links: &[Link],
+        (local, peer): &(SocketAddr, SocketAddr),
+    ) -> bool {
+        let net = target
+            .process
+            .namespaces()
+            .ok()
+            .and_then(|namespaces| namespaces.get(NamespaceKind::Net));
         if local.ip().is_loopback() {
             return net.is_some() && net == self.own;
         }
         // The agent's pod is connected by way of the node.
-        let on_node = net.is_some() && net == self.containers.host().namespaces.get(NamespaceKind::Net);
+        let on_node =
+            net.is_some() && net == self.containers.host().namespaces.get(NamespaceKind::Net);
         let ends = [local.ip().to_canonical(), peer.ip().to_canonical()];
-        on_node || links.iter().flat_map(|link| &link.addresses).any(|(address, _)| ends.contains(address))
+        on_node
+            || links
+                .iter()
+                .flat_map(|link| &link.addresses)
+                .any(|(address, _)| ends.contains(address))
     }
 
     /// The beginning of the file.
@@ -377,7 +409,8 @@ impl Captures {
         let names = match source {
             // Packets have only the index of theirs. Who reads the file reads this.
             Source::ANY => {
-                let name = |link: &Link| format!("{} {}", link.index, String::from_utf8_lossy(&link.name));
+                let name =
+                    |link: &Link| format!("{} {}", link.index, String::from_utf8_lossy(&link.name));
                 format!("; interfaces {}", links.iter().map(name).collect::<Vec<_>>().join(", "))
             }
             _ => String::new(),
@@ -422,7 +455,8 @@ fn process_of(containers: &Containers, pod: Arc<Pod>, wanted: &str) -> Result<Ta
     // What the pod is there for, before what was added to it.
     running.sort_by_key(|c| c.kind == ContainerKind::Ephemeral);
     let mut scan = None;
-    let places = running.iter().filter_map(|c| Some(Place { pod: &pod.cgroup_uid, id: &c.id.as_ref()?.id }));
+    let places =
+        running.iter().filter_map(|c| Some(Place { pod: &pod.cgroup_uid, id: &c.id.as_ref()?.id }));
     let found = containers.resolve(places, &mut scan)?;
     let first = running
         .iter()
@@ -433,7 +467,8 @@ fn process_of(containers: &Containers, pod: Arc<Pod>, wanted: &str) -> Result<Ta
             "no process on the node is in a cgroup of its containers' ids",
         ));
     };
-    let sandbox = if wanted.is_empty() { containers.sandbox(&pod, &[&process], &mut scan)? } else { None };
+    let sandbox =
+        if wanted.is_empty() { containers.sandbox(&pod, &[&process], &mut scan)? } else { None };
     let lives = sandbox.unwrap_or_else(|| Arc::clone(&process));
     Ok(Target { pod, container, process, lives })
 }

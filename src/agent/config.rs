@@ -435,14 +435,20 @@ impl FromStr for Listen {
         if let Some(path) = text.strip_prefix("unix://") {
             return match path {
                 path if path.starts_with('/') => Ok(Self::Unix(path.into())),
-                _ => Err(format!("{text:?} has no absolute path: write unix:///run/podsonde/agent.sock")),
+                _ => Err(format!(
+                    "{text:?} has no absolute path: write unix:///run/podsonde/agent.sock"
+                )),
             };
         }
         let (tls, rest) = text.strip_prefix("tls://").map_or((false, text), |rest| (true, rest));
         let address: SocketAddr = rest.parse().map_err(|_| {
             format!("{text:?} is none of ADDRESS:PORT, such as 127.0.0.1:{PORT} or [::]:{PORT}, tls://ADDRESS:PORT and unix:///PATH")
         })?;
-        Ok(if tls || !address.ip().is_loopback() { Self::Tls(address) } else { Self::Loopback(address) })
+        Ok(if tls || !address.ip().is_loopback() {
+            Self::Tls(address)
+        } else {
+            Self::Loopback(address)
+        })
     }
 }
 
@@ -471,7 +477,9 @@ fn day(text: &str) -> Result<Duration, String> {
 
 fn interval(text: &str) -> Result<Duration, String> {
     let given = duration(text)?;
-    (given >= Duration::from_secs(1)).then_some(given).ok_or_else(|| format!("{text} is less than 1s"))
+    (given >= Duration::from_secs(1))
+        .then_some(given)
+        .ok_or_else(|| format!("{text} is less than 1s"))
 }
 
 #[cfg(test)]
@@ -487,7 +495,11 @@ mod tests {
         let defaults = Limits::default();
         assert_eq!(config.limits.ttl(), defaults.ttl());
         assert_eq!(
-            (config.limits.max_sessions, config.limits.max_requests, config.limits.max_requests_per_user),
+            (
+                config.limits.max_sessions,
+                config.limits.max_requests,
+                config.limits.max_requests_per_user
+            ),
             (defaults.max_sessions, defaults.max_requests, defaults.max_requests_per_user)
         );
         assert_eq!(config.limits.files, FileLimits::default());
@@ -511,8 +523,16 @@ mod tests {
             assert_eq!(listen(&format!("tls://{tls}")), Listen::Tls(address(tls)));
         }
         assert_eq!(listen("unix:///run/x.sock"), Listen::Unix("/run/x.sock".into()));
-        for bad in ["localhost:1", "unix://x", "unix://", "tls://", "tls://x:1", "tcp://127.0.0.1:1", "x", ""]
-        {
+        for bad in [
+            "localhost:1",
+            "unix://x",
+            "unix://",
+            "tls://",
+            "tls://x:1",
+            "tcp://127.0.0.1:1",
+            "x",
+            "",
+        ] {
             assert!(bad.parse::<Listen>().is_err(), "{bad}");
         }
     }
@@ -524,15 +544,20 @@ mod tests {
         for bad in ["", "5", "-1s", "x"] {
             assert!(duration(bad).is_err(), "{bad}");
         }
-        assert!(review_cache("10s").is_ok() && review_cache("0s").is_ok() && review_cache("11s").is_err());
+        assert!(
+            review_cache("10s").is_ok()
+                && review_cache("0s").is_ok()
+                && review_cache("11s").is_err()
+        );
         assert!(interval("1s").is_ok() && interval("999ms").is_err());
     }
 
     /// The flags that limit something, as a table. They are what is flattened from [`Limits`].
     fn table() -> String {
         let limits = Limits::command();
-        let rows =
-            limits.get_arguments().filter(|flag| !matches!(flag.get_id().as_str(), "help" | "version"));
+        let rows = limits
+            .get_arguments()
+            .filter(|flag| !matches!(flag.get_id().as_str(), "help" | "version"));
         let row = |flag: &clap::Arg| {
             let help = flag.get_help().unwrap().to_string();
             let default = flag.get_default_values().iter().map(|value| value.to_str().unwrap());
@@ -548,9 +573,15 @@ mod tests {
     #[test]
     fn the_limits_are_documented() {
         let readme =
-            std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/README.md")).unwrap();
+            std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/README.md"))
+                .unwrap();
         let (_, rest) = readme.split_once("<!-- limits:").unwrap();
-        let documented = rest.split_once("-->\n").unwrap().1.split_once("<!-- end of limits -->").unwrap().0;
-        assert!(documented == table(), "the table of limits in deploy/README.md is to be:\n{}", table());
+        let documented =
+            rest.split_once("-->\n").unwrap().1.split_once("<!-- end of limits -->").unwrap().0;
+        assert!(
+            documented == table(),
+            "the table of limits in deploy/README.md is to be:\n{}",
+            table()
+        );
     }
 }

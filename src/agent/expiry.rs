@@ -72,8 +72,9 @@ async fn end_all(
 ) -> Result<Ended> {
     let about = |e: Error| e.pod(&pod.namespace, &pod.name).container(&container.name);
     if let Some(runtime) = pod.vm_runtime() {
-        let message =
-            format!("runs in {runtime}: its processes are not the node's, so they cannot be ended from here");
+        let message = format!(
+            "runs in {runtime}: its processes are not the node's, so they cannot be ended from here"
+        );
         return Err(about(Error::new(Reason::VmIsolated, message)));
     }
     if matches!(container.state, ContainerState::Terminated { .. }) {
@@ -112,7 +113,8 @@ async fn end_all(
     }
     signalled.extend(&killed);
     if signalled.is_empty() && survivors == 0 && container.is_running() {
-        let message = "runs by its status, but no process on the node is in a cgroup of its container id";
+        let message =
+            "runs by its status, but no process on the node is in a cgroup of its container id";
         return Err(about(Error::new(Reason::ProcessNotFound, message)));
     }
     Ok(Ended { signalled: count(signalled.len()), killed: count(killed.len()), survivors })
@@ -122,9 +124,15 @@ fn count(processes: usize) -> u32 {
     u32::try_from(processes).unwrap_or(u32::MAX)
 }
 
-async fn signal(containers: &Arc<Containers>, (pod, id): (&str, &str), signal: Signal) -> Result<Signalled> {
+async fn signal(
+    containers: &Arc<Containers>,
+    (pod, id): (&str, &str),
+    signal: Signal,
+) -> Result<Signalled> {
     let (containers, pod, id) = (Arc::clone(containers), pod.to_owned(), id.to_owned());
-    let work = tokio::task::spawn_blocking(move || containers.signal(Place { pod: &pod, id: &id }, signal));
+    let work = tokio::task::spawn_blocking(move || {
+        containers.signal(Place { pod: &pod, id: &id }, signal)
+    });
     Ok(work.await.map_err(|e| Error::new(Reason::Bug, e.to_string()))??)
 }
 
@@ -136,13 +144,19 @@ async fn gone(processes: Vec<(u32, Pidfd)>, at_most: Duration) {
 }
 
 /// Ends sessions whose time is over, for ever. Sleeps until the next is due or a pod changes.
-pub async fn run(sessions: Arc<Sessions>, pods: Arc<Pods>, containers: Arc<Containers>, events: Events) {
+pub async fn run(
+    sessions: Arc<Sessions>,
+    pods: Arc<Pods>,
+    containers: Arc<Containers>,
+    events: Events,
+) {
     let mut changes = pods.changes();
     // When each session that is over was last ended, until its status says that it is.
     let mut tried: HashMap<String, Instant> = HashMap::new();
     loop {
         changes.mark_unchanged();
-        let running: Vec<_> = sessions.all().into_iter().filter(|s| s.container.is_running()).collect();
+        let running: Vec<_> =
+            sessions.all().into_iter().filter(|s| s.container.is_running()).collect();
         tried.retain(|id, _| running.iter().any(|s| s.facts.id == *id));
         let mut next: Option<Duration> = None;
         for session in running {

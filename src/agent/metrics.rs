@@ -125,7 +125,8 @@ impl Metrics {
         );
         r.register("process_open_fds", "Open file descriptors", self.fds.clone());
         let r = r.sub_registry_with_prefix("podsonde");
-        let version = [("version", env!("CARGO_PKG_VERSION").to_owned()), ("node", node.to_owned())];
+        let version =
+            [("version", env!("CARGO_PKG_VERSION").to_owned()), ("node", node.to_owned())];
         let build = prometheus_client::metrics::info::Info::new(version.to_vec());
         r.register("build", "Version of the agent and its node", build);
         r.register_with_unit(
@@ -140,7 +141,11 @@ impl Metrics {
             "Requests to the API server that failed, by reason",
             self.api_errors.clone(),
         );
-        r.register("watch_errors", "Failures of the watch of the node's pods", self.watch_errors.clone());
+        r.register(
+            "watch_errors",
+            "Failures of the watch of the node's pods",
+            self.watch_errors.clone(),
+        );
         r.register("verdicts", "Verdicts on containers, by outcome", self.verdicts.clone());
         r.register(
             "sessions",
@@ -159,8 +164,16 @@ impl Metrics {
             self.file_threads.clone(),
         );
         r.register("captures", "Captures that run", self.captures.clone());
-        r.register("captured_packets", "Packets that captures have sent", self.captured_packets.clone());
-        r.register("captured_bytes", "Bytes of pcapng that captures have sent", self.captured_bytes.clone());
+        r.register(
+            "captured_packets",
+            "Packets that captures have sent",
+            self.captured_packets.clone(),
+        );
+        r.register(
+            "captured_bytes",
+            "Bytes of pcapng that captures have sent",
+            self.captured_bytes.clone(),
+        );
         r.register(
             "capture_dropped_packets",
             "Packets that passed a capture's filter and were lost, by whom",
@@ -227,7 +240,10 @@ impl Metrics {
                 Outcome::Unknown => "unknown",
                 Outcome::Drift => "drift",
             };
-            self.verdicts.get_or_create(&OutcomeLabels { outcome }).inner().store(count, Ordering::Relaxed);
+            self.verdicts
+                .get_or_create(&OutcomeLabels { outcome })
+                .inner()
+                .store(count, Ordering::Relaxed);
         }
         self.watch_errors.inner().store(snapshot.watch_errors, Ordering::Relaxed);
         self.observe_self();

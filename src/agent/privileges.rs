@@ -12,7 +12,9 @@ use crate::sys::{
 /// for these alone: being another user, and reading any file.
 const CAPABILITIES: Keep = Keep {
     effective: CapabilitySet::SYS_PTRACE.union(CapabilitySet::KILL),
-    at_hand: CapabilitySet::SETUID.union(CapabilitySet::SETGID).union(CapabilitySet::DAC_READ_SEARCH),
+    at_hand: CapabilitySet::SETUID
+        .union(CapabilitySet::SETGID)
+        .union(CapabilitySet::DAC_READ_SEARCH),
 };
 
 /// Starts the broker and gives up everything else, for good. To be called before there is a second thread or a socket.
@@ -20,7 +22,8 @@ const CAPABILITIES: Keep = Keep {
 /// # Errors
 /// If the broker cannot be started, or the kernel refuses to take something away.
 pub fn separate() -> anyhow::Result<Entry> {
-    let broker = Broker::start().context("cannot start the broker, which enters namespaces for the agent")?;
+    let broker = Broker::start()
+        .context("cannot start the broker, which enters namespaces for the agent")?;
     let Confined { bounded, filtered, .. } =
         confine::confine(CAPABILITIES, Filter::Agent).context("cannot give up privileges")?;
     if !(bounded && broker.hello().bounded) {
@@ -30,7 +33,9 @@ pub fn separate() -> anyhow::Result<Entry> {
         );
     }
     if !(filtered && broker.hello().filtered) {
-        tracing::warn!("this kernel filters no system calls of the agent's own: seccomp is not available");
+        tracing::warn!(
+            "this kernel filters no system calls of the agent's own: seccomp is not available"
+        );
     }
     Ok(Entry::Broker(broker))
 }

@@ -106,7 +106,8 @@ impl Sessions {
         let mut clock = Clock::start();
         let now = Instant::now();
         let last_look = LAST_LOOK.min(deadline.saturating_duration_since(now) / 4);
-        let start_by = (now + request.start_timeout).min(deadline.checked_sub(last_look).unwrap_or(now));
+        let start_by =
+            (now + request.start_timeout).min(deadline.checked_sub(last_look).unwrap_or(now));
         let prepare = |pod: &Arc<Pod>| self.prepare(pod, request, requested_by);
         let find = self.pods.find(&request.namespace, &request.pod, prepare);
         let found = clock.outside(timeout_at(start_by.into(), find)).await.unwrap_or_else(|_| {
@@ -121,7 +122,14 @@ impl Sessions {
         let definition = container::define(request, &container.name, &facts)?;
         let client = self.client.clone();
         clock
-            .outside(ephemeral::add(client, &pod.namespace, &pod.name, &pod.uid, &definition, start_by))
+            .outside(ephemeral::add(
+                client,
+                &pod.namespace,
+                &pod.name,
+                &pod.uid,
+                &definition,
+                start_by,
+            ))
             .await
             .map_err(|e| e.container(&container.name))?;
         tracing::info!(session = facts.id, pod = %format_args!("{}/{}", pod.namespace, pod.name), container = container.name,
@@ -161,10 +169,16 @@ impl Sessions {
             );
         }
         if pod.terminating {
-            return fail(Reason::PodTerminating, "is being deleted: a debug container would never start");
+            return fail(
+                Reason::PodTerminating,
+                "is being deleted: a debug container would never start",
+            );
         }
         if matches!(pod.phase, Phase::Succeeded | Phase::Failed) {
-            return fail(Reason::PodFinished, "has run to its end: a debug container would never start");
+            return fail(
+                Reason::PodFinished,
+                "has run to its end: a debug container would never start",
+            );
         }
         let target = match container::given_target(&request.definition)? {
             Some(target) if request.target.is_empty() => target,
@@ -179,7 +193,8 @@ impl Sessions {
                 return Err(Error::invalid("target_container", message));
             }
             if !container.is_running() {
-                let message = format!("does not run, so it cannot be a target{}", because(&container.state));
+                let message =
+                    format!("does not run, so it cannot be a target{}", because(&container.state));
                 return Err(Error::new(Reason::TargetNotRunning, message).container(&target));
             }
         }
@@ -211,7 +226,9 @@ impl Sessions {
             id: Uuid::new_v4().to_string(),
             requested_by: requested_by.to_owned(),
             created_at: now,
-            expires_at: now.checked_add(request.ttl).map_err(|e| Error::invalid("ttl", e.to_string()))?,
+            expires_at: now
+                .checked_add(request.ttl)
+                .map_err(|e| Error::invalid("ttl", e.to_string()))?,
         };
         let container = Container {
             name,
@@ -229,7 +246,9 @@ impl Sessions {
     /// All sessions of the node, newest first.
     pub fn all(&self) -> Vec<Session> {
         let mut sessions: Vec<_> = self.pods.all().iter().flat_map(of_pod).collect();
-        sessions.sort_by(|a, b| (b.facts.created_at, &b.facts.id).cmp(&(a.facts.created_at, &a.facts.id)));
+        sessions.sort_by(|a, b| {
+            (b.facts.created_at, &b.facts.id).cmp(&(a.facts.created_at, &a.facts.id))
+        });
         sessions
     }
 
@@ -237,7 +256,13 @@ impl Sessions {
     ///
     /// # Errors
     /// SESSION_NOT_FOUND, and as [`Pods::find`].
-    pub async fn get(&self, namespace: &str, pod: &str, uid: &str, session: &str) -> Result<Session> {
+    pub async fn get(
+        &self,
+        namespace: &str,
+        pod: &str,
+        uid: &str,
+        session: &str,
+    ) -> Result<Session> {
         let is_it = |s: &Session| s.facts.id == session || s.container.name == session;
         let check = |pod: &Arc<Pod>| {
             pod.expect_uid(uid)?;
@@ -257,13 +282,20 @@ impl Sessions {
         uid: &str,
         session: &str,
     ) -> Result<(Arc<Pod>, Container)> {
-        let is_it = |c: &&Container| c.name == session || c.session.as_ref().is_some_and(|s| s.id == session);
+        let is_it = |c: &&Container| {
+            c.name == session || c.session.as_ref().is_some_and(|s| s.id == session)
+        };
         let check = |pod: &Arc<Pod>| {
             pod.expect_uid(uid)?;
-            let container = pod.ephemeral().find(is_it).cloned().ok_or_else(|| no_session(pod, session))?;
-            if container.id.is_none() && !matches!(container.state, ContainerState::Terminated { .. }) {
+            let container =
+                pod.ephemeral().find(is_it).cloned().ok_or_else(|| no_session(pod, session))?;
+            if container.id.is_none()
+                && !matches!(container.state, ContainerState::Terminated { .. })
+            {
                 let message = "has not started, so it has no process to end; should it start after its time, it is ended then";
-                return Err(Error::new(Reason::SessionNotStarted, message).container(&container.name));
+                return Err(
+                    Error::new(Reason::SessionNotStarted, message).container(&container.name)
+                );
             }
             Ok(container)
         };
@@ -300,7 +332,8 @@ impl Session {
 
     /// Whether it runs, or is on the way to it. One that failed to start holds nothing, and its entry stays for as long as its pod.
     fn may_run(&self) -> bool {
-        !self.has_ended() && !matches!(startup::judge(&self.container.state, false), Startup::Failed(_))
+        !self.has_ended()
+            && !matches!(startup::judge(&self.container.state, false), Startup::Failed(_))
     }
 }
 
@@ -312,14 +345,17 @@ fn of_pod(pod: &Arc<Pod>) -> impl Iterator<Item = Session> {
 
 fn no_session(pod: &Pod, session: &str) -> Error {
     let names: Vec<_> = pod.ephemeral().map(|c| c.name.as_str()).collect();
-    let there = if names.is_empty() { "has none".to_owned() } else { format!("has {}", names.join(", ")) };
+    let there =
+        if names.is_empty() { "has none".to_owned() } else { format!("has {}", names.join(", ")) };
     Error::new(Reason::SessionNotFound, format!("has no debug session {session:?}; it {there}"))
         .pod(&pod.namespace, &pod.name)
 }
 
 fn because(state: &ContainerState) -> String {
     match state {
-        ContainerState::Waiting { reason, .. } if !reason.is_empty() => format!(": it is waiting ({reason})"),
+        ContainerState::Waiting { reason, .. } if !reason.is_empty() => {
+            format!(": it is waiting ({reason})")
+        }
         ContainerState::Terminated { exit_code, reason, .. } => {
             format!(": it has exited with {exit_code} ({reason})")
         }
@@ -331,8 +367,11 @@ fn because(state: &ContainerState) -> String {
 fn made_up_name() -> String {
     const ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
     let random = Uuid::new_v4();
-    let letters =
-        random.as_bytes().iter().take(5).filter_map(|b| ALPHABET.get(usize::from(*b) % ALPHABET.len()));
+    let letters = random
+        .as_bytes()
+        .iter()
+        .take(5)
+        .filter_map(|b| ALPHABET.get(usize::from(*b) % ALPHABET.len()));
     format!("podsonde-{}", letters.map(|b| char::from(*b)).collect::<String>())
 }
 
@@ -380,7 +419,8 @@ impl Wait<'_> {
                 // It may have exited, or its target been restarted, between the status and the look at it: a change of the pod tells.
                 // Should none come soon, what is known is the answer.
                 Look::InVain(created) => {
-                    let give_up = *give_up.get_or_insert_with(|| Instant::now() + Duration::from_secs(1));
+                    let give_up =
+                        *give_up.get_or_insert_with(|| Instant::now() + Duration::from_secs(1));
                     if Instant::now() >= give_up {
                         return Ok(created);
                     }
@@ -414,7 +454,8 @@ impl Wait<'_> {
     /// watch knew it, or the API server does not.
     async fn now(&self, seen: &mut bool, clock: &mut Clock) -> Result<Session> {
         let asked = &self.session.pod;
-        let known = self.sessions.pods.get(&asked.namespace, &asked.name).filter(|p| p.uid == asked.uid);
+        let known =
+            self.sessions.pods.get(&asked.namespace, &asked.name).filter(|p| p.uid == asked.uid);
         let pod = match known {
             Some(pod) => {
                 *seen = true;
@@ -432,10 +473,14 @@ impl Wait<'_> {
 
     /// The session on its pod as it is now.
     fn session_on(&self, pod: Option<Arc<Pod>>) -> Result<Session> {
-        let deleted = || Error::new(Reason::PodDeleted, "was deleted while its debug container was starting");
+        let deleted =
+            || Error::new(Reason::PodDeleted, "was deleted while its debug container was starting");
         let pod = pod.ok_or_else(deleted)?;
         if matches!(pod.phase, Phase::Succeeded | Phase::Failed) {
-            return Err(Error::new(Reason::PodFinished, "ended while its debug container was starting"));
+            return Err(Error::new(
+                Reason::PodFinished,
+                "ended while its debug container was starting",
+            ));
         }
         // The watch may be behind the API server's answer: then the container is not there yet.
         let container =
@@ -452,8 +497,8 @@ impl Wait<'_> {
             Startup::Exited => Look::Done(clock.created(now, None)),
             Startup::Running => {
                 let report = self.verify(&now).await?;
-                let in_vain =
-                    report.process.is_none() || report.verdict.reason == Some(Reason::TargetNotRunning);
+                let in_vain = report.process.is_none()
+                    || report.verdict.reason == Some(Reason::TargetNotRunning);
                 let created = clock.created(now, Some(report));
                 if in_vain { Look::InVain(created) } else { Look::Done(created) }
             }
@@ -464,21 +509,25 @@ impl Wait<'_> {
     /// Time is up. The watch may have been cut off from the API server, so that one is asked how things stand.
     async fn last_look(&self, last: &(String, String), clock: &mut Clock) -> Result<Created> {
         let too_late = |state: String| {
-            Err(Error::new(Reason::StartDeadline, format!("the container did not run in time; {state}")))
+            Err(Error::new(
+                Reason::StartDeadline,
+                format!("the container did not run in time; {state}"),
+            ))
         };
         let look = async {
             let pod = clock.outside(self.sessions.pods.current(&self.session.pod)).await?;
             self.look(self.session_on(pod)?, clock).await
         };
-        let (reason, message) = match timeout_at((self.start_by + self.last_look).into(), look).await {
-            Ok(Err(error)) => return Err(error),
-            Ok(Ok(Look::Done(created) | Look::InVain(created))) => return Ok(created),
-            Ok(Ok(Look::Pending(reason, message))) if !reason.is_empty() => (reason, message),
-            Ok(Ok(Look::Pending(..))) => last.clone(),
-            Err(_) => {
-                return too_late("the API server does not say how it fares".to_owned());
-            }
-        };
+        let (reason, message) =
+            match timeout_at((self.start_by + self.last_look).into(), look).await {
+                Ok(Err(error)) => return Err(error),
+                Ok(Ok(Look::Done(created) | Look::InVain(created))) => return Ok(created),
+                Ok(Ok(Look::Pending(reason, message))) if !reason.is_empty() => (reason, message),
+                Ok(Ok(Look::Pending(..))) => last.clone(),
+                Err(_) => {
+                    return too_late("the API server does not say how it fares".to_owned());
+                }
+            };
         too_late(match (reason.as_str(), message.as_str()) {
             ("", _) => "the kubelet has said nothing about it".to_owned(),
             (reason, "") => format!("it is waiting ({reason})"),
@@ -491,14 +540,18 @@ impl Wait<'_> {
         if let (Some(old), Some(new)) = (self.target, target)
             && old != new
         {
-            let message =
-                format!("the target {} was restarted meanwhile and is now {new}", now.container.target);
+            let message = format!(
+                "the target {} was restarted meanwhile and is now {new}",
+                now.container.target
+            );
             return Err(Error::new(Reason::ContainerRestarted, message));
         }
         let name = now.container.name.clone();
-        let mut reports = self.sessions.verifier.verify(vec![Arc::clone(&now.pod)], Some(name)).await?;
+        let mut reports =
+            self.sessions.verifier.verify(vec![Arc::clone(&now.pod)], Some(name)).await?;
         let report = reports.pop().and_then(|mut r| r.containers.pop());
-        report.ok_or_else(|| Error::new(Reason::Bug, "the verifier did not report on the container"))
+        report
+            .ok_or_else(|| Error::new(Reason::Bug, "the verifier did not report on the container"))
     }
 }
 

@@ -94,12 +94,14 @@ impl Tls {
             Source::Files { certificate, key } => from_files(certificate, key, &provider)?,
         };
         let client_ca_file = client_ca.as_deref().map(stamp);
-        let authorities = client_ca.as_deref().map(|file| parse_authorities(&read(file)?)).transpose()?;
+        let authorities =
+            client_ca.as_deref().map(|file| parse_authorities(&read(file)?)).transpose()?;
         let certified = Arc::new(certified);
         let config = server_config(&provider, &certified, authorities.as_ref())?;
         let certificate = watch::Sender::new(pem(&certified)?);
         let looked = Instant::now();
-        let state = State { certified, authorities, config, looked, identity_files, client_ca_file };
+        let state =
+            State { certified, authorities, config, looked, identity_files, client_ca_file };
         Ok(Self {
             provider,
             source,
@@ -145,7 +147,9 @@ impl Tls {
                 match from_files(certificate, key, &self.provider)
                     .and_then(|certified| self.serve(&mut state, Arc::new(certified)))
                 {
-                    Ok(()) => tracing::info!(file = %certificate.display(), "serving a new TLS certificate"),
+                    Ok(()) => {
+                        tracing::info!(file = %certificate.display(), "serving a new TLS certificate")
+                    }
                     Err(error) => {
                         tracing::error!(%error, "the new TLS certificate cannot be used, the old one stays");
                     }
@@ -160,7 +164,9 @@ impl Tls {
                 .and_then(|text| parse_authorities(&text))
                 .and_then(|authorities| self.believe(&mut state, Some(authorities)))
             {
-                Ok(()) => tracing::info!(file = %file.display(), "new authorities of client certificates"),
+                Ok(()) => {
+                    tracing::info!(file = %file.display(), "new authorities of client certificates")
+                }
                 Err(error) => {
                     tracing::error!(%error, "the new authorities of client certificates cannot be used, the old ones stay");
                 }
@@ -175,7 +181,8 @@ impl Tls {
     pub fn set_client_authorities(&self, authorities: Option<&str>) -> anyhow::Result<()> {
         let authorities = authorities.map(|text| parse_authorities(text.as_bytes())).transpose()?;
         let mut state = self.state();
-        let subjects = |store: &Option<Arc<RootCertStore>>| store.as_ref().map(|store| store.roots.clone());
+        let subjects =
+            |store: &Option<Arc<RootCertStore>>| store.as_ref().map(|store| store.roots.clone());
         if subjects(&state.authorities) == subjects(&authorities) {
             return Ok(());
         }
@@ -190,7 +197,11 @@ impl Tls {
         Ok(())
     }
 
-    fn believe(&self, state: &mut State, authorities: Option<Arc<RootCertStore>>) -> anyhow::Result<()> {
+    fn believe(
+        &self,
+        state: &mut State,
+        authorities: Option<Arc<RootCertStore>>,
+    ) -> anyhow::Result<()> {
         state.config = server_config(&self.provider, &state.certified, authorities.as_ref())?;
         state.authorities = authorities;
         self.believed.send_replace(());
@@ -225,7 +236,11 @@ fn read(file: &Path) -> anyhow::Result<Vec<u8>> {
     fs::read(file).with_context(|| format!("cannot read {}", file.display()))
 }
 
-fn self_made(node: &str, addresses: &[IpAddr], provider: &CryptoProvider) -> anyhow::Result<CertifiedKey> {
+fn self_made(
+    node: &str,
+    addresses: &[IpAddr],
+    provider: &CryptoProvider,
+) -> anyhow::Result<CertifiedKey> {
     let key = KeyPair::generate().context("cannot make a key")?;
     let mut names = vec![leases::server_name(node)];
     names.extend(addresses.iter().map(IpAddr::to_string));
@@ -237,7 +252,11 @@ fn self_made(node: &str, addresses: &[IpAddr], provider: &CryptoProvider) -> any
     Ok(CertifiedKey::from_der(vec![certificate.der().clone()], private, provider)?)
 }
 
-fn from_files(certificate: &Path, key: &Path, provider: &CryptoProvider) -> anyhow::Result<CertifiedKey> {
+fn from_files(
+    certificate: &Path,
+    key: &Path,
+    provider: &CryptoProvider,
+) -> anyhow::Result<CertifiedKey> {
     let chain = CertificateDer::pem_slice_iter(&read(certificate)?)
         .collect::<Result<Vec<_>, _>>()
         .with_context(|| format!("{} is not PEM", certificate.display()))?;
@@ -247,15 +266,22 @@ fn from_files(certificate: &Path, key: &Path, provider: &CryptoProvider) -> anyh
     let private = PrivateKeyDer::from_pem_slice(&read(key)?)
         .with_context(|| format!("{} holds no private key", key.display()))?;
     CertifiedKey::from_der(chain, private, provider).with_context(|| {
-        format!("the certificate in {} and the key in {} do not work", certificate.display(), key.display())
+        format!(
+            "the certificate in {} and the key in {} do not work",
+            certificate.display(),
+            key.display()
+        )
     })
 }
 
 fn parse_authorities(text: &[u8]) -> anyhow::Result<Arc<RootCertStore>> {
     let mut authorities = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(text) {
-        let certificate = certificate.context("the authorities of client certificates are not PEM")?;
-        authorities.add(certificate).context("an authority of client certificates cannot be used")?;
+        let certificate =
+            certificate.context("the authorities of client certificates are not PEM")?;
+        authorities
+            .add(certificate)
+            .context("an authority of client certificates cannot be used")?;
     }
     if authorities.is_empty() {
         bail!("there is no certificate among the authorities of client certificates");
@@ -292,6 +318,10 @@ fn pem(certified: &CertifiedKey) -> anyhow::Result<String> {
     let leaf = certified.cert.first().context("there is no certificate")?;
     let base64 = serde_json::to_value(k8s_openapi::ByteString(leaf.to_vec()))?;
     let base64 = base64.as_str().unwrap_or_default();
-    let lines = base64.as_bytes().chunks(64).map(|line| String::from_utf8_lossy(line).into_owned() + "\n");
-    Ok(format!("-----BEGIN CERTIFICATE-----\n{}-----END CERTIFICATE-----\n", lines.collect::<String>()))
+    let lines =
+        base64.as_bytes().chunks(64).map(|line| String::from_utf8_lossy(line).into_owned() + "\n");
+    Ok(format!(
+        "-----BEGIN CERTIFICATE-----\n{}-----END CERTIFICATE-----\n",
+        lines.collect::<String>()
+    ))
 }

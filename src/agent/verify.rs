@@ -95,7 +95,13 @@ struct Live<'a> {
 impl Verifier {
     /// Verifies pods that `pods` knows, and takes evidence by way of `entry`.
     pub fn new(pods: Arc<Pods>, containers: Arc<Containers>, entry: Arc<Entry>) -> Self {
-        Self { pods, containers, entry, passes: Arc::new(Semaphore::new(2)), counts: Default::default() }
+        Self {
+            pods,
+            containers,
+            entry,
+            passes: Arc::new(Semaphore::new(2)),
+            counts: Default::default(),
+        }
     }
 
     /// How many verdicts there were, by outcome.
@@ -219,7 +225,12 @@ impl Verifier {
                 && let Ok(namespaces) = process.namespaces()
             {
                 let process = Arc::clone(process);
-                live.entry(pod.uid.as_str()).or_default().push(Live { pod, container, process, namespaces });
+                live.entry(pod.uid.as_str()).or_default().push(Live {
+                    pod,
+                    container,
+                    process,
+                    namespaces,
+                });
             }
         }
         Ok(live)
@@ -249,9 +260,11 @@ enum Sandbox {
 
 impl<'a> Pass<'a> {
     fn pod(&mut self, pod: &Arc<Pod>, only: Option<&str>) -> Result<PodReport> {
-        let chosen = pod.containers.iter().filter(|c| only.map_or(c.is_running(), |name| c.name == name));
+        let chosen =
+            pod.containers.iter().filter(|c| only.map_or(c.is_running(), |name| c.name == name));
         let mut sandbox = Sandbox::NotLookedFor;
-        let containers = chosen.map(|c| self.container(pod, c, &mut sandbox)).collect::<Result<_>>()?;
+        let containers =
+            chosen.map(|c| self.container(pod, c, &mut sandbox)).collect::<Result<_>>()?;
         Ok(PodReport { pod: Arc::clone(pod), containers })
     }
 
@@ -283,9 +296,12 @@ impl<'a> Pass<'a> {
             let message = "no process on the node is in a cgroup of its container id".to_owned();
             return Ok(unknown(Reason::ProcessNotFound, message, None));
         };
-        let Some((reference, reference_namespaces)) = self.reference(pod, container, sandbox)? else {
-            let message =
-                format!("its target {} does not run, or no process of it was found", container.target);
+        let Some((reference, reference_namespaces)) = self.reference(pod, container, sandbox)?
+        else {
+            let message = format!(
+                "its target {} does not run, or no process of it was found",
+                container.target
+            );
             return Ok(unknown(Reason::TargetNotRunning, message, Some(Arc::clone(&own.process))));
         };
         let comparison = Comparison {
@@ -323,16 +339,21 @@ impl<'a> Pass<'a> {
             (Reference { kind, name, process }, live.namespaces.clone())
         };
         if container.kind == ContainerKind::Ephemeral && !container.target.is_empty() {
-            return Ok(self.find(pod, &container.target).map(|target| of(ReferenceKind::Target, target)));
+            return Ok(self
+                .find(pod, &container.target)
+                .map(|target| of(ReferenceKind::Target, target)));
         }
         if let Some((process, namespaces)) = self.sandbox(pod, sandbox)? {
             let (kind, process) = (ReferenceKind::Sandbox, Some(Arc::clone(process)));
-            return Ok(Some((Reference { kind, name: String::new(), process }, namespaces.clone())));
+            return Ok(Some((
+                Reference { kind, name: String::new(), process },
+                namespaces.clone(),
+            )));
         }
         // Not a debug container: it may rightly be in the pid namespace of the one that is verified.
-        let peer = self
-            .of_pod(pod)
-            .find(|l| l.container.name != container.name && l.container.kind != ContainerKind::Ephemeral);
+        let peer = self.of_pod(pod).find(|l| {
+            l.container.name != container.name && l.container.kind != ContainerKind::Ephemeral
+        });
         let none = (Reference::NONE, NamespaceSet::default());
         Ok(Some(peer.map_or(none, |peer| of(ReferenceKind::Peer, peer))))
     }
@@ -373,7 +394,9 @@ impl<'a> Pass<'a> {
         if ![Uts, Net, Ipc].into_iter().any(is_own) {
             return Evidence::default();
         }
-        let key = NamespaceSet::from_fn(|k| own.namespaces.get(k).filter(|_| matches!(k, Uts | Net | Ipc)));
+        let key = NamespaceSet::from_fn(|k| {
+            own.namespaces.get(k).filter(|_| matches!(k, Uts | Net | Ipc))
+        });
         let gathered = self.seen.entry(key).or_insert_with(|| {
             if self.entry_hangs {
                 return Evidence::default();

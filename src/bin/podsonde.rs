@@ -15,7 +15,10 @@ fn main() -> ExitCode {
     }
     // So is what compiles filters for the agent that runs inside of it.
     #[cfg(all(feature = "embedded", target_os = "linux"))]
-    if std::env::args_os().nth(1).is_some_and(|first| first == podsonde::sys::capture::compiler::ARGUMENT) {
+    if std::env::args_os()
+        .nth(1)
+        .is_some_and(|first| first == podsonde::sys::capture::compiler::ARGUMENT)
+    {
         return podsonde::sys::capture::compiler::serve();
     }
     match cli::parse(std::env::args_os()) {

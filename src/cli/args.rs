@@ -66,13 +66,25 @@ pub(super) struct GlobalArgs {
     #[arg(long, global = true, value_name = "DURATION", default_value = "1m", value_parser = duration)]
     pub(super) request_timeout: Duration,
     /// Ask this agent directly: https://HOST:PORT, http://127.0.0.1:PORT or unix:///PATH
-    #[arg(long, global = true, value_name = "ENDPOINT", env = "PODSONDE_AGENT", hide_env_values = true)]
+    #[arg(
+        long,
+        global = true,
+        value_name = "ENDPOINT",
+        env = "PODSONDE_AGENT",
+        hide_env_values = true
+    )]
     pub(super) agent: Option<Endpoint>,
     /// Namespace that the agents run in
     #[arg(long, global = true, value_name = "NAMESPACE", default_value = "podsonde", value_parser = label)]
     pub(super) agent_namespace: String,
     /// File with a bearer token to show to agents [default: the kubeconfig's, unless with --agent]
-    #[arg(long, global = true, value_name = "FILE", env = "PODSONDE_TOKEN_FILE", hide_env_values = true)]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "PODSONDE_TOKEN_FILE",
+        hide_env_values = true
+    )]
     pub(super) token_file: Option<PathBuf>,
     /// Connect to agents at the addresses that they publish, if these can be reached; else through the API server
     #[arg(long, global = true)]

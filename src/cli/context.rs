@@ -12,7 +12,8 @@ use secrecy::ExposeSecret;
 use super::{args::GlobalArgs, hint::hint, table::Tone, terminal::Terminal, values::Named};
 use crate::{
     client::{
-        self, Credentials, Endpoint, Error, Failure, Fleet, Identity, Options, Trust, by_reason, reason,
+        self, Credentials, Endpoint, Error, Failure, Fleet, Identity, Options, Trust, by_reason,
+        reason,
     },
     kube::workloads::{self, WorkloadKind},
 };
@@ -99,13 +100,16 @@ impl Context {
     pub(super) async fn scope(&self) -> Result<Scope, Error> {
         if let Some(endpoint) = &self.global.agent {
             let namespace = self.global.namespace.clone().unwrap_or_else(|| "default".to_owned());
-            let options =
-                Options { credentials: self.credentials(None)?, ..self.options_for(endpoint).await? };
+            let options = Options {
+                credentials: self.credentials(None)?,
+                ..self.options_for(endpoint).await?
+            };
             let fleet = Fleet::direct(endpoint.clone(), options);
             return Ok(Scope { fleet, namespace, kube: None });
         }
         let config = config(&self.global).await?;
-        let (credentials, identity) = (self.credentials(Some(&config))?, identity(&config.auth_info).await?);
+        let (credentials, identity) =
+            (self.credentials(Some(&config))?, identity(&config.auth_info).await?);
         let options = Options { credentials, identity, ..self.options() };
         let (client, default_namespace) = connect(config)?;
         let namespace = self.global.namespace.clone().unwrap_or(default_namespace);
@@ -152,16 +156,17 @@ impl Context {
         };
         let client = self.api_client(scope).await?;
         let object = format!("{kind}/{name}");
-        let pods = workloads::pods_of(&client, namespace, &workload, name).await.map_err(|error| {
-            let error = Error::from_kube(&error, &format!("find the pods of {object}"));
-            match &*error.reason {
-                reason::API_NOT_FOUND => Error::new(
-                    reason::WORKLOAD_NOT_FOUND,
-                    format!("there is no {object} in namespace {namespace}"),
-                ),
-                _ => error,
-            }
-        })?;
+        let pods =
+            workloads::pods_of(&client, namespace, &workload, name).await.map_err(|error| {
+                let error = Error::from_kube(&error, &format!("find the pods of {object}"));
+                match &*error.reason {
+                    reason::API_NOT_FOUND => Error::new(
+                        reason::WORKLOAD_NOT_FOUND,
+                        format!("there is no {object} in namespace {namespace}"),
+                    ),
+                    _ => error,
+                }
+            })?;
         let Some(pod) = pods.first() else {
             let message = format!("{object} in namespace {namespace} has no pods");
             return Err(Error::new(reason::WORKLOAD_NOT_FOUND, message).into());
@@ -215,7 +220,8 @@ impl Context {
         if options.trust.is_none() {
             let address = uri.authority().map(|authority| authority.as_str()).unwrap_or_default();
             let (client, _) = connect(config)?;
-            let found = client::published_trust(&client, &self.global.agent_namespace, address, &options);
+            let found =
+                client::published_trust(&client, &self.global.agent_namespace, address, &options);
             options.trust = found.await.unwrap_or_else(|error| {
                 tracing::info!(%error, "the agent's Lease is not looked at");
                 None
@@ -251,7 +257,8 @@ impl Context {
                 self.explain(&first.error.message, &first.error);
                 continue;
             }
-            let named: Vec<&str> = group.iter().take(8).map(|failure| failure.subject.as_str()).collect();
+            let named: Vec<&str> =
+                group.iter().take(8).map(|failure| failure.subject.as_str()).collect();
             let more = match group.len() - named.len() {
                 0 => String::new(),
                 more => format!(" and {more} more"),
@@ -304,7 +311,9 @@ async fn identity(auth: &AuthInfo) -> Result<Option<Identity>, Error> {
         (Some(data), _) => serde_json::from_value(data.into())
             .map(|ByteString(bytes)| Some(bytes))
             .map_err(|error| invalid(what, &error)),
-        (None, Some(file)) => tokio::fs::read(file).await.map(Some).map_err(|error| invalid(what, &error)),
+        (None, Some(file)) => {
+            tokio::fs::read(file).await.map(Some).map_err(|error| invalid(what, &error))
+        }
         (None, None) => Ok(None),
     };
     let key_data = auth.client_key_data.as_ref().map(ExposeSecret::expose_secret);
@@ -318,7 +327,8 @@ async fn identity(auth: &AuthInfo) -> Result<Option<Identity>, Error> {
 }
 
 async fn config(global: &GlobalArgs) -> Result<Config, Error> {
-    let options = KubeConfigOptions { context: global.context.clone(), ..KubeConfigOptions::default() };
+    let options =
+        KubeConfigOptions { context: global.context.clone(), ..KubeConfigOptions::default() };
     let loaded = match &global.kubeconfig {
         Some(path) => match Kubeconfig::read_from(path) {
             Ok(kubeconfig) => Config::from_custom_kubeconfig(kubeconfig, &options).await,
@@ -328,7 +338,9 @@ async fn config(global: &GlobalArgs) -> Result<Config, Error> {
     };
     let missing = match loaded {
         Ok(config) => return Ok(config),
-        Err(KubeconfigError::ReadConfig(error, path)) if error.kind() == io::ErrorKind::NotFound => {
+        Err(KubeconfigError::ReadConfig(error, path))
+            if error.kind() == io::ErrorKind::NotFound =>
+        {
             format!("there is no kubeconfig at {}", path.display())
         }
         Err(error @ KubeconfigError::FindPath) => error.to_string(),
@@ -338,7 +350,10 @@ async fn config(global: &GlobalArgs) -> Result<Config, Error> {
                 KubeconfigError::CurrentContextNotSet => "it has no current context".to_owned(),
                 other => other.to_string(),
             };
-            return Err(Error::new(reason::KUBECONFIG_INVALID, format!("cannot use the kubeconfig: {why}")));
+            return Err(Error::new(
+                reason::KUBECONFIG_INVALID,
+                format!("cannot use the kubeconfig: {why}"),
+            ));
         }
     };
     // Inside a pod the service account takes its place, unless a kubeconfig was asked for.

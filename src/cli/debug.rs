@@ -15,8 +15,8 @@ use super::{
 use crate::{
     client::{Error, reason},
     proto::v1::{
-        self, DebugCreateRequest, DebugDone, EnvVar, ImagePullPolicy, PodRef, Session, SessionState,
-        debug_create_response::Event,
+        self, DebugCreateRequest, DebugDone, EnvVar, ImagePullPolicy, PodRef, Session,
+        SessionState, debug_create_response::Event,
     },
 };
 
@@ -30,7 +30,11 @@ pub(super) async fn run(context: &Context, args: &DebugArgs) -> Result<Exit, Fai
     let object = values::named(&args.target_object).map_err(Failed::Usage)?;
     let pod = context.pod_of(&scope, &scope.namespace, &object, args.quiet).await?;
     let request = DebugCreateRequest {
-        pod: Some(PodRef { namespace: scope.namespace.clone(), name: pod.clone(), uid: String::new() }),
+        pod: Some(PodRef {
+            namespace: scope.namespace.clone(),
+            name: pod.clone(),
+            uid: String::new(),
+        }),
         ..request
     };
 
@@ -45,8 +49,8 @@ pub(super) async fn run(context: &Context, args: &DebugArgs) -> Result<Exit, Fai
     drop(progress);
     match created {
         Some(created) => {
-            let done =
-                created.map_err(|error| error.about("namespace", &scope.namespace).about("pod", &pod))?;
+            let done = created
+                .map_err(|error| error.about("namespace", &scope.namespace).about("pod", &pod))?;
             Ok(show(context, args, done, elapsed)?)
         }
         None => {
@@ -81,7 +85,8 @@ fn request(args: &DebugArgs) -> Result<DebugCreateRequest, Failed> {
         false => (args.command.clone(), Vec::new()),
     };
     let wire = |time: Duration| {
-        prost_types::Duration::try_from(time).map_err(|_| Failed::Usage(format!("{time:?} is too long")))
+        prost_types::Duration::try_from(time)
+            .map_err(|_| Failed::Usage(format!("{time:?} is too long")))
     };
     let container_json = file(&args.filename)?;
     let profile = match args.profile {
@@ -143,11 +148,17 @@ async fn create(
                     progress.stage(&format!("waiting for container {} to run", session.container));
                 }
                 Event::Progress(event) => {
-                    let container = accepted.as_ref().map_or("", |session| session.container.as_str());
-                    let said =
-                        if event.message.is_empty() { String::new() } else { format!(": {}", event.message) };
-                    progress
-                        .stage(&format!("waiting for container {container} to run: {}{said}", event.reason));
+                    let container =
+                        accepted.as_ref().map_or("", |session| session.container.as_str());
+                    let said = if event.message.is_empty() {
+                        String::new()
+                    } else {
+                        format!(": {}", event.message)
+                    };
+                    progress.stage(&format!(
+                        "waiting for container {container} to run: {}{said}",
+                        event.reason
+                    ));
                 }
                 Event::Done(done) => return Ok(done),
             }
@@ -160,9 +171,13 @@ async fn create(
             format!("the agent of pod {namespace}/{pod} gave no result within {limit:?}"),
         ))
     });
-    result.map_err(|error| match accepted.as_ref().filter(|session| !session.container.is_empty()) {
-        Some(session) => error.about("spec_entry", "permanent").about("container", &session.container),
-        None => error,
+    result.map_err(|error| {
+        match accepted.as_ref().filter(|session| !session.container.is_empty()) {
+            Some(session) => {
+                error.about("spec_entry", "permanent").about("container", &session.container)
+            }
+            None => error,
+        }
     })
 }
 
@@ -185,9 +200,15 @@ fn interrupted(context: &Context, scope: &Scope, pod: &str, accepted: Option<&Se
     context.terminal.hint(&hint);
 }
 
-fn show(context: &Context, args: &DebugArgs, done: DebugDone, elapsed: Duration) -> io::Result<Exit> {
+fn show(
+    context: &Context,
+    args: &DebugArgs,
+    done: DebugDone,
+    elapsed: Duration,
+) -> io::Result<Exit> {
     let expires = done.session.as_ref().and_then(|session| session.expires_at).and_then(instant);
-    let runs = done.session.as_ref().is_some_and(|session| session.state() == SessionState::Running);
+    let runs =
+        done.session.as_ref().is_some_and(|session| session.state() == SessionState::Running);
     let report = DebugReport::from(done);
     let terminal = context.terminal;
     match args.output {
@@ -203,7 +224,8 @@ fn show(context: &Context, args: &DebugArgs, done: DebugDone, elapsed: Duration)
     let word = report.verification.as_ref().map_or("UNKNOWN", |container| container.verdict);
     if !args.quiet {
         let (pod, name, namespace) = (&session.pod, &session.container, &session.namespace);
-        let own = report.agent_milliseconds.map(|own| format!(", {own:.1} ms of it the agent's own"));
+        let own =
+            report.agent_milliseconds.map(|own| format!(", {own:.1} ms of it the agent's own"));
         let state = match (runs, session.exit_code) {
             (true, _) => "runs".to_owned(),
             (false, Some(code)) => format!("has already exited with code {code}"),
@@ -221,12 +243,13 @@ fn show(context: &Context, args: &DebugArgs, done: DebugDone, elapsed: Duration)
                 terminal.note("podsonde cannot attach to it yet; kubectl can:");
                 terminal.note(&format!("  kubectl attach {flags} {pod} -c {name} -n {namespace}"));
             }
-            let left =
-                expires.and_then(|at| Duration::try_from(at.duration_since(jiff::Timestamp::now())).ok());
+            let left = expires
+                .and_then(|at| Duration::try_from(at.duration_since(jiff::Timestamp::now())).ok());
             // Rounded up: what was asked for as 1h does not show as 59m.
             let left = left.map(|left| age(left + Duration::from_secs(1)));
-            let expiry =
-                left.map(|left| format!("it ends by itself in {left}, or with: ")).unwrap_or_default();
+            let expiry = left
+                .map(|left| format!("it ends by itself in {left}, or with: "))
+                .unwrap_or_default();
             terminal.note(&format!("{expiry}{} end {pod} {name} -n {namespace}", context.program));
         }
     }

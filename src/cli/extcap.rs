@@ -163,8 +163,10 @@ pub(super) async fn run(context: &Context, args: &ExtcapArgs) -> Result<Exit, Fa
         let (version, home) = (env!("CARGO_PKG_VERSION"), env!("CARGO_PKG_REPOSITORY"));
         let _ = writeln!(text, "extcap {{version={version}}}{{help={home}}}{{display=podsonde}}");
         if args.extcap_interfaces {
-            let _ =
-                writeln!(text, "interface {{value={ANY_POD}}}{{display=Kubernetes: pods by name or label}}");
+            let _ = writeln!(
+                text,
+                "interface {{value={ANY_POD}}}{{display=Kubernetes: pods by name or label}}"
+            );
             for Target { namespace, pod } in pods(context).await {
                 let _ = writeln!(
                     text,
@@ -184,10 +186,16 @@ fn pod_of(interface: &str) -> Result<Option<Target>, Failed> {
     }
     let names = interface.strip_prefix(OF_POD).and_then(|names| names.split_once('/'));
     let target = names.and_then(|(namespace, pod)| {
-        Some(Target { namespace: values::label(namespace).ok()?, pod: values::object_name(pod).ok()? })
+        Some(Target {
+            namespace: values::label(namespace).ok()?,
+            pod: values::object_name(pod).ok()?,
+        })
     });
-    let invalid =
-        || Failed::Usage(format!("{interface:?} is not an interface of podsonde; see --extcap-interfaces"));
+    let invalid = || {
+        Failed::Usage(format!(
+            "{interface:?} is not an interface of podsonde; see --extcap-interfaces"
+        ))
+    };
     target.map(Some).ok_or_else(invalid)
 }
 
@@ -223,8 +231,14 @@ struct Field<'a> {
 /// The fields of an interface's dialog, or the values of the one that is reloaded.
 async fn config(context: &Context, pod: Option<Target>, reload: Option<&str>) -> String {
     let mut fields = Vec::new();
-    let field =
-        |call, display, kind, more, tooltip| Field { call, display, kind, more, tooltip, values: Vec::new() };
+    let field = |call, display, kind, more, tooltip| Field {
+        call,
+        display,
+        kind,
+        more,
+        tooltip,
+        values: Vec::new(),
+    };
     if pod.is_none() {
         fields.push(field(
             "--pods",
@@ -302,7 +316,9 @@ async fn config(context: &Context, pod: Option<Target>, reload: Option<&str>) ->
         "Empty for $KUBECONFIG or ~/.kube/config",
     ));
     let mut text = String::new();
-    for (number, Field { call, display, kind, more, tooltip, values }) in fields.into_iter().enumerate() {
+    for (number, Field { call, display, kind, more, tooltip, values }) in
+        fields.into_iter().enumerate()
+    {
         if reload.is_some_and(|reload| reload != call.trim_start_matches('-')) {
             continue;
         }
@@ -341,16 +357,21 @@ async fn interfaces(context: &Context, pod: &Target) -> Vec<String> {
     let listed = async {
         let scope = context.scope().await?;
         let place = scope.fleet.place_of_pod(&pod.namespace, &pod.pod).await?;
-        let listed = scope.fleet.connect(&place).await?.interfaces(&pod.namespace, &pod.pod, "").await?;
+        let listed =
+            scope.fleet.connect(&place).await?.interfaces(&pod.namespace, &pod.pod, "").await?;
         // What a container may call its interfaces must not end a sentence of Wireshark's.
-        let name =
-            |name: Vec<u8>| String::from_utf8(name).ok().filter(|name| !name.contains(['{', '}', '\n']));
+        let name = |name: Vec<u8>| {
+            String::from_utf8(name).ok().filter(|name| !name.contains(['{', '}', '\n']))
+        };
         Ok(listed.interfaces.into_iter().filter_map(|interface| name(interface.name)).collect())
     };
     said(context, tokio::time::timeout(PATIENCE, listed).await)
 }
 
-fn said<T: Default>(context: &Context, result: Result<Result<T, Error>, tokio::time::error::Elapsed>) -> T {
+fn said<T: Default>(
+    context: &Context,
+    result: Result<Result<T, Error>, tokio::time::error::Elapsed>,
+) -> T {
     match result {
         Ok(Ok(found)) => found,
         Ok(Err(error)) => {
@@ -388,8 +409,13 @@ async fn capture(context: &Context, args: &ExtcapArgs, interface: &str) -> Resul
 }
 
 /// The pods that the dialog names.
-async fn chosen(context: &Context, scope: &Scope, args: &ExtcapArgs) -> Result<Vec<Target>, Failed> {
-    let pods: Result<Vec<Named>, String> = args.pods.split_whitespace().map(values::named).collect();
+async fn chosen(
+    context: &Context,
+    scope: &Scope,
+    args: &ExtcapArgs,
+) -> Result<Vec<Target>, Failed> {
+    let pods: Result<Vec<Named>, String> =
+        args.pods.split_whitespace().map(values::named).collect();
     let pods = pods.map_err(Failed::Usage)?;
     let labels = Some(args.selector.trim()).filter(|labels| !labels.is_empty());
     if pods.is_empty() && labels.is_none() {

@@ -64,7 +64,8 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
     if stem.is_some_and(|stem| stem == EXTCAP) {
         arguments.insert(1, "extcap".into());
         // Fields of a dialog that were left empty.
-        while let Some(empty) = arguments.iter().position(|argument| argument.is_empty()).filter(|at| *at > 2)
+        while let Some(empty) =
+            arguments.iter().position(|argument| argument.is_empty()).filter(|at| *at > 2)
         {
             arguments.drain(empty - 1..=empty);
         }

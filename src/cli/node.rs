@@ -34,7 +34,8 @@ pub(super) async fn run(context: &Context, args: &NodeArgs) -> Result<Exit, Fail
         }
         ListOutput::Table | ListOutput::Wide => {
             let wide = args.output == ListOutput::Wide;
-            let mut text = table(&gathered.answers, wide, jiff::Timestamp::now()).render(terminal.colour);
+            let mut text =
+                table(&gathered.answers, wide, jiff::Timestamp::now()).render(terminal.colour);
             if let [node] = gathered.answers.as_slice() {
                 text.push('\n');
                 text.push_str(&features(node).render(terminal.colour));
@@ -57,7 +58,8 @@ async fn ask(context: &Context, nodes: &[String]) -> Result<Gathered<NodeGetResp
         places = scope.fleet.places().await?;
     }
     let fleet = &scope.fleet;
-    let named = stream::iter(nodes).map(|node| async move { (node, fleet.place_of_node(node).await) });
+    let named =
+        stream::iter(nodes).map(|node| async move { (node, fleet.place_of_node(node).await) });
     for (node, place) in named.buffered(LOOKUPS).collect::<Vec<_>>().await {
         match place {
             Ok(place) => places.push(place),

@@ -8,8 +8,8 @@ use crate::{
     client::{Failure, Gathered},
     proto::v1::{
         ContainerIdentity, ContainerKind, ContainerVerification, DebugDone, Evidence, NamespaceId,
-        NamespaceKind, NamespaceVerdict, NodeGetResponse, Outcome, PodVerification, ReferenceKind, Session,
-        SessionState, Sharing, evidence,
+        NamespaceKind, NamespaceVerdict, NodeGetResponse, Outcome, PodVerification, ReferenceKind,
+        Session, SessionState, Sharing, evidence,
     },
 };
 
@@ -253,7 +253,8 @@ impl VerifyReport {
     /// `errors` are those that no pod stands for.
     pub(super) fn new(mut pods: Vec<PodVerification>, failures: &[Failure]) -> Self {
         pods.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
-        let mut summary = Summary { pods: pods.len(), errors: failures.len(), ..Summary::default() };
+        let mut summary =
+            Summary { pods: pods.len(), errors: failures.len(), ..Summary::default() };
         for container in pods.iter().flat_map(|pod| &pod.containers) {
             summary.containers += 1;
             match container.outcome() {
@@ -441,7 +442,10 @@ impl From<&Gathered<NodeGetResponse>> for NodesReport {
                 })
                 .collect(),
         };
-        Self { nodes: gathered.answers.iter().map(node).collect(), errors: errors(&gathered.failures) }
+        Self {
+            nodes: gathered.answers.iter().map(node).collect(),
+            errors: errors(&gathered.failures),
+        }
     }
 }
 

@@ -18,8 +18,10 @@ pub(super) async fn list(context: &Context, args: &SessionsArgs) -> Result<Exit,
     let scope = context.scope().await?;
     let namespace = if args.all_namespaces { "" } else { scope.namespace.as_str() };
     let places = scope.fleet.places().await?.into_iter().map(|place| (place, ())).collect();
-    let gathered =
-        scope.fleet.gather(places, async |agent, ()| agent.sessions(namespace, args.all).await).await;
+    let gathered = scope
+        .fleet
+        .gather(places, async |agent, ()| agent.sessions(namespace, args.all).await)
+        .await;
     let mut sessions: Vec<Session> = gathered.answers.into_iter().flatten().collect();
     sessions.sort_by_key(|session| {
         let created = session.created_at.map(|at| (at.seconds, at.nanos));
@@ -45,7 +47,8 @@ pub(super) async fn list(context: &Context, args: &SessionsArgs) -> Result<Exit,
         ListOutput::Table | ListOutput::Wide => {
             let wide = args.output == ListOutput::Wide;
             terminal.print(
-                &table(&sessions, args.all_namespaces, wide, jiff::Timestamp::now()).render(terminal.colour),
+                &table(&sessions, args.all_namespaces, wide, jiff::Timestamp::now())
+                    .render(terminal.colour),
             )?;
         }
     }
@@ -61,11 +64,14 @@ fn table(sessions: &[Session], namespaces: bool, wide: bool, now: jiff::Timestam
     }
     let mut table = Table::new(&header);
     for session in sessions {
-        let mut row: Vec<Cell> = if namespaces { vec![(&session.namespace).into()] } else { Vec::new() };
-        let since =
-            |at: Option<jiff::Timestamp>| at.and_then(|at| Duration::try_from(now.duration_since(at)).ok());
-        let until =
-            |at: Option<jiff::Timestamp>| at.and_then(|at| Duration::try_from(at.duration_since(now)).ok());
+        let mut row: Vec<Cell> =
+            if namespaces { vec![(&session.namespace).into()] } else { Vec::new() };
+        let since = |at: Option<jiff::Timestamp>| {
+            at.and_then(|at| Duration::try_from(now.duration_since(at)).ok())
+        };
+        let until = |at: Option<jiff::Timestamp>| {
+            at.and_then(|at| Duration::try_from(at.duration_since(now)).ok())
+        };
         let expires = match session.state() {
             SessionState::Terminated => "-".to_owned(),
             _ => until(session.expires_at.and_then(instant)).map_or_else(|| "due".to_owned(), age),
@@ -77,11 +83,15 @@ fn table(sessions: &[Session], namespaces: bool, wide: bool, now: jiff::Timestam
         ]);
         row.push(status(session).into());
         row.push(
-            since(session.created_at.and_then(instant)).map_or_else(|| "<unknown>".to_owned(), age).into(),
+            since(session.created_at.and_then(instant))
+                .map_or_else(|| "<unknown>".to_owned(), age)
+                .into(),
         );
         row.push(expires.into());
         if wide {
-            row.extend([&session.id, &session.node, &session.image, &session.requested_by].map(Cell::from));
+            row.extend(
+                [&session.id, &session.node, &session.image, &session.requested_by].map(Cell::from),
+            );
         }
         table.row(row);
     }
@@ -106,7 +116,12 @@ pub(super) async fn end(context: &Context, args: &EndArgs) -> Result<Exit, Faile
     }
 }
 
-async fn end_one(context: &Context, args: &EndArgs, pod: &str, session: &str) -> Result<Exit, Failed> {
+async fn end_one(
+    context: &Context,
+    args: &EndArgs,
+    pod: &str,
+    session: &str,
+) -> Result<Exit, Failed> {
     let pod = values::pod(pod).map_err(Failed::Usage)?;
     let scope = context.scope().await?;
     let namespace = &scope.namespace;
@@ -125,7 +140,8 @@ async fn end_all(context: &Context, args: &EndArgs) -> Result<Exit, Failed> {
     let gathered = scope.fleet.gather(places, async |agent, ()| {
         let mut ended = Vec::new();
         for session in agent.sessions(namespace, false).await? {
-            let answer = agent.end(&session.namespace, &session.pod, &session.id, args.grace_period).await;
+            let answer =
+                agent.end(&session.namespace, &session.pod, &session.id, args.grace_period).await;
             ended.push((session, answer));
         }
         Ok(ended)
@@ -137,15 +153,22 @@ async fn end_all(context: &Context, args: &EndArgs) -> Result<Exit, Failed> {
     for (session, answer) in gathered.answers.into_iter().flatten() {
         match answer {
             Ok(ended) => {
-                lines.push_str(&sentence(&session.namespace, &session.pod, &session.container, &ended));
+                lines.push_str(&sentence(
+                    &session.namespace,
+                    &session.pod,
+                    &session.container,
+                    &ended,
+                ));
                 lines.push('\n');
                 if exit(&ended) != Exit::Ok {
                     worst = exit(&ended);
                 }
             }
             Err(error) => {
-                failures
-                    .push(Failure { subject: format!("pod {}/{}", session.namespace, session.pod), error });
+                failures.push(Failure {
+                    subject: format!("pod {}/{}", session.namespace, session.pod),
+                    error,
+                });
             }
         }
     }
@@ -159,8 +182,11 @@ async fn end_all(context: &Context, args: &EndArgs) -> Result<Exit, Failed> {
 
 fn sentence(namespace: &str, pod: &str, session: &str, ended: &DebugEndResponse) -> String {
     let processes = |count: u32| format!("{count} process{}", if count == 1 { "" } else { "es" });
-    let killed =
-        if ended.killed > 0 { format!(", {} of them needed SIGKILL", ended.killed) } else { String::new() };
+    let killed = if ended.killed > 0 {
+        format!(", {} of them needed SIGKILL", ended.killed)
+    } else {
+        String::new()
+    };
     let signalled = format!("{}{killed}", processes(ended.signalled));
     let how = match ended.outcome() {
         EndOutcome::Ended => format!("ended: {signalled}"),
@@ -199,12 +225,18 @@ mod tests {
             ..Session::default()
         };
         let sessions = [
-            Session { target_container: "app".into(), ..session("a", SessionState::Running, "", None) },
+            Session {
+                target_container: "app".into(),
+                ..session("a", SessionState::Running, "", None)
+            },
             session("b", SessionState::Waiting, "ErrImagePull", None),
             session("c", SessionState::Waiting, "", None),
             session("d", SessionState::Terminated, "Completed", Some(0)),
             session("e", SessionState::Terminated, "Error", Some(137)),
-            Session { expires_at: time(1_000_100), ..session("f", SessionState::Running, "", None) },
+            Session {
+                expires_at: time(1_000_100),
+                ..session("f", SessionState::Running, "", None)
+            },
         ];
         let now = jiff::Timestamp::from_second(1_000_312).unwrap();
         assert_eq!(

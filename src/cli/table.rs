@@ -74,7 +74,9 @@ impl Table {
 
     /// The table, every line ended. An empty cell reads `<none>`, as with kubectl.
     pub(super) fn render(&self, colour: bool) -> String {
-        let shown = |cell: &Cell| if cell.text.is_empty() { "<none>".to_owned() } else { cell.text.clone() };
+        let shown = |cell: &Cell| {
+            if cell.text.is_empty() { "<none>".to_owned() } else { cell.text.clone() }
+        };
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
         let width = |column| {
             let cells = self.rows.iter().filter_map(|row: &Vec<Cell>| row.get(column));
@@ -144,14 +146,20 @@ mod tests {
              web    OK         <none>\n\
              容器   private!   x\n"
         );
-        assert_eq!(table.render(true).lines().nth(2), Some("容器   \u{1b}[1;31mprivate!\u{1b}[0m   x"));
+        assert_eq!(
+            table.render(true).lines().nth(2),
+            Some("容器   \u{1b}[1;31mprivate!\u{1b}[0m   x")
+        );
     }
 
     #[test]
     fn a_container_cannot_write_to_the_terminal() {
         let mut table = Table::new(&["HOSTNAME"]);
         table.row(vec!["\u{1b}]0;owned\u{7}\r\n\u{202e}gpj\u{9b}2J".into()]);
-        assert_eq!(table.render(true), "HOSTNAME\n\\u{1b}]0;owned\\u{7}\\r\\n\\u{202e}gpj\\u{9b}2J\n");
+        assert_eq!(
+            table.render(true),
+            "HOSTNAME\n\\u{1b}]0;owned\\u{7}\\r\\n\\u{202e}gpj\\u{9b}2J\n"
+        );
     }
 
     #[test]

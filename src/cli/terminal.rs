@@ -48,7 +48,8 @@ impl Terminal {
     /// Columns of the terminal on stdout, else what COLUMNS says, else 80.
     pub(super) fn width_of_stdout() -> usize {
         let told = || std::env::var("COLUMNS").ok()?.parse().ok().filter(|columns| *columns > 0);
-        let size = terminal_size::terminal_size_of(io::stdout()).map(|(width, _)| usize::from(width.0));
+        let size =
+            terminal_size::terminal_size_of(io::stdout()).map(|(width, _)| usize::from(width.0));
         size.filter(|width| *width > 0).or_else(told).unwrap_or(80)
     }
 

@@ -54,7 +54,8 @@ pub(super) fn bytes(text: &str) -> Result<u64, String> {
         "Gi" => Some(1 << 30),
         _ => None,
     };
-    scaled(text, factor).ok_or_else(|| format!("{text:?} is not a number of bytes; write 500k, 10M or 2GiB"))
+    scaled(text, factor)
+        .ok_or_else(|| format!("{text:?} is not a number of bytes; write 500k, 10M or 2GiB"))
 }
 
 /// A size of files as tcpdump's `-C` reads it: millions of bytes, or with k, m, g powers of 1024.
@@ -66,7 +67,8 @@ pub(super) fn file_size(text: &str) -> Result<u64, String> {
         "g" | "G" => Some(1 << 30),
         _ => None,
     };
-    let invalid = || format!("{text:?} is not a size; write 100 for 100 million bytes, or 500k, 64m, 2g");
+    let invalid =
+        || format!("{text:?} is not a size; write 100 for 100 million bytes, or 500k, 64m, 2g");
     scaled(text, factor).ok_or_else(invalid)
 }
 
@@ -90,7 +92,10 @@ pub(super) fn object_name(text: &str) -> Result<String, String> {
 fn dns_1123(text: &str) -> Result<String, String> {
     let well_formed = |part: &str| {
         let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-        !part.is_empty() && !part.starts_with('-') && !part.ends_with('-') && part.bytes().all(inner)
+        !part.is_empty()
+            && !part.starts_with('-')
+            && !part.ends_with('-')
+            && part.bytes().all(inner)
     };
     if text.split('.').all(well_formed) { Ok(text.to_owned()) } else { Err(not_a_name(text, 253)) }
 }
@@ -149,7 +154,9 @@ pub(super) fn json_file(path: &Path) -> Result<String, String> {
     let mut text = String::new();
     let read = match path == Path::new("-") {
         true => io::stdin().take(LARGEST_FILE + 1).read_to_string(&mut text),
-        false => File::open(path).and_then(|file| file.take(LARGEST_FILE + 1).read_to_string(&mut text)),
+        false => {
+            File::open(path).and_then(|file| file.take(LARGEST_FILE + 1).read_to_string(&mut text))
+        }
     };
     read.map_err(|error| format!("cannot read {name}: {error}"))?;
     if text.len() as u64 > LARGEST_FILE {
@@ -164,7 +171,8 @@ fn to_json(text: &str) -> Result<String, String> {
     }
     // Most of JSON is YAML too, but its error messages are better by its own parser.
     let value: Result<serde_json::Value, String> = if text.trim_start().starts_with(['{', '[']) {
-        serde_json::from_str(text).or_else(|json| serde_saphyr::from_str(text).map_err(|_| json.to_string()))
+        serde_json::from_str(text)
+            .or_else(|json| serde_saphyr::from_str(text).map_err(|_| json.to_string()))
     } else {
         serde_saphyr::from_str(text).map_err(|error| error.to_string())
     };
@@ -198,9 +206,10 @@ mod tests {
         ] {
             assert_eq!(duration(text), Ok(Duration::from_millis(milliseconds)), "{text}");
         }
-        for text in
-            ["", "-1s", "1d", "1h30", "h", "1..5s", "1e3s", "nan", "inf", "1 h", "9999999h", "s1", "1ħ"]
-        {
+        for text in [
+            "", "-1s", "1d", "1h30", "h", "1..5s", "1e3s", "nan", "inf", "1 h", "9999999h", "s1",
+            "1ħ",
+        ] {
             assert!(duration(text).is_err(), "{text}");
         }
         assert!(duration(&"9".repeat(400)).is_err());
@@ -208,9 +217,14 @@ mod tests {
 
     #[test]
     fn bytes_have_units() {
-        for (text, expected) in
-            [("1", 1), ("10k", 10_000), ("10kB", 10_000), ("2MiB", 2 << 20), ("3Gi", 3 << 30), ("5B", 5)]
-        {
+        for (text, expected) in [
+            ("1", 1),
+            ("10k", 10_000),
+            ("10kB", 10_000),
+            ("2MiB", 2 << 20),
+            ("3Gi", 3 << 30),
+            ("5B", 5),
+        ] {
             assert_eq!(bytes(text), Ok(expected), "{text}");
         }
         for text in ["", "0", "k", "1.5M", "-1", "1T", "1 k", "1BB", "99999999999G"] {
@@ -220,7 +234,9 @@ mod tests {
 
     #[test]
     fn sizes_of_files_are_tcpdump_s() {
-        for (text, expected) in [("1", 1_000_000), ("3k", 3 << 10), ("64M", 64 << 20), ("2g", 2 << 30)] {
+        for (text, expected) in
+            [("1", 1_000_000), ("3k", 3 << 10), ("64M", 64 << 20), ("2g", 2 << 30)]
+        {
             assert_eq!(file_size(text), Ok(expected), "{text}");
         }
         for text in ["", "0", "k", "1.5m", "-1", "1kB", "99999999999G"] {
@@ -235,10 +251,13 @@ mod tests {
             assert!(label(good).is_ok() && object_name(good).is_ok(), "{good}");
         }
         assert!(
-            label("ip-10-0-0-1.ec2.internal").is_err() && object_name("ip-10-0-0-1.ec2.internal").is_ok()
+            label("ip-10-0-0-1.ec2.internal").is_err()
+                && object_name("ip-10-0-0-1.ec2.internal").is_ok()
         );
         assert!(label(&l64).is_err() && object_name(&"a.".repeat(130)).is_err());
-        for bad in ["", "-", "Web", "we_b", "web-", "a..b", ".", "../x", "a/b", "wéb", "a b", "a%2fb"] {
+        for bad in
+            ["", "-", "Web", "we_b", "web-", "a..b", ".", "../x", "a/b", "wéb", "a b", "a%2fb"]
+        {
             assert!(label(bad).is_err() && object_name(bad).is_err(), "{bad}");
         }
     }
@@ -260,7 +279,8 @@ mod tests {
     #[test]
     fn env_is_read_as_kubectl_reads_it() {
         let pairs = |text: &str| {
-            env(text).map(|pairs| pairs.into_iter().map(|(k, v)| format!("{k}|{v}")).collect::<Vec<_>>())
+            env(text)
+                .map(|pairs| pairs.into_iter().map(|(k, v)| format!("{k}|{v}")).collect::<Vec<_>>())
         };
         assert_eq!(pairs("A=1"), Ok(vec!["A|1".into()]));
         assert_eq!(pairs("A="), Ok(vec!["A|".into()]));

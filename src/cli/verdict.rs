@@ -40,8 +40,15 @@ pub(super) fn list(pods: &[PodReport], namespaces: bool, wide: bool, colour: boo
                 row.push(found.map_or_else(|| "-".into(), |namespace| sharing(namespace, wide)));
             }
             if wide {
-                let pid = container.container.host_pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
-                row.extend([Cell::from(&pod.node), Cell::from(container.container.kind), Cell::from(pid)]);
+                let pid = container
+                    .container
+                    .host_pid
+                    .map_or_else(|| "-".to_owned(), |pid| pid.to_string());
+                row.extend([
+                    Cell::from(&pod.node),
+                    Cell::from(container.container.kind),
+                    Cell::from(pid),
+                ]);
                 row.extend([
                     Cell::from(short_id(&container.container.container_id)),
                     Cell::from(all_evidence(container)),
@@ -67,7 +74,8 @@ pub(super) fn detail(pod: &PodReport, wide: bool, colour: bool) -> String {
 pub(super) fn container_detail(container: &ContainerReport, wide: bool, colour: bool) -> String {
     let (word, tone) = (container.verdict, tone(container.verdict));
     let name = escape(&container.container.name);
-    let mut out = format!("container {name}: {}, {}\n", tone.paint(word, colour), compared_with(container));
+    let mut out =
+        format!("container {name}: {}, {}\n", tone.paint(word, colour), compared_with(container));
     if word != "OK" {
         for line in [&container.reason, &container.message] {
             if !line.is_empty() {
@@ -77,7 +85,8 @@ pub(super) fn container_detail(container: &ContainerReport, wide: bool, colour: 
     }
     if wide {
         let process = &container.container;
-        let pid = |pid: Option<u32>| pid.map_or_else(|| "unknown".to_owned(), |pid| pid.to_string());
+        let pid =
+            |pid: Option<u32>| pid.map_or_else(|| "unknown".to_owned(), |pid| pid.to_string());
         out.push_str(&format!(
             "  {}, pid {} on the node, pid {} inside, {}\n",
             process.kind,
@@ -96,15 +105,25 @@ pub(super) fn container_detail(container: &ContainerReport, wide: bool, colour: 
     header.push("BECAUSE");
     let mut table = Table::new(&header);
     for namespace in &container.namespaces {
-        let inode =
-            |id: Option<IdReport>| Cell::from(id.map_or_else(|| "-".to_owned(), |id| id.inode.to_string()));
+        let inode = |id: Option<IdReport>| {
+            Cell::from(id.map_or_else(|| "-".to_owned(), |id| id.inode.to_string()))
+        };
         let expected = namespace.expected.join("|");
-        let mut row =
-            vec![namespace.kind.into(), sharing(namespace, false), Cell::from(expected), inode(namespace.id)];
+        let mut row = vec![
+            namespace.kind.into(),
+            sharing(namespace, false),
+            Cell::from(expected),
+            inode(namespace.id),
+        ];
         if wide {
             let dev = namespace.id.map_or_else(|| "-".to_owned(), |id| id.dev.to_string());
             let seen = namespace.evidence.as_ref().map_or_else(|| "-".to_owned(), evidence);
-            row.extend([inode(namespace.reference_id), inode(namespace.host_id), dev.into(), seen.into()]);
+            row.extend([
+                inode(namespace.reference_id),
+                inode(namespace.host_id),
+                dev.into(),
+                seen.into(),
+            ]);
         }
         row.push(Cell::from(because(namespace)));
         table.row(row);
@@ -114,7 +133,8 @@ pub(super) fn container_detail(container: &ContainerReport, wide: bool, colour: 
 
 /// `2 pods, 3 containers: 2 OK, 1 DRIFT`: what there is none of is left out, but for OK.
 pub(super) fn summary(summary: Summary) -> String {
-    let plural = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+    let plural =
+        |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
     let mut counts = vec![format!("{} OK", summary.ok)];
     for (count, word) in [(summary.drift, "DRIFT"), (summary.unknown, "UNKNOWN")] {
         if count > 0 {
@@ -127,9 +147,11 @@ pub(super) fn summary(summary: Summary) -> String {
 
 /// For each container that is not OK its verdict and one sentence.
 pub(super) fn complaints(pods: &[PodReport]) -> impl Iterator<Item = (&'static str, Tone, String)> {
-    let each = pods.iter().flat_map(|pod| pod.containers.iter().map(move |container| (pod, container)));
+    let each =
+        pods.iter().flat_map(|pod| pod.containers.iter().map(move |container| (pod, container)));
     each.filter(|(_, container)| container.verdict != "OK").map(|(pod, container)| {
-        let said = if container.message.is_empty() { &container.reason } else { &container.message };
+        let said =
+            if container.message.is_empty() { &container.reason } else { &container.message };
         let line = format!("{}/{} {}: {said}", pod.namespace, pod.name, container.container.name);
         (container.verdict, tone(container.verdict), line)
     })
@@ -149,7 +171,8 @@ fn tone(verdict: &str) -> Tone {
 }
 
 fn sharing(namespace: &NamespaceReport, with_id: bool) -> Cell {
-    let id = namespace.id.filter(|_| with_id).map(|id| format!(":{}", id.inode)).unwrap_or_default();
+    let id =
+        namespace.id.filter(|_| with_id).map(|id| format!(":{}", id.inode)).unwrap_or_default();
     let (mark, tone) = match namespace.verdict {
         "OK" => ("", Tone::Plain),
         "DRIFT" => ("!", Tone::Bad),
@@ -170,7 +193,8 @@ fn short_id(id: &str) -> String {
 
 fn compared_with(container: &ContainerReport) -> String {
     let Some(reference) = &container.reference else { return "compared with nothing".to_owned() };
-    let name = reference.container.as_ref().map(|container| escape(&container.name)).unwrap_or_default();
+    let name =
+        reference.container.as_ref().map(|container| escape(&container.name)).unwrap_or_default();
     match reference.kind {
         "target" => format!("compared with its target, container {name}"),
         "sandbox" => "compared with the pod's sandbox".to_owned(),
@@ -181,7 +205,13 @@ fn compared_with(container: &ContainerReport) -> String {
 
 fn because(namespace: &NamespaceReport) -> String {
     let foreign = match namespace.foreign_containers {
-        0 => return if namespace.because.is_empty() { "-".to_owned() } else { namespace.because.clone() },
+        0 => {
+            return if namespace.because.is_empty() {
+                "-".to_owned()
+            } else {
+                namespace.because.clone()
+            };
+        }
         1 => "1 container that should not be is in it too".to_owned(),
         count => format!("{count} containers that should not be are in it too"),
     };
@@ -189,7 +219,10 @@ fn because(namespace: &NamespaceReport) -> String {
 }
 
 fn all_evidence(container: &ContainerReport) -> String {
-    let seen = container.namespaces.iter().filter_map(|namespace| namespace.evidence.as_ref().map(evidence));
+    let seen = container
+        .namespaces
+        .iter()
+        .filter_map(|namespace| namespace.evidence.as_ref().map(evidence));
     let seen: Vec<String> = seen.filter(|seen| seen != "-").collect();
     if seen.is_empty() { "-".to_owned() } else { seen.join("; ") }
 }
@@ -198,12 +231,14 @@ fn evidence(evidence: &EvidenceReport) -> String {
     match evidence {
         EvidenceReport::Uts { hostname } => format!("hostname {hostname}"),
         EvidenceReport::Net { cookie, interfaces, interface_count } => {
-            let shown = interfaces.iter().take(4).map(|interface| match interface.addresses.first() {
-                Some(address) => format!("{} {address}", interface.name),
-                None => interface.name.clone(),
-            });
+            let shown =
+                interfaces.iter().take(4).map(|interface| match interface.addresses.first() {
+                    Some(address) => format!("{} {address}", interface.name),
+                    None => interface.name.clone(),
+                });
             let mut parts: Vec<String> = shown.collect();
-            let more = usize::try_from(*interface_count).unwrap_or(usize::MAX).saturating_sub(parts.len());
+            let more =
+                usize::try_from(*interface_count).unwrap_or(usize::MAX).saturating_sub(parts.len());
             if more > 0 {
                 parts.push(format!("{more} more"));
             }
@@ -213,7 +248,8 @@ fn evidence(evidence: &EvidenceReport) -> String {
             parts.join(", ")
         }
         EvidenceReport::Ipc { shared_memory_ids, semaphore_ids, message_queue_ids } => {
-            let counts = [(shared_memory_ids, "shm"), (semaphore_ids, "sem"), (message_queue_ids, "msg")];
+            let counts =
+                [(shared_memory_ids, "shm"), (semaphore_ids, "sem"), (message_queue_ids, "msg")];
             let parts = counts.iter().filter(|(ids, _)| !ids.is_empty()).map(|(ids, what)| {
                 let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
                 format!("{what} {}", ids.join(","))
@@ -222,7 +258,8 @@ fn evidence(evidence: &EvidenceReport) -> String {
             if parts.is_empty() { "no ipc objects".to_owned() } else { parts.join(" ") }
         }
         EvidenceReport::Pid { reference_seen_from_container, container_seen_from_reference } => {
-            let seen = |pid: u32| if pid == 0 { "not seen".to_owned() } else { format!("pid {pid}") };
+            let seen =
+                |pid: u32| if pid == 0 { "not seen".to_owned() } else { format!("pid {pid}") };
             format!(
                 "reference from inside: {}, container from reference: {}",
                 seen(*reference_seen_from_container),

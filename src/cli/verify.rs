@@ -36,7 +36,8 @@ pub(super) async fn run(context: &Context, args: &VerifyArgs) -> Result<Exit, Fa
 
     let terminal = context.terminal;
     let report = VerifyReport::new(pods, &failures);
-    let namespaces = args.all_namespaces || (args.node.is_some() && context.global.namespace.is_none());
+    let namespaces =
+        args.all_namespaces || (args.node.is_some() && context.global.namespace.is_none());
     match args.output {
         VerifyOutput::Json => terminal.json(&report)?,
         VerifyOutput::Yaml => terminal.yaml(&report)?,
@@ -48,7 +49,9 @@ pub(super) async fn run(context: &Context, args: &VerifyArgs) -> Result<Exit, Fa
             let wide = args.output == VerifyOutput::Wide;
             match report.pods.as_slice() {
                 [] => {}
-                [pod] if names.len() == 1 => terminal.print(&verdict::detail(pod, wide, terminal.colour))?,
+                [pod] if names.len() == 1 => {
+                    terminal.print(&verdict::detail(pod, wide, terminal.colour))?
+                }
                 pods => {
                     if pods.iter().any(|pod| !pod.containers.is_empty()) {
                         terminal.print(&verdict::list(pods, namespaces, wide, terminal.colour))?;
@@ -71,9 +74,14 @@ pub(super) async fn run(context: &Context, args: &VerifyArgs) -> Result<Exit, Fa
     }
     context.report_failures(&failures);
     // A script that mistypes a label must not take silence for proof.
-    let nothing = report.summary.containers == 0 && (args.selector.is_some() || args.container.is_some());
+    let nothing =
+        report.summary.containers == 0 && (args.selector.is_some() || args.container.is_some());
     if nothing && failures.is_empty() && silent.is_empty() {
-        terminal.labelled("UNKNOWN", Tone::Doubtful, "no running container matches, so nothing was verified");
+        terminal.labelled(
+            "UNKNOWN",
+            Tone::Doubtful,
+            "no running container matches, so nothing was verified",
+        );
     }
     Ok(match report.summary {
         summary if summary.drift > 0 => Exit::Drift,
@@ -92,8 +100,8 @@ async fn named(
     let namespace = scope.namespace.as_str();
     let container = args.container.as_deref().unwrap_or_default();
     let subject = |pod: &str| format!("pod {namespace}/{pod}");
-    let places =
-        stream::iter(names).map(|pod| async move { (pod, scope.fleet.place_of_pod(namespace, pod).await) });
+    let places = stream::iter(names)
+        .map(|pod| async move { (pod, scope.fleet.place_of_pod(namespace, pod).await) });
     let places: Vec<_> = places.buffered(LOOKUPS).collect().await;
 
     let mut failures = Vec::new();
@@ -101,22 +109,27 @@ async fn named(
     for (pod, place) in places {
         match place {
             Ok(place) => {
-                by_place.entry(place.name.clone()).or_insert_with(|| (place, Vec::new())).1.push(pod);
+                by_place
+                    .entry(place.name.clone())
+                    .or_insert_with(|| (place, Vec::new()))
+                    .1
+                    .push(pod);
             }
             Err(error) => failures.push(Failure { subject: subject(pod), error }),
         }
     }
-    let gathered = scope.fleet.gather(by_place.into_values().collect(), async |agent, pods: Vec<&str>| {
-        let mut answers = Vec::new();
-        for pod in pods {
-            let answer = agent.verify(namespace, pod, container).await;
-            answers.push(answer.map_err(|error| Failure {
-                subject: subject(pod),
-                error: error.about("namespace", namespace).about("pod", pod),
-            }));
-        }
-        Ok(answers)
-    });
+    let gathered =
+        scope.fleet.gather(by_place.into_values().collect(), async |agent, pods: Vec<&str>| {
+            let mut answers = Vec::new();
+            for pod in pods {
+                let answer = agent.verify(namespace, pod, container).await;
+                answers.push(answer.map_err(|error| Failure {
+                    subject: subject(pod),
+                    error: error.about("namespace", namespace).about("pod", pod),
+                }));
+            }
+            Ok(answers)
+        });
     let gathered = gathered.await;
     failures.extend(gathered.failures);
     let mut pods = Vec::new();
@@ -135,17 +148,22 @@ async fn several(
     scope: &Scope,
     args: &VerifyArgs,
 ) -> Result<(Vec<PodVerification>, Vec<Failure>), Failed> {
-    let everywhere = args.all_namespaces || (args.node.is_some() && context.global.namespace.is_none());
+    let everywhere =
+        args.all_namespaces || (args.node.is_some() && context.global.namespace.is_none());
     let namespace = if everywhere { "" } else { scope.namespace.as_str() };
     let selector = args.selector.as_deref().unwrap_or_default();
     let places = match (&args.node, &args.selector) {
         (Some(node), _) => vec![scope.fleet.place_of_node(node).await?],
-        (None, Some(selector)) => scope.fleet.places_of((!everywhere).then_some(namespace), selector).await?,
+        (None, Some(selector)) => {
+            scope.fleet.places_of((!everywhere).then_some(namespace), selector).await?
+        }
         (None, None) => scope.fleet.places().await?,
     };
     let places = places.into_iter().map(|place| (place, ())).collect();
-    let gathered =
-        scope.fleet.gather(places, async |agent, ()| agent.verify_node(namespace, selector).await).await;
+    let gathered = scope
+        .fleet
+        .gather(places, async |agent, ()| agent.verify_node(namespace, selector).await)
+        .await;
     let mut pods: Vec<PodVerification> = gathered.answers.into_iter().flatten().collect();
     if let Some(name) = &args.container {
         pods.retain_mut(|pod| only(pod, name));

@@ -80,11 +80,15 @@ impl Agent {
         container: &str,
     ) -> Result<PodVerification, Error> {
         let mut client = NamespacesClient::new(self.channel());
-        let request =
-            NamespacesVerifyRequest { pod: Some(pod_ref(namespace, pod)), container: container.to_owned() };
+        let request = NamespacesVerifyRequest {
+            pod: Some(pod_ref(namespace, pod)),
+            container: container.to_owned(),
+        };
         self.answered(async move {
             let answer = client.verify(request).await?.into_inner();
-            answer.pod.ok_or_else(|| Error::new(reason::PROTOCOL, "the agent's answer holds no pod"))
+            answer
+                .pod
+                .ok_or_else(|| Error::new(reason::PROTOCOL, "the agent's answer holds no pod"))
         })
         .await
     }
@@ -126,8 +130,11 @@ impl Agent {
         request: DebugCreateRequest,
     ) -> Result<impl Stream<Item = Result<Event, Error>> + Send + use<>, Error> {
         let mut client = DebugClient::new(self.channel());
-        let answers =
-            client.create(request).await.map_err(|status| self.explain(status.into()))?.into_inner();
+        let answers = client
+            .create(request)
+            .await
+            .map_err(|status| self.explain(status.into()))?
+            .into_inner();
         Ok(stream::unfold(Some(answers), async |answers| {
             let mut answers = answers?;
             match answers.message().await {
@@ -140,7 +147,10 @@ impl Agent {
                     )),
                 },
                 Ok(None) => Some((
-                    Err(Error::new(reason::PROTOCOL, "the agent ended its answer without a result")),
+                    Err(Error::new(
+                        reason::PROTOCOL,
+                        "the agent ended its answer without a result",
+                    )),
                     None,
                 )),
                 Err(status) => Some((Err(status.into()), None)),
@@ -153,12 +163,20 @@ impl Agent {
     ///
     /// # Errors
     /// As documented in `debug.proto`.
-    pub async fn session(&self, namespace: &str, pod: &str, session: &str) -> Result<Session, Error> {
+    pub async fn session(
+        &self,
+        namespace: &str,
+        pod: &str,
+        session: &str,
+    ) -> Result<Session, Error> {
         let mut client = DebugClient::new(self.channel());
-        let request = DebugGetRequest { pod: Some(pod_ref(namespace, pod)), session: session.to_owned() };
+        let request =
+            DebugGetRequest { pod: Some(pod_ref(namespace, pod)), session: session.to_owned() };
         self.answered(async move {
             let answer = client.get(request).await?.into_inner();
-            answer.session.ok_or_else(|| Error::new(reason::PROTOCOL, "the agent's answer holds no session"))
+            answer
+                .session
+                .ok_or_else(|| Error::new(reason::PROTOCOL, "the agent's answer holds no session"))
         })
         .await
     }
@@ -167,7 +185,11 @@ impl Agent {
     ///
     /// # Errors
     /// As documented in `debug.proto`, and `PROTOCOL` for more than 50 000 sessions.
-    pub async fn sessions(&self, namespace: &str, include_ended: bool) -> Result<Vec<Session>, Error> {
+    pub async fn sessions(
+        &self,
+        namespace: &str,
+        include_ended: bool,
+    ) -> Result<Vec<Session>, Error> {
         let mut client = DebugClient::new(self.channel());
         let mut request = DebugListRequest {
             namespace: namespace.to_owned(),
@@ -221,7 +243,10 @@ impl Agent {
     }
 
     /// The answer to a call that has the request timeout.
-    pub(super) async fn answered<T>(&self, call: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    pub(super) async fn answered<T>(
+        &self,
+        call: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
         self.within(self.options.request_timeout, call).await
     }
 
@@ -245,7 +270,9 @@ impl Agent {
     }
 
     pub(super) fn explain(&self, error: Error) -> Error {
-        if let Some(refusal) = self.refusal.get().filter(|_| error.reason == reason::CONNECTION_LOST) {
+        if let Some(refusal) =
+            self.refusal.get().filter(|_| error.reason == reason::CONNECTION_LOST)
+        {
             return refusal.clone();
         }
         match &self.far_end {
@@ -261,7 +288,10 @@ pub(super) fn pod_ref(namespace: &str, name: &str) -> PodRef {
 
 fn at_most(most: usize, count: usize, what: &str) -> Result<(), Error> {
     if count > most {
-        return Err(Error::new(reason::PROTOCOL, format!("the agent sent more than {most} {what}")));
+        return Err(Error::new(
+            reason::PROTOCOL,
+            format!("the agent sent more than {most} {what}"),
+        ));
     }
     Ok(())
 }

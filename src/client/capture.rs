@@ -45,13 +45,17 @@ impl Agent {
     /// # Errors
     /// As documented in `capture.proto`.
     pub async fn capture(&self, request: CaptureStartRequest) -> Result<Capture, Error> {
-        let mut client = CaptureClient::new(self.channel()).max_decoding_message_size(LARGEST_MESSAGE);
+        let mut client =
+            CaptureClient::new(self.channel()).max_decoding_message_size(LARGEST_MESSAGE);
         let (started, events) = self
             .knowing(async move {
                 let mut events = client.start(request).await?.into_inner();
                 match events.message().await?.and_then(|first| first.event) {
                     Some(Event::Started(started)) => Ok((started, events)),
-                    _ => Err(Error::new(reason::PROTOCOL, "the agent did not say that the capture started")),
+                    _ => Err(Error::new(
+                        reason::PROTOCOL,
+                        "the agent did not say that the capture started",
+                    )),
                 }
             })
             .await?;
@@ -91,9 +95,10 @@ impl Agent {
     /// The answer to a call that agents of before do not know.
     async fn knowing<T>(&self, call: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         self.answered(call).await.map_err(|error| match error.code {
-            Code::Unimplemented => {
-                Error { message: format!("the agent at {} does not know captures yet", self.name()), ..error }
-            }
+            Code::Unimplemented => Error {
+                message: format!("the agent at {} does not know captures yet", self.name()),
+                ..error
+            },
             _ => error,
         })
     }

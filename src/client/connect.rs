@@ -103,7 +103,9 @@ pub async fn connect(endpoint: &Endpoint, options: &Options) -> Result<Agent, Er
         Endpoint::Unix(path) => {
             let path = path.clone();
             let connector = service_fn(move |_: Uri| open_unix(path.clone()));
-            transport(Uri::from_static("http://localhost"), options).connect_with_connector(connector).await
+            transport(Uri::from_static("http://localhost"), options)
+                .connect_with_connector(connector)
+                .await
         }
     };
     Ok(Agent::new(name.clone(), channel.map_err(failed)?, options.clone()))
@@ -116,7 +118,10 @@ async fn open_unix(path: std::path::PathBuf) -> std::io::Result<TokioIo<tokio::n
 
 #[cfg(not(unix))]
 async fn open_unix(_: std::path::PathBuf) -> std::io::Result<TokioIo<tokio::io::DuplexStream>> {
-    Err(std::io::Error::new(std::io::ErrorKind::Unsupported, "this system has no unix sockets for it"))
+    Err(std::io::Error::new(
+        std::io::ErrorKind::Unsupported,
+        "this system has no unix sockets for it",
+    ))
 }
 
 /// The certificate that the agent at `address` (`ADDRESS:PORT`) has published in `namespace`. `None`: no agent says that it
@@ -137,12 +142,15 @@ pub async fn published_trust(
             let found = found.map_err(|error| Error::from_kube(&error, &doing))?;
             found.map(|(_, published)| Trust::pin(&published.certificate)).transpose()
         }
-        Err(_) => Err(Error::new(reason::API_UNREACHABLE, format!("cannot {doing}: no answer in time"))),
+        Err(_) => {
+            Err(Error::new(reason::API_UNREACHABLE, format!("cannot {doing}: no answer in time")))
+        }
     }
 }
 
 async fn connect_tls(uri: &Uri, name: &str, options: &Options) -> Result<Agent, Error> {
-    let (host, port) = (uri.host().unwrap_or_default().to_owned(), uri.port_u16().unwrap_or(AGENT_PORT));
+    let (host, port) =
+        (uri.host().unwrap_or_default().to_owned(), uri.port_u16().unwrap_or(AGENT_PORT));
     let trust = options.trust.clone().unwrap_or_else(Trust::system);
     let secured = Secured::new(&trust, options.identity.as_ref(), &host, name)?;
     let refusal = Arc::new(OnceLock::new());
@@ -153,7 +161,9 @@ async fn connect_tls(uri: &Uri, name: &str, options: &Options) -> Result<Agent, 
             let host = host.trim_start_matches('[').trim_end_matches(']');
             let stream = TcpStream::connect((host, port)).await?;
             stream.set_nodelay(true)?;
-            Ok::<_, Box<dyn StdError + Send + Sync>>(TokioIo::new(secured.handshake(stream, told).await?))
+            Ok::<_, Box<dyn StdError + Send + Sync>>(TokioIo::new(
+                secured.handshake(stream, told).await?,
+            ))
         }
     });
     let transport = transport(Uri::from_static("http://localhost"), options);
@@ -167,7 +177,11 @@ async fn connect_tls(uri: &Uri, name: &str, options: &Options) -> Result<Agent, 
 /// # Errors
 /// `CERTIFICATE_MISMATCH`, `CLIENT_CERTIFICATE_REFUSED`, `AGENT_NOT_PUBLISHED`, `PORT_FORWARD_FAILED`, `AGENT_UNREACHABLE` and the
 /// `API_…` reasons.
-pub(super) async fn connect_pod(client: Client, pod: &AgentPod, options: &Options) -> Result<Agent, Error> {
+pub(super) async fn connect_pod(
+    client: Client,
+    pod: &AgentPod,
+    options: &Options,
+) -> Result<Agent, Error> {
     let route = Route {
         client,
         pod: pod.clone(),
@@ -240,10 +254,13 @@ impl Route {
         let doing = format!("get lease {namespace}/{}", leases::name(node));
         match read {
             Ok(found) => found.map_err(|error| {
-                Error::from_kube(&error, &doing).about("node", node).about("agent_namespace", namespace)
+                Error::from_kube(&error, &doing)
+                    .about("node", node)
+                    .about("agent_namespace", namespace)
             }),
             Err(_) => {
-                let message = format!("cannot {doing}: no answer within {:?}", self.options.connect_timeout);
+                let message =
+                    format!("cannot {doing}: no answer within {:?}", self.options.connect_timeout);
                 Err(Error::new(reason::API_UNREACHABLE, message))
             }
         }
@@ -264,11 +281,15 @@ impl Route {
         for _ in 0..REREADS {
             let now = self.lease().await?.ok_or_else(missing)?;
             if now.certificate != published.certificate {
-                tracing::debug!(node = self.pod.node, "the agent has published another certificate");
+                tracing::debug!(
+                    node = self.pod.node,
+                    "the agent has published another certificate"
+                );
                 published = now;
                 let ended = self.attempt(&published).await;
                 if ended.is_ok() {
-                    *self.published.lock().unwrap_or_else(PoisonError::into_inner) = Some(published);
+                    *self.published.lock().unwrap_or_else(PoisonError::into_inner) =
+                        Some(published);
                 }
                 return ended;
             }
@@ -281,7 +302,8 @@ impl Route {
         let AgentPod { node, namespace, name, .. } = &self.pod;
         let to = format!("{namespace}/{name} on node {node}");
         let trust = Trust::pin(&published.certificate)?;
-        let secured = Secured::new(&trust, self.options.identity.as_ref(), &leases::server_name(node), &to)?;
+        let secured =
+            Secured::new(&trust, self.options.identity.as_ref(), &leases::server_name(node), &to)?;
         let stream = self.open(published).await?;
         let ended = secured.handshake(stream, Arc::clone(&self.refusal)).await;
         ended.map_err(|error| error.about("node", node).about("agent_namespace", namespace))
@@ -297,13 +319,21 @@ impl Route {
                 }
             }
         }
-        let port = address.and_then(|address| address.rsplit_once(':')?.1.parse().ok()).unwrap_or(AGENT_PORT);
-        let to = format!("agent pod {}/{} on node {}", self.pod.namespace, self.pod.name, self.pod.node);
+        let port = address
+            .and_then(|address| address.rsplit_once(':')?.1.parse().ok())
+            .unwrap_or(AGENT_PORT);
+        let to =
+            format!("agent pod {}/{} on node {}", self.pod.namespace, self.pod.name, self.pod.node);
         let forwarded = self.forwarded(port).await;
-        forwarded.map(|stream| Box::new(stream) as _).map_err(|error| Error::from_connect(&*error, &to))
+        forwarded
+            .map(|stream| Box::new(stream) as _)
+            .map_err(|error| Error::from_connect(&*error, &to))
     }
 
-    async fn forwarded(&self, port: u16) -> Result<portforward::Forwarded, Box<dyn StdError + Send + Sync>> {
+    async fn forwarded(
+        &self,
+        port: u16,
+    ) -> Result<portforward::Forwarded, Box<dyn StdError + Send + Sync>> {
         let AgentPod { namespace, name, .. } = &self.pod;
         let far_end = Arc::clone(&self.far_end);
         Ok(portforward::open(self.client.clone(), namespace, name, port, far_end).await?)
@@ -312,7 +342,8 @@ impl Route {
 
 async fn direct(address: &str) -> io::Result<TcpStream> {
     let connect = TcpStream::connect(address);
-    let stream = tokio::time::timeout(DIRECT, connect).await.map_err(|_| io::ErrorKind::TimedOut)??;
+    let stream =
+        tokio::time::timeout(DIRECT, connect).await.map_err(|_| io::ErrorKind::TimedOut)??;
     stream.set_nodelay(true)?;
     Ok(stream)
 }

@@ -86,8 +86,9 @@ impl Credentials {
                 Ok(Some(header))
             }
             Source::Kubeconfig(layer) => {
-                let header =
-                    log_in(layer).await.map_err(|error| unusable(format!("cannot log in: {error}")))?;
+                let header = log_in(layer)
+                    .await
+                    .map_err(|error| unusable(format!("cannot log in: {error}")))?;
                 // An agent has no use for a password.
                 let is_bearer = |h: &HeaderValue| h.as_bytes().starts_with(b"Bearer ");
                 Ok(header.filter(is_bearer))
@@ -140,7 +141,9 @@ impl Service<Request<Body>> for Authenticated {
         let mut channel = std::mem::replace(&mut self.channel, clone);
         let credentials = self.credentials.clone();
         Box::pin(async move {
-            if let Some(header) = credentials.header().await.map_err(|error| Box::new(status(&error)))? {
+            if let Some(header) =
+                credentials.header().await.map_err(|error| Box::new(status(&error)))?
+            {
                 request.headers_mut().insert(AUTHORIZATION, header);
             }
             Ok(channel.call(request).await?)
@@ -195,7 +198,10 @@ mod tests {
         let credentials = Credentials::token_file(file.path());
         for bad in ["", "\n", "a\nb"] {
             std::fs::write(file.path(), bad).unwrap();
-            assert_eq!(credentials.header().await.unwrap_err().reason, reason::CREDENTIALS_UNUSABLE);
+            assert_eq!(
+                credentials.header().await.unwrap_err().reason,
+                reason::CREDENTIALS_UNUSABLE
+            );
         }
         for token in ["first", "second"] {
             std::fs::write(file.path(), format!("{token}\n")).unwrap();

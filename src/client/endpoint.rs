@@ -26,29 +26,36 @@ impl FromStr for Endpoint {
     fn from_str(text: &str) -> Result<Self, Error> {
         let invalid = |why: &str| {
             let text: String = text.chars().take(200).collect();
-            Error::new(reason::ENDPOINT_INVALID, format!("{text:?} is not an endpoint of an agent: {why}"))
+            Error::new(
+                reason::ENDPOINT_INVALID,
+                format!("{text:?} is not an endpoint of an agent: {why}"),
+            )
         };
         if let Some(path) = text.strip_prefix("unix:") {
             // `unix:///path`, `unix:/path`: what is left of both begins with the path's slash.
             let path = path.strip_prefix("//").unwrap_or(path);
             return match path {
                 "" | "/" => Err(invalid("the path of the socket is missing")),
-                _ if !path.starts_with('/') => Err(invalid("the path of the socket must be absolute")),
+                _ if !path.starts_with('/') => {
+                    Err(invalid("the path of the socket must be absolute"))
+                }
                 _ if path.contains('\0') => Err(invalid("the path of the socket holds a NUL")),
                 _ => Ok(Self::Unix(path.into())),
             };
         }
-        let (scheme, _) = text
-            .split_once("://")
-            .ok_or_else(|| invalid("write https://HOST:PORT, http://127.0.0.1:PORT or unix:///PATH"))?;
+        let (scheme, _) = text.split_once("://").ok_or_else(|| {
+            invalid("write https://HOST:PORT, http://127.0.0.1:PORT or unix:///PATH")
+        })?;
         let secure = match scheme {
             "https" => true,
             "http" => false,
             _ => return Err(invalid("the scheme is none of https, http and unix")),
         };
         let uri: Uri = text.parse().map_err(|_| invalid("it is not a URI"))?;
-        let host =
-            uri.host().filter(|host| !host.is_empty()).ok_or_else(|| invalid("the host is missing"))?;
+        let host = uri
+            .host()
+            .filter(|host| !host.is_empty())
+            .ok_or_else(|| invalid("the host is missing"))?;
         if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
             return Err(invalid("credentials do not belong in it"));
         }
@@ -61,7 +68,9 @@ impl FromStr for Endpoint {
         match secure {
             true => Ok(Self::Https(uri)),
             false if is_loopback(host) => Ok(Self::Loopback(uri)),
-            false => Err(invalid("plain http is for this machine only (127.0.0.1, [::1]); use https")),
+            false => {
+                Err(invalid("plain http is for this machine only (127.0.0.1, [::1]); use https"))
+            }
         }
     }
 }

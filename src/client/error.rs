@@ -107,7 +107,12 @@ impl Error {
             reason::LOCAL_FILE => Code::FailedPrecondition,
             _ => Code::Unavailable,
         };
-        Self { reason: reason.into(), code, message: shorten(message.into()), metadata: BTreeMap::new() }
+        Self {
+            reason: reason.into(),
+            code,
+            message: shorten(message.into()),
+            metadata: BTreeMap::new(),
+        }
     }
 
     /// Says what the error is about.
@@ -138,7 +143,9 @@ impl Error {
                 let said = if status.message.is_empty() { &status.reason } else { &status.message };
                 Self::new(reason, format!("cannot {doing}: the API server says: {said}"))
             }
-            kube::Error::InferKubeconfig(_) | kube::Error::InferConfig(_) | kube::Error::RustlsTls(_) => {
+            kube::Error::InferKubeconfig(_)
+            | kube::Error::InferConfig(_)
+            | kube::Error::RustlsTls(_) => {
                 Self::new(reason::KUBECONFIG_INVALID, format!("cannot {doing}: {error}"))
             }
             kube::Error::Auth(_) => {
@@ -181,7 +188,10 @@ impl Error {
     /// The same error, unless it is what a refused port-forward to the agent on `node` looks like from the layers above it.
     pub(super) fn through(self, far_end: &FarEnd, node: &str) -> Self {
         match far_end.failure() {
-            Some(why) if [reason::CONNECTION_LOST, reason::AGENT_UNREACHABLE].contains(&&*self.reason) => {
+            Some(why)
+                if [reason::CONNECTION_LOST, reason::AGENT_UNREACHABLE]
+                    .contains(&&*self.reason) =>
+            {
                 let message = format!("cannot forward a port to the agent on node {node}: {why}");
                 Self::new(reason::PORT_FORWARD_FAILED, message).about("node", node)
             }
@@ -251,7 +261,11 @@ fn code_name(code: Code) -> &'static str {
 fn shorten(mut text: String) -> String {
     if text.len() > LONGEST {
         let room = LONGEST - '…'.len_utf8();
-        let kept = text.char_indices().map(|(at, c)| at + c.len_utf8()).take_while(|end| *end <= room).last();
+        let kept = text
+            .char_indices()
+            .map(|(at, c)| at + c.len_utf8())
+            .take_while(|end| *end <= room)
+            .last();
         text.truncate(kept.unwrap_or(0));
         text.push('…');
     }
@@ -284,7 +298,10 @@ mod tests {
     use tonic_types::ErrorDetails;
 
     fn status(reason: &str, domain: &str) -> Status {
-        let facts = [("node".to_owned(), "n1".to_owned()), ("spec_entry".to_owned(), "permanent".to_owned())];
+        let facts = [
+            ("node".to_owned(), "n1".to_owned()),
+            ("spec_entry".to_owned(), "permanent".to_owned()),
+        ];
         let details = ErrorDetails::with_error_info(reason, domain, facts);
         Status::with_error_details(Code::FailedPrecondition, "the image cannot be pulled", details)
     }
@@ -303,9 +320,11 @@ mod tests {
 
     #[test]
     fn a_reason_of_somebody_else_is_not_believed() {
-        for status in
-            [status("IMAGE_PULL_FAILED", "example.com"), status("no reason", DOMAIN), status("", DOMAIN)]
-        {
+        for status in [
+            status("IMAGE_PULL_FAILED", "example.com"),
+            status("no reason", DOMAIN),
+            status("", DOMAIN),
+        ] {
             let error = Error::from(status);
             assert_eq!(error.reason, "FAILED_PRECONDITION");
             assert_eq!(error.message, "the agent says: the image cannot be pulled");
@@ -316,7 +335,11 @@ mod tests {
     #[test]
     fn long_messages_are_cut_between_characters() {
         let error = Error::from(Status::internal("é".repeat(4096)));
-        assert!(error.message.len() <= LONGEST && error.message.ends_with("é…"), "{}", error.message.len());
+        assert!(
+            error.message.len() <= LONGEST && error.message.ends_with("é…"),
+            "{}",
+            error.message.len()
+        );
     }
 
     #[test]
@@ -328,8 +351,10 @@ mod tests {
             (404, "API_NOT_FOUND"),
             (418, "API_ERROR"),
         ] {
-            let status = kube::core::Status { code, message: "no".into(), ..kube::core::Status::default() };
-            let error = Error::from_kube(&kube::Error::Api(Box::new(status)), "get pod default/web");
+            let status =
+                kube::core::Status { code, message: "no".into(), ..kube::core::Status::default() };
+            let error =
+                Error::from_kube(&kube::Error::Api(Box::new(status)), "get pod default/web");
             assert_eq!(error.reason, expected);
             assert_eq!(error.message, "cannot get pod default/web: the API server says: no");
         }

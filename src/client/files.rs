@@ -16,10 +16,11 @@ use super::{
 };
 use crate::proto::v1::{
     FileEntry, FileRoot, FileTarget, FilesChecksumDone, FilesChecksumRequest, FilesListRequest,
-    FilesListResponse, FilesReadChange, FilesReadEnd, FilesReadRequest, FilesReadResponse, FilesReadStart,
-    FilesStatRequest, FilesStatResponse, FilesWalkEnd, FilesWalkRequest, FilesWalkResponse,
-    FilesWriteRequest, FilesWriteResponse, FilesWriteStart, files_checksum_response,
-    files_client::FilesClient, files_read_response, files_walk_response, files_write_request,
+    FilesListResponse, FilesReadChange, FilesReadEnd, FilesReadRequest, FilesReadResponse,
+    FilesReadStart, FilesStatRequest, FilesStatResponse, FilesWalkEnd, FilesWalkRequest,
+    FilesWalkResponse, FilesWriteRequest, FilesWriteResponse, FilesWriteStart,
+    files_checksum_response, files_client::FilesClient, files_read_response, files_walk_response,
+    files_write_request,
 };
 
 /// Largest message that is accepted: a page of 10 000 entries with long names, or a part of a file.
@@ -97,7 +98,8 @@ impl Files {
     /// # Errors
     /// As documented in `files.proto`.
     pub async fn stat(&self, path: &[u8], follow: bool) -> Result<(FileRoot, FileEntry), Error> {
-        let request = FilesStatRequest { target: Some(self.target.clone()), path: path.to_vec(), follow };
+        let request =
+            FilesStatRequest { target: Some(self.target.clone()), path: path.to_vec(), follow };
         let mut client = self.client();
         self.agent
             .answered(async move {
@@ -171,7 +173,10 @@ impl Files {
         let follow = request.follow;
         let request = FilesReadRequest { target: Some(self.target.clone()), ..request };
         let mut client = self.client();
-        let stream = self.agent.answered(async move { Ok(client.read(request).await?.into_inner()) }).await?;
+        let stream = self
+            .agent
+            .answered(async move { Ok(client.read(request).await?.into_inner()) })
+            .await?;
         let mut answers = self.answers(stream);
         let first = answers.next().await?.and_then(|answer| answer.event);
         let Some(files_read_response::Event::Start(start)) = first else {
@@ -201,11 +206,17 @@ impl Files {
             cross_mounts,
         };
         let mut client = self.client();
-        let stream = self.agent.answered(async move { Ok(client.walk(request).await?.into_inner()) }).await?;
+        let stream = self
+            .agent
+            .answered(async move { Ok(client.walk(request).await?.into_inner()) })
+            .await?;
         let mut answers = self.answers(stream);
         let first = answers.next().await?.and_then(|answer| answer.event);
         let Some(files_walk_response::Event::Start(root)) = first else {
-            return Err(Error::new(reason::PROTOCOL, "the agent did not begin with whose files it walks"));
+            return Err(Error::new(
+                reason::PROTOCOL,
+                "the agent did not begin with whose files it walks",
+            ));
         };
         Ok(Walking { root, answers })
     }
@@ -223,8 +234,10 @@ impl Files {
             length: i64::try_from(length).unwrap_or(i64::MAX),
         };
         let mut client = self.client();
-        let stream =
-            self.agent.answered(async move { Ok(client.checksum(request).await?.into_inner()) }).await?;
+        let stream = self
+            .agent
+            .answered(async move { Ok(client.checksum(request).await?.into_inner()) })
+            .await?;
         let mut answers = self.answers(stream);
         loop {
             match answers.next().await?.and_then(|answer| answer.event) {
@@ -254,7 +267,8 @@ impl Files {
         let first = message(files_write_request::Event::Start(start));
         let rest = content.map(move |part| message(files_write_request::Event::Data(part)));
         let messages = futures::stream::iter([first]).chain(rest);
-        let answer = self.client().write(messages).await.map_err(|status| self.agent.explain(status.into()));
+        let answer =
+            self.client().write(messages).await.map_err(|status| self.agent.explain(status.into()));
         Ok(answer?.into_inner())
     }
 
@@ -280,7 +294,10 @@ impl Reading {
             Some(files_read_response::Event::Start(_)) => {
                 Err(Error::new(reason::PROTOCOL, "the agent began a file twice"))
             }
-            None => Err(Error::new(reason::CONNECTION_LOST, "the agent stopped in the middle of the file")),
+            None => Err(Error::new(
+                reason::CONNECTION_LOST,
+                "the agent stopped in the middle of the file",
+            )),
         }
     }
 }
@@ -302,7 +319,10 @@ impl Walking {
             Some(files_walk_response::Event::Start(_)) => {
                 Err(Error::new(reason::PROTOCOL, "the agent began a tree twice"))
             }
-            None => Err(Error::new(reason::CONNECTION_LOST, "the agent stopped in the middle of the tree")),
+            None => Err(Error::new(
+                reason::CONNECTION_LOST,
+                "the agent stopped in the middle of the tree",
+            )),
         }
     }
 }

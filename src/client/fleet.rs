@@ -101,9 +101,10 @@ impl Fleet {
                 let message = format!("pod {namespace}/{pod} has not been scheduled to a node yet");
                 Err(about(Error::new(reason::POD_NOT_SCHEDULED, message)))
             }
-            Err(error) if error.reason == reason::API_NOT_FOUND => {
-                Err(about(Error::new(reason::POD_NOT_FOUND, format!("there is no pod {namespace}/{pod}"))))
-            }
+            Err(error) if error.reason == reason::API_NOT_FOUND => Err(about(Error::new(
+                reason::POD_NOT_FOUND,
+                format!("there is no pod {namespace}/{pod}"),
+            ))),
             Err(error) => Err(about(error)),
         }
     }
@@ -139,7 +140,10 @@ impl Fleet {
             }
             nodes => nodes?,
         };
-        let nodes = nodes.into_iter().chain(found.keys().cloned()).collect::<std::collections::BTreeSet<_>>();
+        let nodes = nodes
+            .into_iter()
+            .chain(found.keys().cloned())
+            .collect::<std::collections::BTreeSet<_>>();
         Ok(nodes.iter().map(|node| place(node, found.remove(node), namespace)).collect())
     }
 
@@ -147,7 +151,11 @@ impl Fleet {
     ///
     /// # Errors
     /// The `API_…` reasons.
-    pub async fn places_of(&self, namespace: Option<&str>, selector: &str) -> Result<Vec<Place>, Error> {
+    pub async fn places_of(
+        &self,
+        namespace: Option<&str>,
+        selector: &str,
+    ) -> Result<Vec<Place>, Error> {
         let (client, own) = match &self.route {
             Route::Direct(endpoint) => return Ok(vec![Place::direct(endpoint)]),
             Route::Cluster { client, namespace } => (client, namespace),
@@ -207,7 +215,8 @@ impl Fleet {
             (index, answer.map_err(|error| Failure { subject: place.subject(), error }))
         });
         // Unordered, for one that is slow would else hold up those that wait for their turn.
-        let mut answers: Vec<_> = asked.buffer_unordered(self.options.concurrency.max(1)).collect().await;
+        let mut answers: Vec<_> =
+            asked.buffer_unordered(self.options.concurrency.max(1)).collect().await;
         answers.sort_unstable_by_key(|(index, _)| *index);
         let mut gathered = Gathered { answers: Vec::new(), failures: Vec::new() };
         for (_, answer) in answers {
@@ -219,15 +228,27 @@ impl Fleet {
         gathered
     }
 
-    async fn agents(&self, client: &Client, namespace: &str) -> Result<BTreeMap<String, AgentPod>, Error> {
-        self.api(&format!("list pods in namespace {namespace}"), agents::all(client, namespace)).await
+    async fn agents(
+        &self,
+        client: &Client,
+        namespace: &str,
+    ) -> Result<BTreeMap<String, AgentPod>, Error> {
+        self.api(&format!("list pods in namespace {namespace}"), agents::all(client, namespace))
+            .await
     }
 
-    async fn api<T>(&self, doing: &str, call: impl Future<Output = kube::Result<T>>) -> Result<T, Error> {
+    async fn api<T>(
+        &self,
+        doing: &str,
+        call: impl Future<Output = kube::Result<T>>,
+    ) -> Result<T, Error> {
         let answer = match self.options.request_timeout {
             None => call.await,
             Some(limit) => tokio::time::timeout(limit, call).await.map_err(|_| {
-                Error::new(reason::API_UNREACHABLE, format!("cannot {doing}: no answer within {limit:?}"))
+                Error::new(
+                    reason::API_UNREACHABLE,
+                    format!("cannot {doing}: no answer within {limit:?}"),
+                )
             })?,
         };
         answer.map_err(|error| Error::from_kube(&error, doing))
@@ -253,13 +274,16 @@ fn place(node: &str, agent: Option<AgentPod>, namespace: &str) -> Place {
     let target = match agent {
         Some(pod) if pod.ready => Target::Pod(pod),
         Some(pod) => {
-            let message =
-                format!("the agent on node {node} (pod {}/{}) is not ready", pod.namespace, pod.name);
+            let message = format!(
+                "the agent on node {node} (pod {}/{}) is not ready",
+                pod.namespace, pod.name
+            );
             Target::Nowhere(Error::new(reason::AGENT_NOT_READY, message))
         }
         None => {
-            let message =
-                format!("there is no podsonde agent on node {node} (looked in namespace {namespace})");
+            let message = format!(
+                "there is no podsonde agent on node {node} (looked in namespace {namespace})"
+            );
             Target::Nowhere(Error::new(reason::AGENT_NOT_FOUND, message))
         }
     };

@@ -11,8 +11,8 @@ use std::{
 };
 
 use rustls::{
-    AlertDescription, CertificateError, CipherSuite, ClientConfig, DigitallySignedStruct, RootCertStore,
-    SignatureScheme,
+    AlertDescription, CertificateError, CipherSuite, ClientConfig, DigitallySignedStruct,
+    RootCertStore, SignatureScheme,
     client::{
         WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -59,10 +59,12 @@ impl FromStr for Fingerprint {
         let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
         let is_hex = digits.iter().all(u8::is_ascii_hexdigit);
         let bytes: Option<Vec<u8>> = digits.chunks(2).map(byte).collect();
-        let bytes = bytes.filter(|_| is_hex && digits.len() == 64).and_then(|bytes| bytes.try_into().ok());
+        let bytes =
+            bytes.filter(|_| is_hex && digits.len() == 64).and_then(|bytes| bytes.try_into().ok());
         bytes.map(Self).ok_or_else(|| {
             let shown: String = text.chars().take(100).collect();
-            let message = format!("{shown:?} is not a SHA-256 fingerprint: write 64 hexadecimal digits");
+            let message =
+                format!("{shown:?} is not a SHA-256 fingerprint: write 64 hexadecimal digits");
             Error::new(reason::FINGERPRINT_INVALID, message)
         })
     }
@@ -174,7 +176,9 @@ impl Secured {
         };
         let mut provider = aws_lc_rs::default_provider();
         // Faster than the one with 256 bits, which would be the first; that of an agent follows.
-        provider.cipher_suites.sort_by_key(|suite| suite.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
+        provider
+            .cipher_suites
+            .sort_by_key(|suite| suite.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
         let provider = Arc::new(provider);
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(&[&rustls::version::TLS13])
@@ -184,8 +188,10 @@ impl Secured {
             Trust::Pin(certificate) => exact(Expected::Certificate(certificate.clone())),
             Trust::Fingerprint(fingerprint) => exact(Expected::Fingerprint(*fingerprint)),
             Trust::Authorities(store) => {
-                let verifier =
-                    WebPkiServerVerifier::builder_with_provider(Arc::clone(store), Arc::clone(&provider));
+                let verifier = WebPkiServerVerifier::builder_with_provider(
+                    Arc::clone(store),
+                    Arc::clone(&provider),
+                );
                 verifier.build().map_err(|_| {
                     Error::new(
                         reason::CERTIFICATE_UNTRUSTED,
@@ -204,9 +210,10 @@ impl Secured {
         config.alpn_protocols = vec![b"h2".to_vec()];
         config.resumption = rustls::client::Resumption::disabled();
         // A pin does not depend on the name, so that one which is none does no harm.
-        let name = ServerName::try_from(name.trim_start_matches('[').trim_end_matches(']').to_owned())
-            .or_else(|_| ServerName::try_from("agent.podsonde.dev"))
-            .map_err(|error| Error::new(reason::ENDPOINT_INVALID, error.to_string()))?;
+        let name =
+            ServerName::try_from(name.trim_start_matches('[').trim_end_matches(']').to_owned())
+                .or_else(|_| ServerName::try_from("agent.podsonde.dev"))
+                .map_err(|error| Error::new(reason::ENDPOINT_INVALID, error.to_string()))?;
         Ok(Self { connector: TlsConnector::from(Arc::new(config)), name, to: to.to_owned() })
     }
 
@@ -238,10 +245,13 @@ fn explain(error: &io::Error, to: &str) -> Error {
         Some(Tls::InvalidCertificate(why)) => {
             (reason::CERTIFICATE_UNTRUSTED, format!("its certificate is not trusted: {why}"))
         }
-        Some(Tls::AlertReceived(alert)) if is_about_certificate(*alert) => {
-            (reason::CLIENT_CERTIFICATE_REFUSED, format!("it refuses the client certificate: {alert:?}"))
+        Some(Tls::AlertReceived(alert)) if is_about_certificate(*alert) => (
+            reason::CLIENT_CERTIFICATE_REFUSED,
+            format!("it refuses the client certificate: {alert:?}"),
+        ),
+        Some(Tls::InvalidMessage(_)) => {
+            (reason::AGENT_UNREACHABLE, "it does not speak TLS".to_owned())
         }
-        Some(Tls::InvalidMessage(_)) => (reason::AGENT_UNREACHABLE, "it does not speak TLS".to_owned()),
         Some(other) => (reason::AGENT_UNREACHABLE, format!("TLS fails: {other}")),
         None => (reason::AGENT_UNREACHABLE, format!("TLS fails: {error}")),
     };
@@ -373,8 +383,13 @@ mod tests {
         let read: Fingerprint = plain.parse().unwrap();
         assert_eq!(colons.parse::<Fingerprint>().unwrap(), read);
         assert_eq!(read.to_string(), plain);
-        for bad in ["", "0f", &"0g".repeat(32), &"0f".repeat(33), &"+f".repeat(32), &"é".repeat(32)] {
-            assert_eq!(bad.parse::<Fingerprint>().unwrap_err().reason, reason::FINGERPRINT_INVALID, "{bad}");
+        for bad in ["", "0f", &"0g".repeat(32), &"0f".repeat(33), &"+f".repeat(32), &"é".repeat(32)]
+        {
+            assert_eq!(
+                bad.parse::<Fingerprint>().unwrap_err().reason,
+                reason::FINGERPRINT_INVALID,
+                "{bad}"
+            );
         }
     }
 }

@@ -67,11 +67,18 @@ mod tests {
             name: "web".into(),
             ..Attributes::default()
         };
-        assert_eq!(attributes.to_string(), "patch pods/ephemeralcontainers web in namespace default");
+        assert_eq!(
+            attributes.to_string(),
+            "patch pods/ephemeralcontainers web in namespace default"
+        );
         let attributes = Attributes { verb: "list", resource: "pods", ..Attributes::default() };
         assert_eq!(attributes.to_string(), "list pods in all namespaces");
-        let attributes =
-            Attributes { verb: "get", resource: "nodes", name: "n".into(), ..Attributes::default() };
+        let attributes = Attributes {
+            verb: "get",
+            resource: "nodes",
+            name: "n".into(),
+            ..Attributes::default()
+        };
         assert_eq!(attributes.to_string(), "get nodes n");
     }
 }

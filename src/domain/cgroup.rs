@@ -8,7 +8,8 @@ const ID_LENGTH: usize = 64;
 
 /// Whether `text` is a container id: 64 lower-case hex digits.
 pub fn is_container_id(text: &str) -> bool {
-    text.len() == ID_LENGTH && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    text.len() == ID_LENGTH
+        && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
 /// A container that a cgroup path leads into.
@@ -61,7 +62,9 @@ pub fn memberships(text: &str) -> impl Iterator<Item = Membership<'_>> {
 /// controller that runtimes use. <https://man7.org/linux/man-pages/man7/cgroups.7.html>
 pub fn is_unified(text: &str) -> bool {
     !text.lines().filter_map(|line| line.split(':').nth(1)).any(|controllers| {
-        controllers.split(',').any(|c| matches!(c, "memory" | "pids" | "cpu" | "devices" | "freezer"))
+        controllers
+            .split(',')
+            .any(|c| matches!(c, "memory" | "pids" | "cpu" | "devices" | "freezer"))
     })
 }
 
@@ -82,9 +85,9 @@ fn containers_of_path(path: &str) -> impl Iterator<Item = Membership<'_>> {
 /// The container id in `cri-containerd-<id>.scope`, `crio-<id>.scope`, `docker-<id>.scope`, `libpod-<id>.scope` or `<id>`.
 fn id_of_component(component: &str) -> Option<&str> {
     let id = match component.strip_suffix(".scope") {
-        Some(scope) => {
-            ["cri-containerd-", "crio-", "docker-", "libpod-"].iter().find_map(|p| scope.strip_prefix(p))?
-        }
+        Some(scope) => ["cri-containerd-", "crio-", "docker-", "libpod-"]
+            .iter()
+            .find_map(|p| scope.strip_prefix(p))?,
         // CRI-O with the cgroupfs driver.
         None => component.strip_prefix("crio-").unwrap_or(component),
     };
@@ -131,7 +134,9 @@ mod tests {
             format!("9:name=systemd:/\n1:cpu:/\n0::/kubepods/besteffort/pod{UID}/{ID}"),
             format!("0::/kubepods/pod{UID}/crio-{ID}"),
             format!("0::/kubepods.slice/kubepods-pod{u}.slice/docker-{ID}.scope"),
-            format!("11:devices:/system.slice/containerd.service/kubepods-pod{u}.slice:cri-containerd:{ID}"),
+            format!(
+                "11:devices:/system.slice/containerd.service/kubepods-pod{u}.slice:cri-containerd:{ID}"
+            ),
             format!(
                 "0::/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-besteffort.slice/kubelet-kubepods-besteffort-pod{u}.slice/cri-containerd-{ID}.scope"
             ),
@@ -180,7 +185,9 @@ mod tests {
     #[test]
     fn a_container_cannot_pass_for_one_of_another_pod() {
         let (own, other) = (ID.replace('0', "e"), UID.replace('1', "2"));
-        for below in [ID.to_owned(), format!("pod{UID}/{ID}"), format!("kubepods-pod{UID}.slice/{ID}")] {
+        for below in
+            [ID.to_owned(), format!("pod{UID}/{ID}"), format!("kubepods-pod{UID}.slice/{ID}")]
+        {
             let text = format!("0::/kubepods/pod{other}/{own}/{below}");
             assert!(!memberships(&text).any(|m| m.is(Place { pod: UID, id: ID })), "{text}");
         }

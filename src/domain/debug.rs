@@ -127,8 +127,10 @@ mod tests {
 
     #[test]
     fn limits_are_granted_or_named() {
-        let limit = DurationLimit { default: Duration::from_secs(60), max: Duration::from_secs(600) };
-        let grant = |secs: Option<u64>, zero| limit.grant("ttl", secs.map(Duration::from_secs), zero);
+        let limit =
+            DurationLimit { default: Duration::from_secs(60), max: Duration::from_secs(600) };
+        let grant =
+            |secs: Option<u64>, zero| limit.grant("ttl", secs.map(Duration::from_secs), zero);
         assert_eq!(grant(None, false), Ok(Duration::from_secs(60)));
         assert_eq!(grant(Some(600), false), Ok(Duration::from_secs(600)));
         assert_eq!(grant(Some(0), true), Ok(Duration::ZERO));

@@ -399,7 +399,9 @@ mod tests {
 
     fn frame(port: u16) -> Vec<u8> {
         let mut frame = vec![0; 12];
-        frame.extend([8, 0, 0x46, 0, 0, 48, 0, 0, 0, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2, 1, 1, 1, 0]);
+        frame.extend([
+            8, 0, 0x46, 0, 0, 48, 0, 0, 0, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2, 1, 1, 1, 0,
+        ]);
         frame.extend([0x30, 0x39]);
         frame.extend(port.to_be_bytes());
         frame
@@ -435,9 +437,15 @@ mod tests {
     #[test]
     fn names_of_ports_and_protocols_become_numbers() {
         let number = |text, message| with_number(text, message);
-        assert_eq!(number("tcp port http or http", "unknown port 'http'").unwrap(), "tcp port 80 or 80");
+        assert_eq!(
+            number("tcp port http or http", "unknown port 'http'").unwrap(),
+            "tcp port 80 or 80"
+        );
         assert_eq!(number("ip proto \\ospf", "unknown ip proto 'ospf'").unwrap(), "ip proto 89");
-        assert_eq!(number("port (http or https)", "unknown port 'https'").unwrap(), "port (http or 443)");
+        assert_eq!(
+            number("port (http or https)", "unknown port 'https'").unwrap(),
+            "port (http or 443)"
+        );
         for (text, message) in [
             ("host http", "unknown host 'http'"),
             ("port foo", "unknown port 'foo'"),
@@ -450,9 +458,12 @@ mod tests {
 
     #[test]
     fn vlan_is_a_word() {
-        for (text, is) in
-            [("vlan", true), ("not (vlan 7) and ip", true), ("host vlan.example", false), ("ip", false)]
-        {
+        for (text, is) in [
+            ("vlan", true),
+            ("not (vlan 7) and ip", true),
+            ("host vlan.example", false),
+            ("ip", false),
+        ] {
             assert_eq!(wants_vlan_tags(text), is, "{text}");
         }
     }

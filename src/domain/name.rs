@@ -24,7 +24,8 @@ pub fn subdomain(field: &str, value: &str) -> Result<()> {
 
 /// Checks one label, `part`, of `value`.
 fn check(field: &str, value: &str, max: usize, part: &[u8]) -> Result<()> {
-    let alphanumeric = |b: Option<&u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    let alphanumeric =
+        |b: Option<&u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
     if value.is_empty() {
         return Err(Error::invalid(field, "is required"));
     }

@@ -26,8 +26,16 @@ pub enum NamespaceKind {
 
 impl NamespaceKind {
     /// All kinds, in order.
-    pub const ALL: [Self; 8] =
-        [Self::Ipc, Self::Net, Self::Uts, Self::Pid, Self::Mnt, Self::Cgroup, Self::User, Self::Time];
+    pub const ALL: [Self; 8] = [
+        Self::Ipc,
+        Self::Net,
+        Self::Uts,
+        Self::Pid,
+        Self::Mnt,
+        Self::Cgroup,
+        Self::User,
+        Self::Time,
+    ];
 
     /// Name of the link below `/proc/<pid>/ns`.
     pub const fn as_str(self) -> &'static str {

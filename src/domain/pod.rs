@@ -229,9 +229,14 @@ mod tests {
         let id = ContainerId::parse(&format!("cri-o://{hex}")).unwrap();
         assert_eq!((id.runtime.as_str(), id.id.as_str()), ("cri-o", hex.as_str()));
         assert_eq!(id.to_string(), format!("cri-o://{hex}"));
-        for bad in
-            ["", "containerd://", &hex, &format!("://{hex}"), &format!("docker://{hex}0"), "docker://../../x"]
-        {
+        for bad in [
+            "",
+            "containerd://",
+            &hex,
+            &format!("://{hex}"),
+            &format!("docker://{hex}0"),
+            "docker://../../x",
+        ] {
             assert_eq!(ContainerId::parse(bad), None, "{bad}");
         }
     }

@@ -24,7 +24,9 @@ impl Candidate {
 /// first. The clock ticks only a hundred times a second, so among those of the same tick it is the init of a pid namespace, the
 /// outermost one, and then the lowest pid of its own namespace, since these count up.
 pub fn first_of(candidates: &[Candidate]) -> Option<&Candidate> {
-    candidates.iter().min_by_key(|c| (c.start_ticks, c.own_pid() != 1, c.ns_pids.len(), c.own_pid()))
+    candidates
+        .iter()
+        .min_by_key(|c| (c.start_ticks, c.own_pid() != 1, c.ns_pids.len(), c.own_pid()))
 }
 
 /// `starttime` of `/proc/<pid>/stat`, in clock ticks since boot.
@@ -67,8 +69,12 @@ impl Credentials {
     /// From `/proc/<pid>/status`. None if a part of it is missing.
     pub fn of_status(status: &str) -> Option<Self> {
         let line = |key: &str| status.lines().find_map(|line| line.strip_prefix(key));
-        let ids =
-            |key| line(key)?.split_ascii_whitespace().map(|id| id.parse().ok()).collect::<Option<Vec<u32>>>();
+        let ids = |key| {
+            line(key)?
+                .split_ascii_whitespace()
+                .map(|id| id.parse().ok())
+                .collect::<Option<Vec<u32>>>()
+        };
         let capabilities = |key| u64::from_str_radix(line(key)?.trim(), 16).ok();
         Some(Self {
             uids: ids("Uid:")?.try_into().ok()?,
@@ -93,7 +99,8 @@ impl Credentials {
     /// ptrace(2), but for the other one being undumpable, which cannot be seen from outside.
     pub fn may_look_into(&self, other: &Self) -> bool {
         let (uid, gid) = self.for_files();
-        let same = other.uids[..3].iter().all(|id| *id == uid) && other.gids[..3].iter().all(|id| *id == gid);
+        let same = other.uids[..3].iter().all(|id| *id == uid)
+            && other.gids[..3].iter().all(|id| *id == gid);
         self.effective & Self::SYS_PTRACE != 0 || (same && other.permitted & !self.effective == 0)
     }
 }
@@ -173,8 +180,11 @@ mod tests {
 
     #[test]
     fn the_first_process_is_the_earliest() {
-        let workers =
-            [candidate(200, 51, &[200, 7]), candidate(100, 50, &[100, 1]), candidate(300, 90, &[300, 40])];
+        let workers = [
+            candidate(200, 51, &[200, 7]),
+            candidate(100, 50, &[100, 1]),
+            candidate(300, 90, &[300, 40]),
+        ];
         assert_eq!(first_of(&workers).map(|c| c.pid), Some(100));
         assert_eq!(first_of(&[]), None);
     }
@@ -187,8 +197,11 @@ mod tests {
 
     #[test]
     fn within_one_tick_the_init_wins_and_the_outer_one() {
-        let all =
-            [candidate(101, 50, &[101, 2]), candidate(102, 50, &[102, 3, 1]), candidate(100, 50, &[100, 1])];
+        let all = [
+            candidate(101, 50, &[101, 2]),
+            candidate(102, 50, &[102, 3, 1]),
+            candidate(100, 50, &[100, 1]),
+        ];
         assert_eq!(first_of(&all).map(|c| c.pid), Some(100));
         let shared = [candidate(31, 50, &[31, 12]), candidate(30, 50, &[30, 11])];
         assert_eq!(first_of(&shared).map(|c| c.pid), Some(30));

@@ -41,7 +41,10 @@ impl LabelSelector {
         if text.trim().is_empty() {
             return Ok(Self::default());
         }
-        split(text).map(|term| label_requirement(term).ok_or(term)).collect::<Result<_, _>>().map(Self)
+        split(text)
+            .map(|term| label_requirement(term).ok_or(term))
+            .collect::<Result<_, _>>()
+            .map(Self)
     }
 
     /// Whether it selects everything.
@@ -77,7 +80,8 @@ fn split(selector: &str) -> impl Iterator<Item = &str> {
 /// `key=value`, `key==value` or `key!=value`.
 pub fn equality(term: &str) -> Option<(String, Requirement)> {
     let (key, value) = term.split_once('=')?;
-    let (value, values) = (value.strip_prefix('=').unwrap_or(value).trim(), |v: &str| vec![v.to_owned()]);
+    let (value, values) =
+        (value.strip_prefix('=').unwrap_or(value).trim(), |v: &str| vec![v.to_owned()]);
     match key.strip_suffix('!') {
         Some(key) => Some((key.trim().to_owned(), Requirement::NotIn(values(value)))),
         None => Some((key.trim().to_owned(), Requirement::In(values(value)))),
@@ -107,7 +111,8 @@ fn label_requirement(term: &str) -> Option<(String, Requirement)> {
         Requirement::In(values) | Requirement::NotIn(values) => values.as_slice(),
         Requirement::Exists | Requirement::Absent => &[],
     };
-    let valid_value = |value: &String| value.len() <= 63 && value.chars().all(|c| c != '/' && valid(c));
+    let valid_value =
+        |value: &String| value.len() <= 63 && value.chars().all(|c| c != '/' && valid(c));
     let is_valid = !key.is_empty() && key.chars().all(valid) && values.iter().all(valid_value);
     is_valid.then_some((key, requirement))
 }
@@ -138,11 +143,26 @@ mod tests {
             ("app,!env", true),
         ];
         for (text, expected) in table {
-            assert_eq!(LabelSelector::parse(text).map(|s| s.matches(labels)), Ok(expected), "{text}");
+            assert_eq!(
+                LabelSelector::parse(text).map(|s| s.matches(labels)),
+                Ok(expected),
+                "{text}"
+            );
         }
-        for bad in
-            ["=x", "a b", "app in", "app in (x", "in (x)", "!a=b", "a;b", "a=b=c", "a=b c", "a,,b", ",", "a,"]
-        {
+        for bad in [
+            "=x",
+            "a b",
+            "app in",
+            "app in (x",
+            "in (x)",
+            "!a=b",
+            "a;b",
+            "a=b=c",
+            "a=b c",
+            "a,,b",
+            ",",
+            "a,",
+        ] {
             assert!(LabelSelector::parse(bad).is_err(), "{bad}");
         }
     }

@@ -73,7 +73,9 @@ mod tests {
         let env = facts.to_env();
         assert!(env.iter().all(|(name, _)| name.starts_with(ENV_PREFIX)));
         let other = [("PATH", "/bin")];
-        let read = SessionFacts::from_env(other.into_iter().chain(env.iter().map(|(k, v)| (*k, v.as_str()))));
+        let read = SessionFacts::from_env(
+            other.into_iter().chain(env.iter().map(|(k, v)| (*k, v.as_str()))),
+        );
         assert_eq!(read, Some(facts));
     }
 

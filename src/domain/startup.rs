@@ -26,7 +26,9 @@ pub enum Startup {
 /// Judges `state`. With `wait_for_image`, a failed pull is not the end, since the kubelet keeps trying.
 pub fn judge(state: &ContainerState, wait_for_image: bool) -> Startup {
     match state {
-        ContainerState::Absent => Startup::Pending { reason: String::new(), message: String::new() },
+        ContainerState::Absent => {
+            Startup::Pending { reason: String::new(), message: String::new() }
+        }
         ContainerState::Running => Startup::Running,
         // The runtime never got as far as the container's own program: the reasons runtimes give in place of `Error`.
         ContainerState::Terminated { reason, message, .. }
@@ -105,7 +107,11 @@ mod tests {
             ("RunContainerError", Reason::CommandFailed),
         ];
         for (waiting_reason, expected) in table {
-            assert_eq!(reason_of(&waiting(waiting_reason), false), Some(expected), "{waiting_reason}");
+            assert_eq!(
+                reason_of(&waiting(waiting_reason), false),
+                Some(expected),
+                "{waiting_reason}"
+            );
         }
         assert_eq!(reason_of(&waiting("ErrImagePull"), true), None);
         assert_eq!(reason_of(&waiting("InvalidImageName"), true), Some(Reason::ImageNameInvalid));

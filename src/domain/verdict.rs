@@ -93,8 +93,13 @@ pub fn expectation(
         NamespaceKind::Net | NamespaceKind::Uts | NamespaceKind::Ipc => of_pod("the pod's"),
         NamespaceKind::Pid if pod.host_pid => expect(&[Host], "hostPID: true"),
         NamespaceKind::Pid if pod.share_process_namespace => of_pod("shareProcessNamespace: true"),
-        NamespaceKind::Pid if container.kind == ContainerKind::Ephemeral && !container.target.is_empty() => {
-            Expectation { allowed: &[Shared], because: format!("targetContainerName: {}", container.target) }
+        NamespaceKind::Pid
+            if container.kind == ContainerKind::Ephemeral && !container.target.is_empty() =>
+        {
+            Expectation {
+                allowed: &[Shared],
+                because: format!("targetContainerName: {}", container.target),
+            }
         }
         NamespaceKind::Pid if container.kind == ContainerKind::Ephemeral => {
             expect(&[Private], "no targetContainerName")
@@ -212,10 +217,13 @@ pub struct Comparison<'a> {
 impl Comparison<'_> {
     /// Judges every kind that the kernel has.
     pub fn judge(&self, census: &Census<'_>) -> ContainerVerdict {
-        let namespaces: Vec<_> =
-            NamespaceKind::ALL.into_iter().filter_map(|kind| self.namespace(kind, census)).collect();
+        let namespaces: Vec<_> = NamespaceKind::ALL
+            .into_iter()
+            .filter_map(|kind| self.namespace(kind, census))
+            .collect();
         let outcome = namespaces.iter().map(|n| n.outcome).max().unwrap_or(Outcome::Unknown);
-        let notable: Vec<_> = namespaces.iter().filter(|n| n.outcome == outcome).map(describe).collect();
+        let notable: Vec<_> =
+            namespaces.iter().filter(|n| n.outcome == outcome).map(describe).collect();
         ContainerVerdict {
             outcome,
             reason: (outcome == Outcome::Unknown).then_some(Reason::Unreadable),
@@ -226,11 +234,13 @@ impl Comparison<'_> {
 
     /// Judges one kind. None where the kernel has none.
     fn namespace(&self, kind: NamespaceKind, census: &Census<'_>) -> Option<NamespaceVerdict> {
-        let (id, reference_id, host_id) = (self.own.get(kind), self.reference.get(kind), self.host.get(kind));
+        let (id, reference_id, host_id) =
+            (self.own.get(kind), self.reference.get(kind), self.host.get(kind));
         if id.is_none() && host_id.is_none() {
             return None;
         }
-        let expected = expectation(kind, self.pod, self.container, self.reference_kind, self.unified);
+        let expected =
+            expectation(kind, self.pod, self.container, self.reference_kind, self.unified);
         let has_reference = self.reference_kind != ReferenceKind::None;
         // Without the host's id, "private" and "shared" could both be the host's in truth.
         let actual = match (id, host_id) {
@@ -253,7 +263,16 @@ impl Comparison<'_> {
             Some(actual) if expected.allowed.contains(&actual) && foreign == 0 => Outcome::Ok,
             Some(_) => Outcome::Drift,
         };
-        Some(NamespaceVerdict { kind, actual, expected, outcome, id, reference_id, host_id, foreign })
+        Some(NamespaceVerdict {
+            kind,
+            actual,
+            expected,
+            outcome,
+            id,
+            reference_id,
+            host_id,
+            foreign,
+        })
     }
 }
 
@@ -281,7 +300,9 @@ mod tests {
 
     fn set(seed: [u64; 8]) -> NamespaceSet {
         let mut inos = seed.into_iter();
-        NamespaceSet::from_fn(|_| inos.next().filter(|i| *i != 0).map(|ino| NamespaceId { dev: 4, ino }))
+        NamespaceSet::from_fn(|_| {
+            inos.next().filter(|i| *i != 0).map(|ino| NamespaceId { dev: 4, ino })
+        })
     }
 
     fn container(name: &str, kind: ContainerKind, target: &str) -> Container {
@@ -332,7 +353,8 @@ mod tests {
         let (pod, debug) = (pod(), container("d", ContainerKind::Ephemeral, "web"));
         let ok = judge(&pod, &debug, WITH_TARGET, ReferenceKind::Target, TARGET);
         assert_eq!((ok.outcome, ok.message.as_str()), (Outcome::Ok, ""));
-        let sharing: Vec<_> = ok.namespaces.iter().filter_map(|n| n.actual).map(Sharing::as_str).collect();
+        let sharing: Vec<_> =
+            ok.namespaces.iter().filter_map(|n| n.actual).map(Sharing::as_str).collect();
         assert_eq!(sharing.join(" "), "shared shared shared shared private private host host");
         let ignored = judge(&pod, &debug, WITHOUT, ReferenceKind::Target, TARGET);
         assert_eq!(ignored.outcome, Outcome::Drift);
@@ -342,15 +364,26 @@ mod tests {
     #[test]
     fn without_a_target_pid_is_private() {
         let (pod, debug) = (pod(), container("d", ContainerKind::Ephemeral, ""));
-        assert_eq!(judge(&pod, &debug, WITHOUT, ReferenceKind::Sandbox, TARGET).outcome, Outcome::Ok);
-        assert_eq!(judge(&pod, &debug, WITH_TARGET, ReferenceKind::Sandbox, TARGET).outcome, Outcome::Drift);
+        assert_eq!(
+            judge(&pod, &debug, WITHOUT, ReferenceKind::Sandbox, TARGET).outcome,
+            Outcome::Ok
+        );
+        assert_eq!(
+            judge(&pod, &debug, WITH_TARGET, ReferenceKind::Sandbox, TARGET).outcome,
+            Outcome::Drift
+        );
     }
 
     #[test]
     fn the_spec_turns_the_expectation() {
         let regular = container("web", ContainerKind::Regular, "");
         let cases: [(&str, Pod, [u64; 8], Outcome); 8] = [
-            ("hostNetwork", Pod { host_network: true, ..pod() }, [11, 2, 3, 24, 25, 26, 7, 8], Outcome::Ok),
+            (
+                "hostNetwork",
+                Pod { host_network: true, ..pod() },
+                [11, 2, 3, 24, 25, 26, 7, 8],
+                Outcome::Ok,
+            ),
             (
                 "hostNetwork on CRI-O",
                 Pod { host_network: true, ..pod() },
@@ -358,14 +391,33 @@ mod tests {
                 Outcome::Ok,
             ),
             ("hostNetwork not given", Pod { host_network: true, ..pod() }, WITHOUT, Outcome::Drift),
-            ("hostIPC", Pod { host_ipc: true, ..pod() }, [1, 12, 13, 24, 25, 26, 7, 8], Outcome::Ok),
-            ("hostPID", Pod { host_pid: true, ..pod() }, [11, 12, 13, 4, 25, 26, 7, 8], Outcome::Ok),
+            (
+                "hostIPC",
+                Pod { host_ipc: true, ..pod() },
+                [1, 12, 13, 24, 25, 26, 7, 8],
+                Outcome::Ok,
+            ),
+            (
+                "hostPID",
+                Pod { host_pid: true, ..pod() },
+                [11, 12, 13, 4, 25, 26, 7, 8],
+                Outcome::Ok,
+            ),
             ("share", Pod { share_process_namespace: true, ..pod() }, WITH_TARGET, Outcome::Ok),
-            ("hostUsers: false, not honoured", Pod { host_users: false, ..pod() }, WITHOUT, Outcome::Drift),
+            (
+                "hostUsers: false, not honoured",
+                Pod { host_users: false, ..pod() },
+                WITHOUT,
+                Outcome::Drift,
+            ),
             ("the host's mounts", pod(), [11, 12, 13, 24, 5, 26, 7, 8], Outcome::Drift),
         ];
         for (name, pod, own, outcome) in cases {
-            assert_eq!(judge(&pod, &regular, own, ReferenceKind::Sandbox, TARGET).outcome, outcome, "{name}");
+            assert_eq!(
+                judge(&pod, &regular, own, ReferenceKind::Sandbox, TARGET).outcome,
+                outcome,
+                "{name}"
+            );
         }
     }
 
@@ -373,7 +425,9 @@ mod tests {
     fn cgroup_is_inherited_on_v1_and_when_privileged() {
         let mut c = container("web", ContainerKind::Regular, "");
         let e = |c: &Container, unified| {
-            expectation(NamespaceKind::Cgroup, &pod(), c, ReferenceKind::Sandbox, unified).allowed.to_vec()
+            expectation(NamespaceKind::Cgroup, &pod(), c, ReferenceKind::Sandbox, unified)
+                .allowed
+                .to_vec()
         };
         assert_eq!(e(&c, true), [Sharing::Private]);
         assert_eq!(e(&c, false), [Sharing::Host]);
@@ -388,8 +442,11 @@ mod tests {
         own[1] = 0;
         let v = judge(&pod, &c, own, ReferenceKind::Sandbox, TARGET);
         assert_eq!((v.outcome, v.message.as_str()), (Outcome::Unknown, "net cannot be read"));
-        let (own, host, none) =
-            (set([11, 12, 13, 24, 25, 26, 7, 0]), set([1, 2, 3, 4, 5, 6, 7, 0]), NamespaceSet::default());
+        let (own, host, none) = (
+            set([11, 12, 13, 24, 25, 26, 7, 0]),
+            set([1, 2, 3, 4, 5, 6, 7, 0]),
+            NamespaceSet::default(),
+        );
         let v = Comparison {
             pod: &pod,
             container: &c,
@@ -436,7 +493,11 @@ mod tests {
             let mut census = Census::default();
             census.add(&pod, &web, &set(WITHOUT));
             census.add(&pod, &debug, &set(WITHOUT));
-            assert_eq!(census.foreign(&pod, &web, NamespaceKind::Pid, id, true), foreign, "{other}");
+            assert_eq!(
+                census.foreign(&pod, &web, NamespaceKind::Pid, id, true),
+                foreign,
+                "{other}"
+            );
         }
     }
 }

@@ -22,8 +22,8 @@ use uuid::Uuid;
 pub use super::api::status::Status;
 use super::{
     api::{
-        Address, Authority, FaultState, Forward, Identities, Identity, Listener, Server, Tasks, expiry,
-        object, random_suffix,
+        Address, Authority, FaultState, Forward, Identities, Identity, Listener, Server, Tasks,
+        expiry, object, random_suffix,
         resources::{CONFIG_MAPS, NAMESPACES, NODES, PODS},
         store::{Next, Store},
         watch::{Event, Watch},
@@ -107,14 +107,16 @@ impl Builder {
         let identities = Identities::new(self.token.clone(), self.https.is_some());
         let server = Arc::new(Server::new(store, identities, tasks.clone()));
         let listen = |address| {
-            Listener::bind(address, Arc::clone(&server)).with_context(|| format!("listen on {address}"))
+            Listener::bind(address, Arc::clone(&server))
+                .with_context(|| format!("listen on {address}"))
         };
         let mut listeners = vec![listen(self.http)?];
         let (http, mut https, mut authority) =
             (listeners.first().map_or(self.http, Listener::address), None, None);
         if let Some(address) = self.https {
             let mut listener = listen(address)?;
-            let made = Authority::new(listener.address()).context("make a certificate authority")?;
+            let made =
+                Authority::new(listener.address()).context("make a certificate authority")?;
             listener.set_tls(made.acceptor());
             https = Some(listener.address());
             authority = Some(made);
@@ -130,16 +132,25 @@ impl Builder {
             }
         }
         let path = volumes.0.clone();
-        let kubelet =
-            Kubelet::new(Arc::clone(&server), self.nodes, path, self.back_off, https, tasks.clone());
+        let kubelet = Kubelet::new(
+            Arc::clone(&server),
+            self.nodes,
+            path,
+            self.back_off,
+            https,
+            tasks.clone(),
+        );
         let kubelet = Arc::new(kubelet);
         kubelet.start()?;
         for listener in &mut listeners {
             listener.open().with_context(|| format!("listen on {}", listener.address()))?;
         }
         let listeners = Arc::new(tokio::sync::Mutex::new(listeners));
-        let faults =
-            Faults { state: Arc::clone(&server.faults), store: Arc::clone(&server.store), listeners };
+        let faults = Faults {
+            state: Arc::clone(&server.faults),
+            store: Arc::clone(&server.store),
+            listeners,
+        };
         Ok(Cluster {
             server,
             kubelet,
@@ -229,8 +240,10 @@ impl Cluster {
 
     /// A client for its HTTPS address. Errors: it has none, or the client can't be made.
     pub fn https_client(&self) -> anyhow::Result<kube::Client> {
-        let (url, authority) =
-            self.https_url().zip(self.authority.as_ref()).context("the cluster does not serve HTTPS")?;
+        let (url, authority) = self
+            .https_url()
+            .zip(self.authority.as_ref())
+            .context("the cluster does not serve HTTPS")?;
         let mut config = Config::new(url.parse()?);
         config.root_cert = Some(vec![authority.der().to_vec()]);
         config.auth_info = self.auth_info();
@@ -246,7 +259,8 @@ impl Cluster {
     pub fn kubeconfig(&self) -> String {
         let mut cluster = json!({ "server": self.https_url().unwrap_or_else(|| self.url()) });
         if let Some(pem) = self.ca_pem() {
-            let base64 = serde_json::to_value(ByteString(pem.as_bytes().to_vec())).unwrap_or_default();
+            let base64 =
+                serde_json::to_value(ByteString(pem.as_bytes().to_vec())).unwrap_or_default();
             object::set(&mut cluster, &["certificate-authority-data"], base64);
         }
         // Without any credentials kubectl asks for a user name as soon as it speaks TLS.
@@ -287,7 +301,8 @@ impl Cluster {
     ) -> Result<Pod, Status> {
         let store = &self.server.store;
         loop {
-            let mut events = Watch::new(store, &PODS, Some(namespace.to_owned()), Default::default(), 0);
+            let mut events =
+                Watch::new(store, &PODS, Some(namespace.to_owned()), Default::default(), 0);
             loop {
                 match events.next().await {
                     Ok(Event::Added(pod) | Event::Modified(pod)) if object::name(&pod) == name => {
@@ -317,7 +332,11 @@ impl Cluster {
 
     /// Adds a running agent pod on this node that no runtime runs: port-forwards to any of its ports lead to
     /// `address`. Makes the node if there is none of that name. Returns the pod's name. Errors: the API's.
-    pub async fn register_agent(&self, node: &str, address: impl Into<Address>) -> Result<String, Status> {
+    pub async fn register_agent(
+        &self,
+        node: &str,
+        address: impl Into<Address>,
+    ) -> Result<String, Status> {
         if self.server.store.get(&NODES, "", node).is_none() {
             kubelet::register_node(&self.server, node, "none")?;
         }
@@ -335,9 +354,11 @@ impl Cluster {
             },
         });
         let created = self.server.create(&PODS, AGENT_NAMESPACE, pod)?;
-        self.server.set_forward(object::text(&created, "/metadata/uid"), Forward::Address(address.into()));
+        self.server
+            .set_forward(object::text(&created, "/metadata/uid"), Forward::Address(address.into()));
         let now = object::now();
-        let condition = |kind: &str| json!({ "type": kind, "status": "True", "lastTransitionTime": now });
+        let condition =
+            |kind: &str| json!({ "type": kind, "status": "True", "lastTransitionTime": now });
         let conditions = ["PodScheduled", "Initialized", "ContainersReady", "Ready"].map(condition);
         let status = json!({
             "phase": "Running", "qosClass": "BestEffort", "startTime": now, "hostIP": HOST_IP, "podIP": HOST_IP,
@@ -444,7 +465,8 @@ struct Directory(PathBuf);
 
 impl Directory {
     fn new() -> io::Result<Self> {
-        let path = std::env::temp_dir().join(format!("podsonde-embedded-{}", Uuid::new_v4().simple()));
+        let path =
+            std::env::temp_dir().join(format!("podsonde-embedded-{}", Uuid::new_v4().simple()));
         std::fs::create_dir(&path)?;
         Ok(Self(path))
     }

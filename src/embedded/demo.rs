@@ -59,8 +59,9 @@ pub fn prepare() -> anyhow::Result<()> {
 /// If something cannot be started, or a step does not end as it should.
 pub async fn run(hold: bool) -> anyhow::Result<()> {
     let stage = &Stage::new()?;
-    let runtime =
-        |ignore_target| NamespaceRuntime::new(Options { ignore_target, ..Options::default() }).map(Arc::new);
+    let runtime = |ignore_target| {
+        NamespaceRuntime::new(Options { ignore_target, ..Options::default() }).map(Arc::new)
+    };
     // Anyone on this machine can reach a loopback port, so the API server wants a token, and the agents have only sockets.
     let cluster = Cluster::builder()
         .node(NODE, runtime(false)?)
@@ -70,7 +71,8 @@ pub async fn run(hold: bool) -> anyhow::Result<()> {
         .https(([127, 0, 0, 1], 0).into())
         .start()
         .await?;
-    fs::write(stage.kubeconfig(), cluster.kubeconfig()).context("cannot write the demo's kubeconfig")?;
+    fs::write(stage.kubeconfig(), cluster.kubeconfig())
+        .context("cannot write the demo's kubeconfig")?;
     let mut agents = Vec::new();
     for node in [NODE, OLD_NODE] {
         let socket = stage.socket(node);
@@ -84,7 +86,10 @@ pub async fn run(hold: bool) -> anyhow::Result<()> {
             limits: Limits::default(),
             entry: Arc::new(Entry::InProcess),
             // The command line shows the token of the demo's kubeconfig, as it would anywhere.
-            access: access::Options { accept_api_server_audience: true, ..access::Options::default() },
+            access: access::Options {
+                accept_api_server_audience: true,
+                ..access::Options::default()
+            },
             audit: Sink::File(stage.audit_log(node)),
             identity: Identity::default(),
         };
@@ -168,7 +173,8 @@ struct Stage(PathBuf);
 
 impl Stage {
     fn new() -> anyhow::Result<Self> {
-        let base = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|dir| dir.is_dir());
+        let base =
+            std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|dir| dir.is_dir());
         let name = format!("podsonde-demo-{}", std::process::id());
         let create = |base: &Path| -> std::io::Result<PathBuf> {
             let path = base.join(&name);
@@ -177,7 +183,9 @@ impl Stage {
             fs::set_permissions(&path, fs::Permissions::from_mode(0o700))?;
             Ok(path)
         };
-        let made = base.and_then(|base| create(&base).ok()).map_or_else(|| create(&std::env::temp_dir()), Ok);
+        let made = base
+            .and_then(|base| create(&base).ok())
+            .map_or_else(|| create(&std::env::temp_dir()), Ok);
         made.map(Self).context("cannot make a directory for the demo")
     }
 
@@ -211,8 +219,12 @@ impl Stage {
         writeln!(std::io::stdout(), "$ podsonde {}", arguments.join(" "))?;
         // Interleaved also where stdout is a file.
         let stderr = std::io::stdout().as_fd().try_clone_to_owned()?;
-        let status =
-            self.podsonde(arguments).stderr(stderr).status().await.context("cannot execute podsonde")?;
+        let status = self
+            .podsonde(arguments)
+            .stderr(stderr)
+            .status()
+            .await
+            .context("cannot execute podsonde")?;
         ensure!(
             status.code() == Some(expected),
             "the step ended with {status}, expected exit code {expected}"
@@ -234,7 +246,8 @@ impl Stage {
             if !begins && line.contains("listening on") {
                 begins = true;
                 request(cluster.client()?, pod).await?;
-                let pid = capture.id().and_then(|id| i32::try_from(id).ok()).context("it has ended")?;
+                let pid =
+                    capture.id().and_then(|id| i32::try_from(id).ok()).context("it has ended")?;
                 kill(Pid::from_raw(pid), Signal::SIGINT)?;
             }
         }
@@ -246,7 +259,11 @@ impl Stage {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             checked => {
                 let checked = checked.context("cannot execute capinfos")?;
-                ensure!(checked.status.success(), "capinfos: {}", String::from_utf8_lossy(&checked.stderr));
+                ensure!(
+                    checked.status.success(),
+                    "capinfos: {}",
+                    String::from_utf8_lossy(&checked.stderr)
+                );
                 let text = String::from_utf8_lossy(&checked.stdout);
                 writeln!(std::io::stdout(), "$ capinfos {}\n{}", shown.join(" "), text.trim_end())?;
             }
@@ -266,15 +283,27 @@ impl Stage {
                 .into_iter()
                 .flatten()
                 .find_map(|c| {
-                    (c.get("name")?.as_str()? == *name).then(|| c.get("hostPid")?.as_u64()).flatten()
+                    (c.get("name")?.as_str()? == *name)
+                        .then(|| c.get("hostPid")?.as_u64())
+                        .flatten()
                 });
             let pid = pid.with_context(|| format!("podsonde verify names no process of {name}"))?;
             let paths = ["net", "ipc", "pid", "mnt"].map(|kind| format!("/proc/{pid}/ns/{kind}"));
-            let output =
-                Command::new("readlink").args(paths).output().await.context("cannot execute readlink")?;
-            ensure!(output.status.success(), "readlink: {}", String::from_utf8_lossy(&output.stderr));
+            let output = Command::new("readlink")
+                .args(paths)
+                .output()
+                .await
+                .context("cannot execute readlink")?;
+            ensure!(
+                output.status.success(),
+                "readlink: {}",
+                String::from_utf8_lossy(&output.stderr)
+            );
             let links = String::from_utf8_lossy(&output.stdout).replace('\n', " ");
-            writeln!(std::io::stdout(), "$ readlink /proc/{pid}/ns/{{net,ipc,pid,mnt}}   # {name}\n{links}")?;
+            writeln!(
+                std::io::stdout(),
+                "$ readlink /proc/{pid}/ns/{{net,ipc,pid,mnt}}   # {name}\n{links}"
+            )?;
         }
         Ok(())
     }

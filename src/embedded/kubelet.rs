@@ -82,13 +82,19 @@ impl Kubelet {
             if !workers.is_empty() {
                 // The history was lost: pods may be gone without a word.
                 let (objects, _) = self.server.store.list(&PODS, None, None);
-                workers.retain(|uid, _| objects.iter().any(|pod| object::text(pod, "/metadata/uid") == uid));
+                workers.retain(|uid, _| {
+                    objects.iter().any(|pod| object::text(pod, "/metadata/uid") == uid)
+                });
             }
             loop {
                 match pods.next().await {
-                    Ok(Event::Added(pod) | Event::Modified(pod)) => self.changed(&pod, &mut workers),
+                    Ok(Event::Added(pod) | Event::Modified(pod)) => {
+                        self.changed(&pod, &mut workers)
+                    }
                     // The worker sees its channel close.
-                    Ok(Event::Deleted(pod)) => drop(workers.remove(object::text(&pod, "/metadata/uid"))),
+                    Ok(Event::Deleted(pod)) => {
+                        drop(workers.remove(object::text(&pod, "/metadata/uid")))
+                    }
                     Err(expired) => {
                         tracing::debug!(%expired.message, "listing pods again");
                         break;
@@ -98,7 +104,11 @@ impl Kubelet {
         }
     }
 
-    fn changed(self: &Arc<Self>, object: &Value, workers: &mut HashMap<String, watch::Sender<Pod>>) {
+    fn changed(
+        self: &Arc<Self>,
+        object: &Value,
+        workers: &mut HashMap<String, watch::Sender<Pod>>,
+    ) {
         let uid = object::text(object, "/metadata/uid");
         if let Some(Forward::Address(_)) = self.server.forward(uid) {
             // An agent in this process: nothing runs it, so nothing needs to be stopped.
@@ -142,13 +152,14 @@ impl Kubelet {
     /// Changes a pod in the store, unless it is gone or another one has its name.
     fn update(&self, pod: &Value, change: impl FnOnce(&mut Value)) {
         let uid = object::text(pod, "/metadata/uid");
-        let updated = self.server.store.update(&PODS, object::namespace(pod), object::name(pod), |current| {
-            let mut new = current.clone();
-            if object::text(current, "/metadata/uid") == uid {
-                change(&mut new);
-            }
-            Ok(Next::Store(new))
-        });
+        let updated =
+            self.server.store.update(&PODS, object::namespace(pod), object::name(pod), |current| {
+                let mut new = current.clone();
+                if object::text(current, "/metadata/uid") == uid {
+                    change(&mut new);
+                }
+                Ok(Next::Store(new))
+            });
         if let Err(status) = updated {
             tracing::debug!(status.message, "pod not updated");
         }
@@ -157,10 +168,11 @@ impl Kubelet {
     /// Removes a pod from the store: the last step of its deletion.
     fn delete(&self, pod: &Value) {
         let uid = object::text(pod, "/metadata/uid");
-        let deleted = self.server.store.update(&PODS, object::namespace(pod), object::name(pod), |current| {
-            let same = object::text(current, "/metadata/uid") == uid;
-            Ok(if same { Next::Remove } else { Next::Store(current.clone()) })
-        });
+        let deleted =
+            self.server.store.update(&PODS, object::namespace(pod), object::name(pod), |current| {
+                let same = object::text(current, "/metadata/uid") == uid;
+                Ok(if same { Next::Remove } else { Next::Store(current.clone()) })
+            });
         if let Err(status) = deleted {
             tracing::debug!(status.message, "pod not deleted");
         }
@@ -179,7 +191,8 @@ impl Kubelet {
 
     /// Removes all pods from their runtimes. Call it when no worker runs any more.
     pub(crate) async fn remove_all(&self) {
-        let started = std::mem::take(&mut *self.started.lock().unwrap_or_else(PoisonError::into_inner));
+        let started =
+            std::mem::take(&mut *self.started.lock().unwrap_or_else(PoisonError::into_inner));
         let removals = started.iter().map(|(uid, runtime)| self.remove(uid, runtime.as_ref()));
         futures::future::join_all(removals).await;
     }

@@ -21,7 +21,9 @@ pub fn with_default_tag(reference: &str) -> Result<String, &'static str> {
     }
     // What stands before the first slash is a domain only if it looks like one.
     let (domain, path) = match name.split_once('/') {
-        Some((domain, path)) if domain.contains(['.', ':']) || domain == "localhost" || has_upper(domain) => {
+        Some((domain, path))
+            if domain.contains(['.', ':']) || domain == "localhost" || has_upper(domain) =>
+        {
             (Some(domain), path)
         }
         _ => (None, name),
@@ -55,14 +57,20 @@ fn is_domain(domain: &str) -> bool {
     };
     let is_host = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
         Some(address) => {
-            !address.is_empty() && address.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b':')
+            !address.is_empty()
+                && address.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b':')
         }
         None => host.split('.').all(|label| {
             let inner = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
-            !label.is_empty() && !label.starts_with('-') && !label.ends_with('-') && label.bytes().all(inner)
+            !label.is_empty()
+                && !label.starts_with('-')
+                && !label.ends_with('-')
+                && label.bytes().all(inner)
         }),
     };
-    is_host && port.is_none_or(|port| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()))
+    is_host
+        && port
+            .is_none_or(|port| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 /// Runs of lowercase letters and digits, between them one `.`, one or two `_`, or any number of `-`.
@@ -104,7 +112,9 @@ mod tests {
         assert_eq!(tagged("busybox"), "busybox:latest");
         assert_eq!(tagged("localhost:5000/a/b"), "localhost:5000/a/b:latest");
         let digest = format!("registry.test/a@{DIGEST}");
-        for whole in ["busybox:1.36", "registry.test/a-b__c.d/e:V1.0_x-y", "[::1]:5000/a:b", &digest] {
+        for whole in
+            ["busybox:1.36", "registry.test/a-b__c.d/e:V1.0_x-y", "[::1]:5000/a:b", &digest]
+        {
             assert_eq!(tagged(whole), whole);
         }
     }

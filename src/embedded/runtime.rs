@@ -42,7 +42,11 @@ pub trait Runtime: Send + Sync + 'static {
 
     /// Connects to a TCP port on the loopback address inside the pod's network namespace, which is what a
     /// port-forward does.
-    fn connect<'a>(&'a self, sandbox: &'a Sandbox, port: u16) -> BoxFuture<'a, io::Result<Box<dyn Stream>>>;
+    fn connect<'a>(
+        &'a self,
+        sandbox: &'a Sandbox,
+        port: u16,
+    ) -> BoxFuture<'a, io::Result<Box<dyn Stream>>>;
 }
 
 /// A two-way byte stream.

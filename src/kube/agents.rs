@@ -35,7 +35,11 @@ pub struct AgentPod {
 ///
 /// # Errors
 /// Those of listing pods in `namespace`.
-pub async fn on_node(client: &Client, namespace: &str, node: &str) -> kube::Result<Option<AgentPod>> {
+pub async fn on_node(
+    client: &Client,
+    namespace: &str,
+    node: &str,
+) -> kube::Result<Option<AgentPod>> {
     let field = format!("spec.nodeName={node}");
     let parameters = ListParams::default().labels(AGENT_SELECTOR).fields(&field);
     Ok(find(client, namespace, parameters).await?.remove(node))
@@ -74,10 +78,18 @@ async fn find(
 
 fn agent_pod(pod: Pod) -> Option<AgentPod> {
     let node = pod.spec.as_ref()?.node_name.clone()?;
-    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    let conditions =
+        pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
     let ready = pod.metadata.deletion_timestamp.is_none()
-        && conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True");
-    Some(AgentPod { node, namespace: pod.namespace().unwrap_or_default(), name: pod.name_any(), ready })
+        && conditions
+            .iter()
+            .any(|condition| condition.type_ == "Ready" && condition.status == "True");
+    Some(AgentPod {
+        node,
+        namespace: pod.namespace().unwrap_or_default(),
+        name: pod.name_any(),
+        ready,
+    })
 }
 
 /// Names of all nodes of the cluster.

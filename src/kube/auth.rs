@@ -94,7 +94,8 @@ impl Reviews {
         };
         let review = TokenReview { metadata: ObjectMeta::default(), spec, status: None };
         let review = self.create(&review, "find out who is calling").await?;
-        let TokenReviewStatus { authenticated, audiences, error, user } = review.status.unwrap_or_default();
+        let TokenReviewStatus { authenticated, audiences, error, user } =
+            review.status.unwrap_or_default();
         let user = user.unwrap_or_default();
         let user = User {
             name: user.username.unwrap_or_default(),
@@ -158,7 +159,8 @@ impl Reviews {
         // As text: where an answer cannot be read, `Client::request` logs it, and a token stands in it.
         match tokio::time::timeout(TIMEOUT, self.client.request_text(request)).await {
             Ok(Ok(text)) => serde_json::from_str(&text).map_err(|error| {
-                let message = format!("cannot {doing}: the API server's answer makes no sense: {error}");
+                let message =
+                    format!("cannot {doing}: the API server's answer makes no sense: {error}");
                 Error::new(Reason::ReviewFailed, message)
             }),
             Ok(Err(error)) => {
@@ -172,7 +174,8 @@ impl Reviews {
             }
             Err(_) => {
                 let seconds = TIMEOUT.as_secs();
-                let message = format!("cannot {doing}: the API server did not answer within {seconds} s");
+                let message =
+                    format!("cannot {doing}: the API server did not answer within {seconds} s");
                 Err(Error::new(Reason::ApiUnreachable, message))
             }
         }

@@ -66,7 +66,9 @@ pub fn define(request: &DebugRequest, name: &str, facts: &SessionFacts) -> Resul
         *env = json!([]);
     }
     if let Value::Array(env) = env {
-        env.extend(facts.to_env().into_iter().map(|(name, value)| json!({"name": name, "value": value})));
+        env.extend(
+            facts.to_env().into_iter().map(|(name, value)| json!({"name": name, "value": value})),
+        );
     }
     let container = Value::Object(container);
     // The types of all fields: what does not fit here the API server would refuse with a worse message.
@@ -116,7 +118,9 @@ fn from_settings(settings: &Settings) -> Result<Object> {
     }
     if !settings.custom.is_empty() {
         let custom = object("custom_json", &settings.custom)?;
-        check_fields("custom_json", &custom, |key| ALLOWED.contains(&key) && !NOT_CUSTOM.contains(&key))?;
+        check_fields("custom_json", &custom, |key| {
+            ALLOWED.contains(&key) && !NOT_CUSTOM.contains(&key)
+        })?;
         merge("custom_json", &mut container, custom)?;
     }
     Ok(container)
@@ -190,7 +194,10 @@ fn check_fields(field: &str, container: &Object, allowed: impl Fn(&str) -> bool)
     }
     match refused.as_slice() {
         [] => Ok(()),
-        [one] => Err(Error::invalid(format!("{field}.{one}"), "may not be set in an ephemeral container")),
+        [one] => Err(Error::invalid(
+            format!("{field}.{one}"),
+            "may not be set in an ephemeral container",
+        )),
         all => Err(Error::invalid(
             field,
             format!("may not set these in an ephemeral container: {}", all.join(", ")),
@@ -220,7 +227,10 @@ fn check_own_names(field: &str, container: &Object) -> Result<()> {
 fn merge(field: &str, base: &mut Object, custom: Object) -> Result<()> {
     for (key, value) in custom {
         if key.starts_with('$') {
-            return Err(Error::invalid(format!("{field}.{key}"), "patch directives are not supported"));
+            return Err(Error::invalid(
+                format!("{field}.{key}"),
+                "patch directives are not supported",
+            ));
         }
         let merge_key = match key.as_str() {
             "env" => Some("name"),
@@ -234,7 +244,8 @@ fn merge(field: &str, base: &mut Object, custom: Object) -> Result<()> {
             (Some(Value::Object(old)), Value::Object(new), _) => merge(field, old, new)?,
             (Some(Value::Array(old)), Value::Array(new), Some(id)) => {
                 for entry in new {
-                    match old.iter_mut().find(|o| o.get(id).is_some() && o.get(id) == entry.get(id)) {
+                    match old.iter_mut().find(|o| o.get(id).is_some() && o.get(id) == entry.get(id))
+                    {
                         Some(same) => *same = entry,
                         None => old.push(entry),
                     }
@@ -337,15 +348,19 @@ mod tests {
             "nonsense",
         ] {
             let message = format!("custom_json.{key}: may not be set in an ephemeral container");
-            assert_eq!(refused(settings(Profile::General, &format!("{{\"{key}\":{{}}}}"))), message);
+            assert_eq!(
+                refused(settings(Profile::General, &format!("{{\"{key}\":{{}}}}"))),
+                message
+            );
             let whole = format!("{{\"image\":\"x\",\"{key}\":{{}}}}");
-            assert!(refused(Definition::Whole(whole)).starts_with(&format!("container_json.{key}: ")));
+            assert!(
+                refused(Definition::Whole(whole)).starts_with(&format!("container_json.{key}: "))
+            );
         }
         for key in NOT_CUSTOM {
             assert!(refused(settings(Profile::General, &format!("{{\"{key}\":1}}"))).contains(key));
         }
-        let several =
-            r#"{"ports":[],"lifecycle":{},"volumeMounts":[{"name":"v","mountPath":"/v","subPath":"s"}]}"#;
+        let several = r#"{"ports":[],"lifecycle":{},"volumeMounts":[{"name":"v","mountPath":"/v","subPath":"s"}]}"#;
         let message = refused(settings(Profile::General, several));
         assert!(
             ["ports", "lifecycle", "volumeMounts[0].subPath"].iter().all(|f| message.contains(f)),

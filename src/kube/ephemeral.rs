@@ -35,9 +35,12 @@ pub async fn add(
     // Of the metadata the API server ignores all but the UID: with it, it refuses if another pod has taken the name meanwhile.
     let patch = json!({"metadata": {"uid": uid}, "spec": {"ephemeralContainers": [container]}});
     let patch = Patch::Strategic(patch);
-    let params = PatchParams { field_manager: Some("podsonde".to_owned()), ..PatchParams::default() };
+    let params =
+        PatchParams { field_manager: Some("podsonde".to_owned()), ..PatchParams::default() };
     // The API server itself retries a patch without a resourceVersion five times before it says that there is a conflict.
-    let again = |error: &kube::Error| is_busy(error) || matches!(error, kube::Error::Api(s) if s.code == 409);
+    let again = |error: &kube::Error| {
+        is_busy(error) || matches!(error, kube::Error::Api(s) if s.code == 409)
+    };
     let call = retried(again, || api.patch_ephemeral_containers(pod, &params, &patch));
     let patience = Instant::now() + TIMEOUT;
     let error = match tokio::time::timeout_at(patience.min(deadline).into(), call).await {

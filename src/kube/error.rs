@@ -39,7 +39,9 @@ fn from_status(doing: &str, status: &Status) -> Error {
         _ if message.starts_with("admission webhook ") => Reason::AdmissionDenied,
         404 => Reason::PodNotFound,
         // The UID in a patch: refused as an immutable field or as a precondition, depending on the release.
-        409 | 422 if message.contains("metadata.uid") || message.contains("UID in precondition") => {
+        409 | 422
+            if message.contains("metadata.uid") || message.contains("UID in precondition") =>
+        {
             Reason::PodReplaced
         }
         // Another request took the name since the pod was looked at: the patch would change what that one added.
@@ -53,10 +55,14 @@ fn from_status(doing: &str, status: &Status) -> Error {
         _ => Reason::Bug,
     };
     let text = match reason {
-        Reason::ApiForbidden => format!("cannot {doing}: the agent's service account may not: {message}"),
+        Reason::ApiForbidden => {
+            format!("cannot {doing}: the agent's service account may not: {message}")
+        }
         Reason::AdmissionDenied => format!("cannot {doing}: admission refuses it: {message}"),
         Reason::RejectedByApi => format!("cannot {doing}: the API server refuses it: {message}"),
-        Reason::ApiUnreachable => format!("cannot {doing}: the API server says {}: {message}", status.code),
+        Reason::ApiUnreachable => {
+            format!("cannot {doing}: the API server says {}: {message}", status.code)
+        }
         // The API server's message holds the whole of both containers.
         Reason::NameTaken => format!("cannot {doing}: another request has just taken its name"),
         _ => format!("cannot {doing}: {message}"),
@@ -72,7 +78,9 @@ fn is_rbac(message: &str) -> bool {
 }
 
 /// The error's sources, outermost first.
-fn sources(error: &dyn std::error::Error) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
+fn sources(
+    error: &dyn std::error::Error,
+) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
     std::iter::successors(error.source(), |e| e.source())
 }
 
@@ -115,7 +123,11 @@ mod tests {
                 "pods \"x\" is forbidden: ValidatingAdmissionPolicy 'podsonde-agent' with binding 'b' denied request: own node only",
                 Reason::AdmissionDenied,
             ),
-            (400, "admission webhook \"v.example.com\" denied the request: no", Reason::AdmissionDenied),
+            (
+                400,
+                "admission webhook \"v.example.com\" denied the request: no",
+                Reason::AdmissionDenied,
+            ),
             (
                 404,
                 "admission webhook \"v.example.com\" denied the request: not found",

@@ -75,7 +75,11 @@ impl Events {
     /// Tells that something happened to a container of the pod. Returns at once.
     pub fn tell(&self, pod: &Pod, container: &str, happened: Happened, message: &str) {
         let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
-            tracing::warn!(?happened, pod = pod.name, "too many events at a time, this one is not told");
+            tracing::warn!(
+                ?happened,
+                pod = pod.name,
+                "too many events at a time, this one is not told"
+            );
             return;
         };
         let event = self.event(pod, container, happened, message);

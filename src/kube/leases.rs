@@ -83,7 +83,13 @@ pub async fn publish(
     write().await.map(drop)
 }
 
-fn renewed(mut lease: Lease, name: &str, holder: &str, seconds: i32, published: &Published) -> Lease {
+fn renewed(
+    mut lease: Lease,
+    name: &str,
+    holder: &str,
+    seconds: i32,
+    published: &Published,
+) -> Lease {
     // What else stands in the metadata, the version that the update is based on above all, stays.
     let ObjectMeta { name: own_name, labels, annotations, .. } = &mut lease.metadata;
     *own_name = Some(name.to_owned());
@@ -114,7 +120,12 @@ fn renewed(mut lease: Lease, name: &str, holder: &str, seconds: i32, published: 
 ///
 /// # Errors
 /// Those of getting and updating Leases in `namespace`.
-pub async fn release(client: &Client, namespace: &str, node: &str, holder: &str) -> kube::Result<()> {
+pub async fn release(
+    client: &Client,
+    namespace: &str,
+    node: &str,
+    holder: &str,
+) -> kube::Result<()> {
     let leases: Api<Lease> = Api::namespaced(client.clone(), namespace);
     let name = name(node);
     let Some(mut lease) = leases.get_opt(&name).await? else { return Ok(()) };
@@ -135,7 +146,11 @@ pub async fn release(client: &Client, namespace: &str, node: &str, holder: &str)
 ///
 /// # Errors
 /// Those of getting a Lease in `namespace`.
-pub async fn of_node(client: &Client, namespace: &str, node: &str) -> kube::Result<Option<Published>> {
+pub async fn of_node(
+    client: &Client,
+    namespace: &str,
+    node: &str,
+) -> kube::Result<Option<Published>> {
     let leases: Api<Lease> = Api::namespaced(client.clone(), namespace);
     Ok(leases.get_opt(&name(node)).await?.and_then(read))
 }
@@ -151,12 +166,19 @@ pub async fn of_address(
     address: &str,
 ) -> kube::Result<Option<(String, Published)>> {
     let leases: Api<Lease> = Api::namespaced(client.clone(), namespace);
-    let found = leases.list(&ListParams::default().labels("app.kubernetes.io/name=podsonde-agent")).await?;
+    let found =
+        leases.list(&ListParams::default().labels("app.kubernetes.io/name=podsonde-agent")).await?;
     let mut said = found.into_iter().filter_map(|lease| {
         // One that was released is an agent's that has ended.
-        let held = lease.spec.as_ref()?.holder_identity.as_deref().is_some_and(|holder| !holder.is_empty());
+        let held = lease
+            .spec
+            .as_ref()?
+            .holder_identity
+            .as_deref()
+            .is_some_and(|holder| !holder.is_empty());
         let node = lease.name_any().strip_prefix("podsonde-agent-")?.to_owned();
-        let published = read(lease).filter(|published| published.address.as_deref() == Some(address))?;
+        let published =
+            read(lease).filter(|published| published.address.as_deref() == Some(address))?;
         held.then_some((node, published))
     });
     let first = said.next();

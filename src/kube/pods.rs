@@ -139,15 +139,20 @@ impl Pods {
     /// The pod as the API server has it, if it is on this node.
     async fn fetch(&self, namespace: &str, name: &str) -> Result<Arc<Pod>> {
         if !self.is_ready() {
-            return Err(Error::new(Reason::NotReady, "the agent has not read the pods of its node yet"));
+            return Err(Error::new(
+                Reason::NotReady,
+                "the agent has not read the pods of its node yet",
+            ));
         }
         let pod = self.read(namespace, name).await?;
-        let pod = pod.map(convert).ok_or_else(|| Error::new(Reason::PodNotFound, "does not exist"))?;
+        let pod =
+            pod.map(convert).ok_or_else(|| Error::new(Reason::PodNotFound, "does not exist"))?;
         match pod.node.as_str() {
             node if node == self.node => Ok(Arc::new(pod)),
             "" => Err(Error::new(Reason::PodNotScheduled, "is not scheduled to a node yet")),
             node => {
-                let message = format!("runs on node {node}; this is the agent of node {}", self.node);
+                let message =
+                    format!("runs on node {node}; this is the agent of node {}", self.node);
                 Err(Error::new(Reason::PodOnOtherNode, message))
             }
         }
@@ -167,7 +172,8 @@ impl Pods {
         match tokio::time::timeout(READ_TIMEOUT, retried(is_busy, || api.get_opt(name))).await {
             Ok(found) => found.map_err(|e| from_kube("read the pod", &e)),
             Err(_) => {
-                let message = format!("the API server did not answer within {} s", READ_TIMEOUT.as_secs());
+                let message =
+                    format!("the API server did not answer within {} s", READ_TIMEOUT.as_secs());
                 Err(Error::new(Reason::ApiUnreachable, message))
             }
         }
@@ -211,13 +217,19 @@ pub fn convert(pod: core::Pod) -> Pod {
         let kind = if is_sidecar(&c) { ContainerKind::Sidecar } else { ContainerKind::Init };
         (kind, c.name, c.image, c.security_context, String::new(), Vec::new())
     });
-    let regular = spec
-        .containers
-        .into_iter()
-        .map(|c| (ContainerKind::Regular, c.name, c.image, c.security_context, String::new(), Vec::new()));
+    let regular = spec.containers.into_iter().map(|c| {
+        (ContainerKind::Regular, c.name, c.image, c.security_context, String::new(), Vec::new())
+    });
     let ephemeral = spec.ephemeral_containers.unwrap_or_default().into_iter().map(|c| {
         let target = c.target_container_name.unwrap_or_default();
-        (ContainerKind::Ephemeral, c.name, c.image, c.security_context, target, c.env.unwrap_or_default())
+        (
+            ContainerKind::Ephemeral,
+            c.name,
+            c.image,
+            c.security_context,
+            target,
+            c.env.unwrap_or_default(),
+        )
     });
     let containers =
         init.chain(regular).chain(ephemeral).map(|(kind, name, image, security, target, env)| {

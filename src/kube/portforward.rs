@@ -54,8 +54,10 @@ impl FarEnd {
     /// `None`: something did come, or no stream was opened.
     #[must_use]
     pub fn failure(&self) -> Option<&str> {
-        let refusal =
-            self.refusal.get().map_or("it was closed before the far end said anything", String::as_str);
+        let refusal = self
+            .refusal
+            .get()
+            .map_or("it was closed before the far end said anything", String::as_str);
         let silent = self.opened.load(Ordering::Relaxed) && !self.answered.load(Ordering::Relaxed);
         silent.then_some(refusal)
     }

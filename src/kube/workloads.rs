@@ -42,7 +42,8 @@ impl WorkloadKind {
             .iter()
             .find(|(names, group, version, ..)| {
                 let suffixes = [(*group).to_owned(), format!("{version}.{group}")];
-                names.contains(&plain) && (suffix.is_empty() || suffixes.iter().any(|known| known == suffix))
+                names.contains(&plain)
+                    && (suffix.is_empty() || suffixes.iter().any(|known| known == suffix))
             })
             .map(|(_, group, version, kind, plural)| {
                 let kind = GroupVersionKind::gvk(group, version, kind);
@@ -114,7 +115,8 @@ pub async fn running_of(
 pub async fn containers(client: &Client, namespace: &str, pod: &str) -> kube::Result<Vec<String>> {
     let pod = Api::<Pod>::namespaced(client.clone(), namespace).get(pod).await?;
     let Some(spec) = pod.spec else { return Ok(Vec::new()) };
-    let ephemeral = spec.ephemeral_containers.unwrap_or_default().into_iter().map(|container| container.name);
+    let ephemeral =
+        spec.ephemeral_containers.unwrap_or_default().into_iter().map(|container| container.name);
     Ok(spec.containers.into_iter().map(|container| container.name).chain(ephemeral).collect())
 }
 
@@ -143,10 +145,11 @@ fn runs(pod: &Pod) -> bool {
 /// selector would match every pod.
 fn selector(object: &serde_json::Value) -> Option<Selector> {
     let field = object.get("spec")?.get("selector")?;
-    let labels = match serde_json::from_value::<std::collections::BTreeMap<String, String>>(field.clone()) {
-        Ok(labels) => LabelSelector { match_labels: Some(labels), match_expressions: None },
-        Err(_) => serde_json::from_value(field.clone()).ok()?,
-    };
+    let labels =
+        match serde_json::from_value::<std::collections::BTreeMap<String, String>>(field.clone()) {
+            Ok(labels) => LabelSelector { match_labels: Some(labels), match_expressions: None },
+            Err(_) => serde_json::from_value(field.clone()).ok()?,
+        };
     let selector = Selector::try_from(labels).ok()?;
     (!selector.selects_all()).then_some(selector)
 }
@@ -158,7 +161,9 @@ mod tests {
 
     #[test]
     fn kinds_go_by_kubectls_names() {
-        for name in ["deploy", "Deployment", "deployments", "deployments.apps", "deployment.v1.apps"] {
+        for name in
+            ["deploy", "Deployment", "deployments", "deployments.apps", "deployment.v1.apps"]
+        {
             assert_eq!(WorkloadKind::named(name).expect(name).0.plural, "deployments");
         }
         for name in ["node", "pod", "deploy.batch", "", "."] {
@@ -174,7 +179,9 @@ mod tests {
             "matchLabels": {"app": "web"}, "matchExpressions": [{"key": "tier", "operator": "Exists"}]}}});
         let text = selector(&deployment).unwrap().to_string();
         assert!(text.contains("app=web") && text.contains("tier"), "{text}");
-        for nothing in [json!({}), json!({"spec": {"selector": {}}}), json!({"spec": {"selector": null}})] {
+        for nothing in
+            [json!({}), json!({"spec": {"selector": {}}}), json!({"spec": {"selector": null}})]
+        {
             assert!(selector(&nothing).is_none(), "{nothing}");
         }
     }

@@ -53,9 +53,11 @@ pub fn confine(keep: impl Into<Keep>, filter: Filter) -> Result<Confined, SysErr
     let kept = had.permitted & keep.effective;
     let permitted = had.permitted & all;
     let sets = CapabilitySets { effective: kept, permitted, inheritable: CapabilitySet::empty() };
-    set_capabilities(None, sets).map_err(SysError::of("capset", format_args!("{:#x}", kept.bits())))?;
+    set_capabilities(None, sets)
+        .map_err(SysError::of("capset", format_args!("{:#x}", kept.bits())))?;
     set_no_new_privs(true).map_err(SysError::of("prctl", "PR_SET_NO_NEW_PRIVS"))?;
-    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(SysError::of("prctl", "PR_SET_DUMPABLE"))?;
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .map_err(SysError::of("prctl", "PR_SET_DUMPABLE"))?;
     Ok(Confined { capabilities: kept, bounded, filtered: filter.install() })
 }
 
@@ -68,11 +70,15 @@ fn bound(keep: CapabilitySet) -> Result<bool, SysError> {
             Ok(_) => continue,
             // The kernel knows no more.
             Err(Errno::INVAL) => break,
-            Err(errno) => return Err(SysError::new("prctl", format!("PR_CAPBSET_READ, {number}"), errno)),
+            Err(errno) => {
+                return Err(SysError::new("prctl", format!("PR_CAPBSET_READ, {number}"), errno));
+            }
         }
         match remove_capability_from_bounding_set(one) {
             Err(Errno::PERM) => return Ok(false),
-            done => done.map_err(SysError::of("prctl", format_args!("PR_CAPBSET_DROP, {number}")))?,
+            done => {
+                done.map_err(SysError::of("prctl", format_args!("PR_CAPBSET_DROP, {number}")))?
+            }
         }
     }
     Ok(true)

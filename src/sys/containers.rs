@@ -190,15 +190,19 @@ impl Containers {
         if let Some(known) = self.known(&key) {
             return Ok(Some(known));
         }
-        let Some(oldest) = containers.iter().min_by_key(|c| c.facts.start_ticks) else { return Ok(None) };
+        let Some(oldest) = containers.iter().min_by_key(|c| c.facts.start_ticks) else {
+            return Ok(None);
+        };
         // Not every runtime has them. One that was not there does not come while the container that would be in it runs.
         let none = format!("no sandbox of {pod_uid} for {}", oldest.container_id);
         if self.known(&none).is_some() {
             return Ok(None);
         }
         let scan = self.made(scan)?;
-        let mut others =
-            scan.of_pod(pod_uid).filter(|id| pod.containers.iter().all(|c| !c.has_id(id))).peekable();
+        let mut others = scan
+            .of_pod(pod_uid)
+            .filter(|id| pod.containers.iter().all(|c| !c.has_id(id)))
+            .peekable();
         if others.peek().is_none() {
             self.remember_shared(none, Arc::clone(oldest));
         }
@@ -231,7 +235,8 @@ impl Containers {
             .chunk_by(|a, b| a.0 == b.0)
             .map(|same_tick| {
                 let candidate = |&(start_ticks, pid): &(u64, u32)| {
-                    let ns_pids = process::ns_pids(self.proc.read(pid, "status", &mut buffer).ok()?);
+                    let ns_pids =
+                        process::ns_pids(self.proc.read(pid, "status", &mut buffer).ok()?);
                     Some(Candidate { pid, start_ticks, ns_pids })
                 };
                 same_tick.iter().filter_map(candidate).collect::<Vec<_>>()

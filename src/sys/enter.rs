@@ -16,7 +16,8 @@ use std::{
 use rustix::{
     io::Errno,
     thread::{
-        LinkNameSpaceType, ThreadNameSpaceType, move_into_link_name_space, move_into_thread_name_spaces,
+        LinkNameSpaceType, ThreadNameSpaceType, move_into_link_name_space,
+        move_into_thread_name_spaces,
     },
 };
 
@@ -56,7 +57,8 @@ pub fn inside<T: Send + 'static>(
     let (sender, done) = mpsc::sync_channel(1);
     let enter = move || {
         let _slot = slot;
-        let result = move_into_thread_name_spaces(rustix::fd::AsFd::as_fd(&pidfd), kinds).map(|()| work());
+        let result =
+            move_into_thread_name_spaces(rustix::fd::AsFd::as_fd(&pidfd), kinds).map(|()| work());
         drop(pidfd);
         // Nobody waits any more after the deadline.
         let _ = sender.send(result);

@@ -24,7 +24,10 @@ impl SysError {
     }
 
     /// Makes a closure for `map_err`.
-    pub(crate) fn of<E: Into<Errno>>(op: &'static str, on: impl fmt::Display) -> impl FnOnce(E) -> Self {
+    pub(crate) fn of<E: Into<Errno>>(
+        op: &'static str,
+        on: impl fmt::Display,
+    ) -> impl FnOnce(E) -> Self {
         move |errno| Self::new(op, on.to_string(), errno)
     }
 

@@ -34,7 +34,8 @@ pub(super) fn look() -> Evidence {
 }
 
 fn net() -> Option<NetEvidence> {
-    let probe = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None).ok()?;
+    let probe =
+        socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None).ok()?;
     let mut net = NetEvidence {
         cookie: ffi::netns_cookie(probe.as_fd()).unwrap_or_default(),
         ..NetEvidence::default()
@@ -75,7 +76,9 @@ fn address(entry: &InterfaceAddress) -> Option<String> {
 /// The tables of `/proc/sysvipc` are those of the ipc namespace of the thread that opens them, whatever `/proc` is mounted.
 fn ipc() -> Option<IpcEvidence> {
     let ids = |table: &str| {
-        fs::read_to_string(format!("/proc/sysvipc/{table}")).map(|t| IpcEvidence::parse_ids(&t)).ok()
+        fs::read_to_string(format!("/proc/sysvipc/{table}"))
+            .map(|t| IpcEvidence::parse_ids(&t))
+            .ok()
     };
     Some(IpcEvidence { shm: ids("shm")?, sem: ids("sem")?, msg: ids("msg")? })
 }

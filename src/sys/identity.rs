@@ -47,7 +47,8 @@ impl Identity {
                 .map_err(SysError::of("setgroups", format_args!("{:?}", self.groups)))?;
         }
         // These two do not say whether they did anything; asked for an id that nobody has they tell the present one.
-        let (uid, gid) = (nix::unistd::Uid::from_raw(self.uid), nix::unistd::Gid::from_raw(self.gid));
+        let (uid, gid) =
+            (nix::unistd::Uid::from_raw(self.uid), nix::unistd::Gid::from_raw(self.gid));
         setfsgid(gid);
         if setfsgid(nix::unistd::Gid::from_raw(u32::MAX)) != gid {
             return Err(SysError::new("setfsgid", gid.to_string(), Errno::PERM));
@@ -56,9 +57,15 @@ impl Identity {
         if setfsuid(nix::unistd::Uid::from_raw(u32::MAX)) != uid {
             return Err(SysError::new("setfsuid", uid.to_string(), Errno::PERM));
         }
-        let kept = if self.reads_any { CapabilitySet::DAC_READ_SEARCH } else { CapabilitySet::empty() };
-        let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
-        set_capabilities(None, sets).map_err(SysError::of("capset", format_args!("{:#x}", kept.bits())))?;
+        let kept =
+            if self.reads_any { CapabilitySet::DAC_READ_SEARCH } else { CapabilitySet::empty() };
+        let sets = CapabilitySets {
+            effective: kept,
+            permitted: kept,
+            inheritable: CapabilitySet::empty(),
+        };
+        set_capabilities(None, sets)
+            .map_err(SysError::of("capset", format_args!("{:#x}", kept.bits())))?;
         let has = capabilities(None).map_err(SysError::of("capget", "the thread"))?;
         if (has.effective, has.permitted) != (kept, kept) {
             return Err(SysError::new("capset", format!("{:#x}", kept.bits()), Errno::PERM));
@@ -76,10 +83,11 @@ impl Identity {
         done: impl FnOnce(Result<T, SysError>) + Send + 'static,
     ) -> Result<(), SysError> {
         let run = move || done(self.assume().map(|()| work()));
-        let thread = std::thread::Builder::new().name("files".to_owned()).stack_size(256 * 1024).spawn(run);
+        let thread =
+            std::thread::Builder::new().name("files".to_owned()).stack_size(256 * 1024).spawn(run);
         // It ends by itself.
-        thread
-            .map(drop)
-            .map_err(|e| SysError::new("thread", "files", Errno::from_io_error(&e).unwrap_or(Errno::AGAIN)))
+        thread.map(drop).map_err(|e| {
+            SysError::new("thread", "files", Errno::from_io_error(&e).unwrap_or(Errno::AGAIN))
+        })
     }
 }

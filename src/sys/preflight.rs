@@ -34,9 +34,12 @@ pub fn check(host_pid: u32, entry: &Entry) -> Result<Vec<Feature>, SysError> {
     let proc = Proc::open()?;
     let mut buffer = Vec::new();
     let status = proc.read(std::process::id(), "status", &mut buffer)?;
-    let (capabilities, permitted) = (capabilities_of(status, "CapEff:"), capabilities_of(status, "CapPrm:"));
-    let capability = |name, bit: u32, without| feature(name, true, capabilities & (1 << bit) != 0, without);
-    let at_hand = |name, bit: u32, without| feature(name, false, permitted & (1 << bit) != 0, without);
+    let (capabilities, permitted) =
+        (capabilities_of(status, "CapEff:"), capabilities_of(status, "CapPrm:"));
+    let capability =
+        |name, bit: u32, without| feature(name, true, capabilities & (1 << bit) != 0, without);
+    let at_hand =
+        |name, bit: u32, without| feature(name, false, permitted & (1 << bit) != 0, without);
     let of_entry = entry.broker().map_or(capabilities, |broker| broker.hello().capabilities);
     let features = [
         host_pid_feature(&proc, host_pid),
@@ -51,7 +54,12 @@ pub fn check(host_pid: u32, entry: &Entry) -> Result<Vec<Feature>, SysError> {
             of_entry & (1 << 21) != 0,
             "no evidence from inside namespaces; add SYS_ADMIN",
         ),
-        feature("cap-net-raw", false, of_entry & (1 << 13) != 0, "no packets can be captured; add NET_RAW"),
+        feature(
+            "cap-net-raw",
+            false,
+            of_entry & (1 << 13) != 0,
+            "no packets can be captured; add NET_RAW",
+        ),
         capability("cap-kill", 5, "sessions of other users' processes cannot be ended; add KILL"),
         at_hand("cap-setuid", 7, "files cannot be read as a container's user; add SETUID"),
         at_hand("cap-setgid", 6, "files cannot be read as a container's user; add SETGID"),
@@ -109,7 +117,12 @@ pub fn broker(entry: &Entry) -> Option<Feature> {
 
 /// What is there needs no advice.
 fn feature(name: &'static str, required: bool, available: bool, without: &str) -> Feature {
-    Feature { name, available, required, message: if available { "ok" } else { without }.to_owned() }
+    Feature {
+        name,
+        available,
+        required,
+        message: if available { "ok" } else { without }.to_owned(),
+    }
 }
 
 /// Without `hostPID` the agent is the first process of its own pid namespace, or in the container of the one that is.
@@ -121,7 +134,12 @@ fn host_pid_feature(proc: &Proc, host_pid: u32) -> Feature {
     };
     let own = container_of(std::process::id());
     let available = std::process::id() != 1 && (own.is_none() || container_of(host_pid) != own);
-    feature("host-pid", true, available, "only the agent's own processes are visible; set hostPID: true")
+    feature(
+        "host-pid",
+        true,
+        available,
+        "only the agent's own processes are visible; set hostPID: true",
+    )
 }
 
 fn host_is_readable(host_pid: u32) -> bool {
@@ -129,7 +147,8 @@ fn host_is_readable(host_pid: u32) -> bool {
 }
 
 fn has_netns_cookie() -> bool {
-    std::os::unix::net::UnixDatagram::unbound().is_ok_and(|socket| ffi::netns_cookie(&socket).is_ok())
+    std::os::unix::net::UnixDatagram::unbound()
+        .is_ok_and(|socket| ffi::netns_cookie(&socket).is_ok())
 }
 
 fn translates_pids(proc: &Proc) -> bool {

@@ -100,8 +100,10 @@ impl ContainerProcess {
         let pidfd = Pidfd::open(candidate.pid)?;
         let dir = proc.process(candidate.pid)?;
         let mut buffer = Vec::new();
-        let same_start = process::start_ticks(dir.read("stat", &mut buffer)?) == Some(candidate.start_ticks);
-        let in_container = cgroup::memberships(dir.read("cgroup", &mut buffer)?).any(|m| m.is(place));
+        let same_start =
+            process::start_ticks(dir.read("stat", &mut buffer)?) == Some(candidate.start_ticks);
+        let in_container =
+            cgroup::memberships(dir.read("cgroup", &mut buffer)?).any(|m| m.is(place));
         if same_start && in_container && pidfd.is_alive() {
             return Ok(Self { container_id: place.id.to_owned(), facts: candidate, pidfd, dir });
         }
@@ -137,7 +139,9 @@ impl ContainerProcess {
         let (whole, rest) = (self.facts.start_ticks / ticks, self.facts.start_ticks % ticks);
         let since_boot =
             Duration::from_secs(whole) + Duration::from_millis(rest.saturating_mul(1000) / ticks);
-        UNIX_EPOCH.checked_add(Duration::from_secs(procfs::boot_time_secs().ok()?))?.checked_add(since_boot)
+        UNIX_EPOCH
+            .checked_add(Duration::from_secs(procfs::boot_time_secs().ok()?))?
+            .checked_add(since_boot)
     }
 
     /// The pid that `other` has in this process' pid namespace. None if it is not visible there.
@@ -149,7 +153,8 @@ impl ContainerProcess {
             // Before Linux 6.11: what NSpid says, which is enough where both are in one namespace.
             Err(_) => {
                 let kind = NamespaceKind::Pid;
-                let same = self.namespaces().ok()?.get(kind)? == other.namespaces().ok()?.get(kind)?;
+                let same =
+                    self.namespaces().ok()?.get(kind)? == other.namespaces().ok()?.get(kind)?;
                 same.then(|| other.facts.own_pid())
             }
         }
@@ -173,7 +178,8 @@ impl ContainerProcess {
         let found = Credentials::of_status(self.dir.read("status", &mut Vec::new())?);
         self.check_alive()?;
         found.ok_or_else(|| {
-            let message = format!("/proc/{}/status does not say whose the process is", self.facts.pid);
+            let message =
+                format!("/proc/{}/status does not say whose the process is", self.facts.pid);
             Error::new(Reason::SystemCall, message)
         })
     }

@@ -72,7 +72,12 @@ impl Proc {
     ///
     /// # Errors
     /// ENOENT or ESRCH if the process has ended.
-    pub fn read<'b>(&self, pid: u32, name: &str, buffer: &'b mut Vec<u8>) -> Result<&'b str, SysError> {
+    pub fn read<'b>(
+        &self,
+        pid: u32,
+        name: &str,
+        buffer: &'b mut Vec<u8>,
+    ) -> Result<&'b str, SysError> {
         read(&self.0, &format!("{pid}/{name}"), buffer)
     }
 }

@@ -145,9 +145,12 @@ impl Filter {
 
     fn program(self) -> Option<BpfProgram> {
         let refuse = SeccompAction::Errno(u32::try_from(libc::ENOSYS).ok()?);
-        let any = |calls: &[i64]| calls.iter().map(|call| (*call, Vec::new())).collect::<BTreeMap<_, _>>();
+        let any = |calls: &[i64]| {
+            calls.iter().map(|call| (*call, Vec::new())).collect::<BTreeMap<_, _>>()
+        };
         let argument = |index, op, value| {
-            SeccompRule::new(vec![SeccompCondition::new(index, Length::Dword, op, value).ok()?]).ok()
+            SeccompRule::new(vec![SeccompCondition::new(index, Length::Dword, op, value).ok()?])
+                .ok()
         };
         let both = |one: (u8, i32), other: (u8, i32)| {
             let equal = |(index, value): (u8, i32)| {
@@ -185,7 +188,8 @@ impl Filter {
             Self::Compiler => (any(COMPUTING), refuse, SeccompAction::Allow),
         };
         let filter =
-            SeccompFilter::new(rules, others, listed, std::env::consts::ARCH.try_into().ok()?).ok()?;
+            SeccompFilter::new(rules, others, listed, std::env::consts::ARCH.try_into().ok()?)
+                .ok()?;
         filter.try_into().ok()
     }
 }
@@ -228,7 +232,8 @@ mod tests {
     #[test]
     fn the_agent_reaches_no_namespace_and_no_other_process() {
         under(Filter::Agent, || {
-            for kinds in [evidence::KINDS, ThreadNameSpaceType::NETWORK, ThreadNameSpaceType::MOUNT] {
+            for kinds in [evidence::KINDS, ThreadNameSpaceType::NETWORK, ThreadNameSpaceType::MOUNT]
+            {
                 assert!(refused(setns(kinds)), "{kinds:?}");
             }
             #[allow(deprecated)]
@@ -251,7 +256,9 @@ mod tests {
     #[test]
     fn the_compiler_opens_nothing() {
         under(Filter::Compiler, || {
-            let open = |path| rustix::fs::open(path, rustix::fs::OFlags::RDONLY, rustix::fs::Mode::empty());
+            let open = |path| {
+                rustix::fs::open(path, rustix::fs::OFlags::RDONLY, rustix::fs::Mode::empty())
+            };
             assert!(refused(open("/etc/hosts")));
             for family in [AddressFamily::UNIX, AddressFamily::INET, AddressFamily::NETLINK] {
                 assert!(refused(super::tests::open(family, SocketType::DGRAM, None)), "{family:?}");
@@ -265,13 +272,17 @@ mod tests {
     fn the_broker_enters_for_its_purposes_and_nothing_else() {
         let pidfd = pidfd_open(getpid(), PidfdFlags::empty()).unwrap();
         under(Filter::Broker, move || {
-            let setns = |kinds| move_into_thread_name_spaces(std::os::fd::AsFd::as_fd(&pidfd), kinds);
+            let setns =
+                |kinds| move_into_thread_name_spaces(std::os::fd::AsFd::as_fd(&pidfd), kinds);
             assert!(!refused(setns(evidence::KINDS)));
             assert!(!refused(setns(socket::KINDS)));
             use ThreadNameSpaceType as Kind;
-            for kinds in
-                [Kind::MOUNT, Kind::USER, Kind::NETWORK | Kind::MOUNT, Kind::INTER_PROCESS_COMMUNICATION]
-            {
+            for kinds in [
+                Kind::MOUNT,
+                Kind::USER,
+                Kind::NETWORK | Kind::MOUNT,
+                Kind::INTER_PROCESS_COMMUNICATION,
+            ] {
                 assert!(refused(setns(kinds)), "{kinds:?}");
             }
             assert!(refused(setns(ThreadNameSpaceType::from_bits_retain(0))));
@@ -279,14 +290,18 @@ mod tests {
                 assert!(refused(open(family, SocketType::DGRAM, None)), "{family:?}");
             }
             // Packets of every protocol at once, before there is a filter; and netfilter's messages.
-            let protocol =
-                |raw| Some(rustix::net::Protocol::from_raw(std::num::NonZeroU32::new(raw).unwrap()));
+            let protocol = |raw| {
+                Some(rustix::net::Protocol::from_raw(std::num::NonZeroU32::new(raw).unwrap()))
+            };
             assert!(refused(open(AddressFamily::PACKET, SocketType::RAW, protocol(0x300))));
             assert!(refused(open(AddressFamily::NETLINK, SocketType::RAW, protocol(12))));
             assert!(!refused(open(AddressFamily::PACKET, SocketType::RAW, None)));
             assert!(!refused(open(AddressFamily::UNIX, SocketType::DGRAM, None)));
             assert!(!refused(open(AddressFamily::NETLINK, SocketType::RAW, None)));
-            assert!(refused(rustix::process::kill_process(getpid(), rustix::process::Signal::CONT)));
+            assert!(refused(rustix::process::kill_process(
+                getpid(),
+                rustix::process::Signal::CONT
+            )));
             assert!(refused(pidfd_open(getpid(), PidfdFlags::empty())));
             assert!(std::process::Command::new("true").status().is_err());
             assert!(evidence::look().net.is_some());

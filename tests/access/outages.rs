@@ -25,7 +25,8 @@ async fn without_the_api_server_nobody_is_let_in() {
         world.grant(rpc.name, rpc.needs).await;
     }
     // One who was here before: what only reads may be let in for some seconds more, what changes something may not.
-    let rights = [right("get", "pods", "default"), right("patch", "pods/ephemeralcontainers", "default")];
+    let rights =
+        [right("get", "pods", "default"), right("patch", "pods/ephemeralcontainers", "default")];
     world.grant("known", &rights).await;
     let known = Some(format!("Bearer {}", world.token("known")));
     rpc::verify(world.channel.clone(), known.clone(), "web").await.unwrap();
@@ -36,7 +37,8 @@ async fn without_the_api_server_nobody_is_let_in() {
             let expected = (Code::Unavailable, "API_UNREACHABLE".to_owned());
             assert_eq!((status.code(), reason(&status)), expected, "{}: {status:?}", rpc.name);
         }
-        let create = rpc::created(world.channel.clone(), known.clone(), rpc::create("web", "x")).await;
+        let create =
+            rpc::created(world.channel.clone(), known.clone(), rpc::create("web", "x")).await;
         assert_eq!(create.unwrap_err().code(), Code::Unavailable);
     };
     world.cluster.faults().refuse_connections().await;
@@ -46,11 +48,13 @@ async fn without_the_api_server_nobody_is_let_in() {
     // An agent that may not ask says so, and lets nobody in either.
     let forbidden = podsonde::embedded::Status::new(403, "Forbidden", "no reviews for you");
     world.cluster.faults().fail_next(1, "create", "tokenreviews", forbidden.clone());
-    let status = rpc::verify(world.channel.clone(), Some(format!("Bearer {}", world.token("new"))), "web");
+    let status =
+        rpc::verify(world.channel.clone(), Some(format!("Bearer {}", world.token("new"))), "web");
     let status = status.await.unwrap_err();
     assert_eq!((status.code(), reason(&status)), (Code::Unavailable, "REVIEW_FAILED".into()));
     world.cluster.faults().fail_next(1, "create", "subjectaccessreviews", forbidden);
-    let status = rpc::verify(world.channel.clone(), Some(format!("Bearer {}", world.token("new"))), "web");
+    let status =
+        rpc::verify(world.channel.clone(), Some(format!("Bearer {}", world.token("new"))), "web");
     let status = status.await.unwrap_err();
     assert_eq!((status.code(), reason(&status)), (Code::Unavailable, "REVIEW_FAILED".into()));
     world.end().await;
@@ -90,7 +94,8 @@ async fn an_audit_log_that_nobody_reads_stops_everything_until_it_is_read() {
     let path = directory.path().join("audit");
     mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
     let mut options = OpenOptions::new();
-    let mut reader: File = options.read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(&path).unwrap();
+    let mut reader: File =
+        options.read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(&path).unwrap();
     let world = auditing(path.to_str().unwrap()).await;
     let verify = || within(rpc::verify(world.channel.clone(), None, "web"));
     // A pipe holds 64 KiB.

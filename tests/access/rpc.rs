@@ -55,8 +55,10 @@ pub(crate) async fn created(
     authorization: Option<String>,
     message: v1::DebugCreateRequest,
 ) -> Result<(), Status> {
-    let mut stream =
-        DebugClient::new(channel).create(request(message, authorization.as_deref())).await?.into_inner();
+    let mut stream = DebugClient::new(channel)
+        .create(request(message, authorization.as_deref()))
+        .await?
+        .into_inner();
     let mut done = false;
     while let Some(answer) = stream.message().await? {
         done |= matches!(answer.event, Some(Event::Done(_)));
@@ -87,10 +89,13 @@ pub(crate) async fn verify_node(
     authorization: Option<String>,
     namespace: &str,
 ) -> Result<Vec<String>, Status> {
-    let message =
-        v1::NamespacesVerifyNodeRequest { namespace: namespace.into(), label_selector: String::new() };
+    let message = v1::NamespacesVerifyNodeRequest {
+        namespace: namespace.into(),
+        label_selector: String::new(),
+    };
     let mut client = NamespacesClient::new(channel);
-    let mut stream = client.verify_node(request(message, authorization.as_deref())).await?.into_inner();
+    let mut stream =
+        client.verify_node(request(message, authorization.as_deref())).await?.into_inner();
     let mut pods = Vec::new();
     while let Some(answer) = stream.message().await? {
         let pod = answer.pod.unwrap();
@@ -113,14 +118,22 @@ async fn list(
         ..v1::DebugListRequest::default()
     };
     let answer = DebugClient::new(channel).list(request(message, authorization.as_deref())).await?;
-    let mut pods: Vec<_> =
-        answer.into_inner().sessions.into_iter().map(|s| format!("{}/{}", s.namespace, s.pod)).collect();
+    let mut pods: Vec<_> = answer
+        .into_inner()
+        .sessions
+        .into_iter()
+        .map(|s| format!("{}/{}", s.namespace, s.pod))
+        .collect();
     pods.sort();
     pods.dedup();
     Ok(pods)
 }
 
-pub(crate) async fn verify(channel: Channel, authorization: Option<String>, pod: &str) -> Result<(), Status> {
+pub(crate) async fn verify(
+    channel: Channel,
+    authorization: Option<String>,
+    pod: &str,
+) -> Result<(), Status> {
     let message = v1::NamespacesVerifyRequest { pod: pod_ref(pod), container: "web".into() };
     let mut client = NamespacesClient::new(channel);
     let answer = client.verify(request(message, authorization.as_deref())).await?;
@@ -165,7 +178,8 @@ async fn file(
     pod: &str,
     as_root: bool,
 ) -> Result<(), Status> {
-    let target = Some(v1::FileTarget { pod: pod_ref(pod), container: "web".into(), view: 0, as_root });
+    let target =
+        Some(v1::FileTarget { pod: pod_ref(pod), container: "web".into(), view: 0, as_root });
     let path = || b"/etc/hostname".to_vec();
     let header = authorization.as_deref();
     let mut client = FilesClient::new(channel);
@@ -176,7 +190,8 @@ async fn file(
             assert_eq!(answer.root.unwrap().container.unwrap().pod, pod);
         }
         File::List => {
-            let message = v1::FilesListRequest { target, path: b"/etc".into(), ..Default::default() };
+            let message =
+                v1::FilesListRequest { target, path: b"/etc".into(), ..Default::default() };
             let answer = client.list(request(message, header)).await?.into_inner();
             assert!(answer.entries.iter().any(|entry| entry.path == b"hostname"));
         }
@@ -192,7 +207,8 @@ async fn file(
             assert!(bytes.unwrap() > 0);
         }
         File::Walk => {
-            let message = v1::FilesWalkRequest { target, path: b"/etc".into(), ..Default::default() };
+            let message =
+                v1::FilesWalkRequest { target, path: b"/etc".into(), ..Default::default() };
             let mut stream = client.walk(request(message, header)).await?.into_inner();
             while stream.message().await?.is_some() {}
         }
@@ -279,8 +295,10 @@ pub(crate) const ALL: &[Rpc] = &[
         needs: &[GET],
         call: |channel, header| {
             Box::pin(async move {
-                let message = v1::DebugGetRequest { pod: pod_ref("web"), session: "session".into() };
-                let answer = DebugClient::new(channel).get(request(message, header.as_deref())).await?;
+                let message =
+                    v1::DebugGetRequest { pod: pod_ref("web"), session: "session".into() };
+                let answer =
+                    DebugClient::new(channel).get(request(message, header.as_deref())).await?;
                 assert_eq!(answer.into_inner().session.unwrap().container, "session");
                 Ok(())
             })
@@ -353,7 +371,10 @@ pub(crate) const ALL: &[Rpc] = &[
         call: |channel, header| {
             Box::pin(async move {
                 let pods = verify_node(channel, header, "default").await?;
-                assert_eq!(pods, ["default/host", "default/host-path", "default/powerful", "default/web"]);
+                assert_eq!(
+                    pods,
+                    ["default/host", "default/host-path", "default/powerful", "default/web"]
+                );
                 Ok(())
             })
         },
@@ -367,7 +388,13 @@ pub(crate) const ALL: &[Rpc] = &[
                 let pods = verify_node(channel, header, "").await?;
                 assert_eq!(
                     pods,
-                    ["default/host", "default/host-path", "default/powerful", "default/web", "other/db"]
+                    [
+                        "default/host",
+                        "default/host-path",
+                        "default/powerful",
+                        "default/web",
+                        "other/db"
+                    ]
                 );
                 Ok(())
             })
@@ -402,7 +429,9 @@ pub(crate) const ALL: &[Rpc] = &[
                     filter: "ip".into(),
                     ..v1::CaptureCompileRequest::default()
                 };
-                let answer = CaptureClient::new(channel).compile(request(message, header.as_deref())).await?;
+                let answer = CaptureClient::new(channel)
+                    .compile(request(message, header.as_deref()))
+                    .await?;
                 assert_eq!(answer.into_inner().instructions, 4);
                 Ok(())
             })
@@ -414,8 +443,10 @@ pub(crate) const ALL: &[Rpc] = &[
         needs: &[GET, CAPTURE],
         call: |channel, header| {
             Box::pin(async move {
-                let message =
-                    v1::CaptureListInterfacesRequest { pod: pod_ref("web"), container: String::new() };
+                let message = v1::CaptureListInterfacesRequest {
+                    pod: pod_ref("web"),
+                    container: String::new(),
+                };
                 let mut client = CaptureClient::new(channel);
                 let answer = client.list_interfaces(request(message, header.as_deref())).await?;
                 assert_eq!(answer.into_inner().interfaces[0].name, b"any");
@@ -429,8 +460,10 @@ pub(crate) const ALL: &[Rpc] = &[
         needs: &[GET, CAPTURE, PROXY],
         call: |channel, header| {
             Box::pin(async move {
-                let message =
-                    v1::CaptureListInterfacesRequest { pod: pod_ref("host"), container: String::new() };
+                let message = v1::CaptureListInterfacesRequest {
+                    pod: pod_ref("host"),
+                    container: String::new(),
+                };
                 let mut client = CaptureClient::new(channel);
                 client.list_interfaces(request(message, header.as_deref())).await.map(drop)
             })
@@ -442,7 +475,9 @@ pub(crate) const ALL: &[Rpc] = &[
         needs: &[right("get", "nodes", "")],
         call: |channel, header| {
             Box::pin(async move {
-                NodeClient::new(channel).get(request(v1::NodeGetRequest {}, header.as_deref())).await?;
+                NodeClient::new(channel)
+                    .get(request(v1::NodeGetRequest {}, header.as_deref()))
+                    .await?;
                 Ok(())
             })
         },

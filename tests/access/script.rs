@@ -35,9 +35,13 @@ async fn the_script_for_real_clusters_passes() {
         .output()
         .await
         .unwrap();
-    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let (stdout, stderr) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     println!("{stdout}");
     // Five operations; two of them need two rights, three one.
-    assert!(output.status.success() && stdout.ends_with("47 passed, 0 failed\n"), "{stdout}\n{stderr}");
+    assert!(
+        output.status.success() && stdout.ends_with("47 passed, 0 failed\n"),
+        "{stdout}\n{stderr}"
+    );
     world.end().await;
 }

@@ -5,8 +5,9 @@ use std::time::Duration;
 use podsonde::{
     agent::config::Limits,
     proto::v1::{
-        self, capture_client::CaptureClient, debug_client::DebugClient, debug_create_response::Event,
-        files_client::FilesClient, namespaces_client::NamespacesClient,
+        self, capture_client::CaptureClient, debug_client::DebugClient,
+        debug_create_response::Event, files_client::FilesClient,
+        namespaces_client::NamespacesClient,
     },
 };
 use serde_json::json;
@@ -35,7 +36,8 @@ async fn waiting(world: &World, token: &str, name: &str) -> Streaming<v1::DebugC
         ..rpc::create("web", name)
     };
     let header = format!("Bearer {token}");
-    let call = DebugClient::new(world.channel.clone()).create(rpc::request(message, Some(&header))).await;
+    let call =
+        DebugClient::new(world.channel.clone()).create(rpc::request(message, Some(&header))).await;
     let mut stream = call.unwrap().into_inner();
     loop {
         let event = within(stream.message()).await.unwrap().unwrap().event.unwrap();
@@ -61,10 +63,12 @@ async fn ended<T>(mut stream: Streaming<T>) -> (Code, String) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_capture_ends_with_the_right_to_it() {
     let world = world_with_pod(Setup::default()).await;
-    let rights = [right("create", "podsonde.dev:captures", "default"), right("get", "pods", "default")];
+    let rights =
+        [right("create", "podsonde.dev:captures", "default"), right("get", "pods", "default")];
     world.grant("jane", &rights).await;
     let header = format!("Bearer {}", world.token("jane"));
-    let message = v1::CaptureStartRequest { pod: rpc::pod_ref("web"), ..v1::CaptureStartRequest::default() };
+    let message =
+        v1::CaptureStartRequest { pod: rpc::pod_ref("web"), ..v1::CaptureStartRequest::default() };
     let mut client = CaptureClient::new(world.channel.clone());
     let mut stream = client.start(rpc::request(message, Some(&header))).await.unwrap().into_inner();
     let first = within(stream.message()).await.unwrap().unwrap().event.unwrap();
@@ -85,9 +89,11 @@ async fn a_followed_file_ends_with_the_right_to_it() {
     world.grant("jane", &rights).await;
     let target = v1::FileTarget { pod: rpc::pod_ref("web"), ..Default::default() };
     let path = b"/etc/hostname".to_vec();
-    let message = v1::FilesReadRequest { target: Some(target), path, follow: true, ..Default::default() };
+    let message =
+        v1::FilesReadRequest { target: Some(target), path, follow: true, ..Default::default() };
     let header = format!("Bearer {}", world.token("jane"));
-    let call = FilesClient::new(world.channel.clone()).read(rpc::request(message, Some(&header))).await;
+    let call =
+        FilesClient::new(world.channel.clone()).read(rpc::request(message, Some(&header))).await;
     let mut stream = call.unwrap().into_inner();
     let started = within(stream.message()).await.unwrap().unwrap().event;
     assert!(matches!(started, Some(v1::files_read_response::Event::Start(_))), "{started:?}");
@@ -105,7 +111,11 @@ async fn a_long_create_ends_with_the_right_to_it() {
     world.revoke("jane", "default").await;
     assert_eq!(ended(stream).await, (Code::PermissionDenied, "FORBIDDEN".into()));
     // What changes something is asked about anew each time.
-    let again = rpc::created(world.channel.clone(), Some(format!("Bearer {token}")), rpc::create("web", "x"));
+    let again = rpc::created(
+        world.channel.clone(),
+        Some(format!("Bearer {token}")),
+        rpc::create("web", "x"),
+    );
     assert_eq!(reason(&again.await.unwrap_err()), "FORBIDDEN");
 
     world.grant("john", &DEBUGGER).await;
@@ -124,7 +134,9 @@ async fn a_long_create_ends_with_the_right_to_it() {
     world.cluster.faults().up().await.unwrap();
 
     let lines = world.audited();
-    let ends = |reason: &str| lines.iter().filter(|l| l["audit"] == "end" && l["reason"] == reason).count();
+    let ends = |reason: &str| {
+        lines.iter().filter(|l| l["audit"] == "end" && l["reason"] == reason).count()
+    };
     let reasons = ["FORBIDDEN", "BAD_TOKEN", "TOKEN_EXPIRED", "API_UNREACHABLE"];
     assert_eq!(reasons.map(ends), [2, 1, 1, 1]);
     world.end().await;
@@ -150,7 +162,8 @@ async fn a_verification_of_the_node_ends_with_the_right_to_it() {
     // More than the queue and the smallest windows hold.
     for n in 0..1000 {
         let name = format!("{}{n}", "a-long-name-".repeat(20));
-        let spec = json!({"nodeName": world::NODE, "containers": [{"name": "web", "image": NO_IMAGE}]});
+        let spec =
+            json!({"nodeName": world::NODE, "containers": [{"name": "web", "image": NO_IMAGE}]});
         world.cluster.create_pod(json!({"metadata": {"name": name}, "spec": spec})).await.unwrap();
     }
     let address = world.address();
@@ -159,10 +172,15 @@ async fn a_verification_of_the_node_ends_with_the_right_to_it() {
     let channel = narrow.connect().await.unwrap();
     world.grant("jane", &[right("list", "pods", "default")]).await;
     let header = format!("Bearer {}", world.token("jane"));
-    let message =
-        v1::NamespacesVerifyNodeRequest { namespace: "default".into(), label_selector: String::new() };
+    let message = v1::NamespacesVerifyNodeRequest {
+        namespace: "default".into(),
+        label_selector: String::new(),
+    };
     let mut client = NamespacesClient::new(channel);
-    let stream = within(client.verify_node(rpc::request(message, Some(&header)))).await.unwrap().into_inner();
+    let stream = within(client.verify_node(rpc::request(message, Some(&header))))
+        .await
+        .unwrap()
+        .into_inner();
     world.revoke("jane", "default").await;
     // The agent ends it although nobody reads: it is in the audit log.
     within(async {
@@ -177,8 +195,10 @@ async fn a_verification_of_the_node_ends_with_the_right_to_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_user_has_only_so_many_requests() {
-    let setup =
-        Setup { limits: Limits { max_requests_per_user: 2, ..Limits::default() }, ..Setup::default() };
+    let setup = Setup {
+        limits: Limits { max_requests_per_user: 2, ..Limits::default() },
+        ..Setup::default()
+    };
     let world = world_with_pod(setup).await;
     for user in ["jane", "john"] {
         world.grant(user, &DEBUGGER).await;
@@ -190,7 +210,10 @@ async fn a_user_has_only_so_many_requests() {
         rpc::verify(world.channel.clone(), Some(format!("Bearer {token}")), "web").await
     };
     let refused = verify(&jane).await.unwrap_err();
-    assert_eq!((refused.code(), reason(&refused)), (Code::ResourceExhausted, "TOO_MANY_REQUESTS".into()));
+    assert_eq!(
+        (refused.code(), reason(&refused)),
+        (Code::ResourceExhausted, "TOO_MANY_REQUESTS".into())
+    );
     verify(&john).await.unwrap();
     // One that has ended makes room.
     drop(first);
@@ -212,16 +235,20 @@ async fn hanging_up_hides_nothing() {
     // Each answer of the API server takes so long that the patch is under way when the caller goes.
     world.cluster.faults().delay(Duration::from_millis(300));
     let message = rpc::create("web", "left-behind");
-    let call = DebugClient::new(world.channel.clone()).create(rpc::request(message, Some(&header))).await;
+    let call =
+        DebugClient::new(world.channel.clone()).create(rpc::request(message, Some(&header))).await;
     drop(call.unwrap());
     let events: kube::Api<k8s_openapi::api::core::v1::Event> =
         kube::Api::namespaced(world.admin.clone(), "default");
-    let by = "debugger created debug container left-behind for web from image podsonde.dev/demo/sleep:1";
+    let by =
+        "debugger created debug container left-behind for web from image podsonde.dev/demo/sleep:1";
     within(async {
         loop {
             let told = events.list(&Default::default()).await.unwrap().items;
-            let line =
-                world.audited().into_iter().find(|line| line["audit"] == "end" && line["user"] == "debugger");
+            let line = world
+                .audited()
+                .into_iter()
+                .find(|line| line["audit"] == "end" && line["user"] == "debugger");
             if let Some(line) = line
                 && told.iter().any(|event| event.message.as_deref() == Some(by))
             {

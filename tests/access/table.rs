@@ -131,7 +131,11 @@ async fn only_who_has_all_rights_may() {
             assert_eq!((&start["audit"], &end["audit"]), (&"start".into(), &"end".into()), "{at}");
             assert_eq!(start["id"], end["id"], "{at}");
             assert_eq!(start["user"], case.user, "{at}");
-            assert_eq!(format!("podsonde.v1.{}", start["operation"].as_str().unwrap()), rpc.method, "{at}");
+            assert_eq!(
+                format!("podsonde.v1.{}", start["operation"].as_str().unwrap()),
+                rpc.method,
+                "{at}"
+            );
             let decision = match (&case.expected, case.user.as_str()) {
                 (None, _) => "allow",
                 (Some(_), "") => "none",
@@ -143,7 +147,11 @@ async fn only_who_has_all_rights_may() {
                 Some((Code::Unauthenticated, _)) => ("UNAUTHENTICATED", "failed"),
                 Some(_) => ("PERMISSION_DENIED", "failed"),
             };
-            assert_eq!((end["code"].as_str(), end["outcome"].as_str()), (Some(code), Some(outcome)), "{at}");
+            assert_eq!(
+                (end["code"].as_str(), end["outcome"].as_str()),
+                (Some(code), Some(outcome)),
+                "{at}"
+            );
             let expected = case.expected.map(|(_, reason)| reason);
             assert_eq!(end["reason"].as_str(), expected, "{at}");
             if decision == "allow" {
@@ -155,7 +163,8 @@ async fn only_who_has_all_rights_may() {
     assert_eq!(records(&world.audited()[6..]).len(), requests);
 
     let lines = world.audited();
-    let made = lines.iter().find(|line| line["user"] == "create-all" && line["audit"] == "end").unwrap();
+    let made =
+        lines.iter().find(|line| line["user"] == "create-all" && line["audit"] == "end").unwrap();
     assert_eq!((&made["namespace"], &made["pod"]), (&"default".into(), &"web".into()));
     assert_eq!(made["parameters"]["image"], world::SLEEP);
     assert_eq!(
@@ -169,12 +178,16 @@ async fn only_who_has_all_rights_may() {
         kube::Api::namespaced(world.admin.clone(), "default");
     let told = async |reason: &str, message: &str| {
         let events = events.list(&Default::default()).await.unwrap().items;
-        events.iter().any(|e| e.reason.as_deref() == Some(reason) && e.message.as_deref() == Some(message))
+        events
+            .iter()
+            .any(|e| e.reason.as_deref() == Some(reason) && e.message.as_deref() == Some(message))
     };
-    let created = "create-all created debug container made for web from image podsonde.dev/demo/sleep:1";
-    for (reason, message) in
-        [("DebugContainerCreated", created), ("DebugContainerEnded", "end-all ended debug container session")]
-    {
+    let created =
+        "create-all created debug container made for web from image podsonde.dev/demo/sleep:1";
+    for (reason, message) in [
+        ("DebugContainerCreated", created),
+        ("DebugContainerEnded", "end-all ended debug container session"),
+    ] {
         world::within(async {
             while !told(reason, message).await {
                 tokio::time::sleep(Duration::from_millis(50)).await;
@@ -227,10 +240,14 @@ async fn a_refusal_does_not_tell_whether_a_pod_exists() {
     let bearer = format!("Bearer {}", world.token("stranger"));
     let mut said = Vec::new();
     for pod in ["web", "bew"] {
-        let verify = rpc::verify(world.channel.clone(), Some(bearer.clone()), pod).await.unwrap_err();
-        let create = rpc::created(world.channel.clone(), Some(bearer.clone()), rpc::create(pod, "x"));
+        let verify =
+            rpc::verify(world.channel.clone(), Some(bearer.clone()), pod).await.unwrap_err();
+        let create =
+            rpc::created(world.channel.clone(), Some(bearer.clone()), rpc::create(pod, "x"));
         let create = create.await.unwrap_err();
-        said.push([verify, create].map(|s| (s.code(), reason(&s), s.message().replace(pod, "POD"))));
+        said.push(
+            [verify, create].map(|s| (s.code(), reason(&s), s.message().replace(pod, "POD"))),
+        );
     }
     assert_eq!(said[0], said[1]);
     world.end().await;

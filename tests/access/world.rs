@@ -56,7 +56,11 @@ pub(crate) struct Right {
     pub(crate) namespace: &'static str,
 }
 
-pub(crate) const fn right(verb: &'static str, resource: &'static str, namespace: &'static str) -> Right {
+pub(crate) const fn right(
+    verb: &'static str,
+    resource: &'static str,
+    namespace: &'static str,
+) -> Right {
     Right { verb, resource, namespace }
 }
 
@@ -100,8 +104,10 @@ impl World {
 
     pub(crate) async fn with(setup: Setup) -> Self {
         log();
-        let options =
-            Options { executable: PathBuf::from(env!("CARGO_BIN_EXE_podsonde")), ..Options::default() };
+        let options = Options {
+            executable: PathBuf::from(env!("CARGO_BIN_EXE_podsonde")),
+            ..Options::default()
+        };
         let admin_token = uuid::Uuid::new_v4().to_string();
         let mut cluster = Cluster::builder().token(&admin_token).https(([127, 0, 0, 1], 0).into());
         if setup.runs {
@@ -118,7 +124,9 @@ impl World {
         let settings = Settings {
             compiler: Compiler::by(env!("CARGO_BIN_EXE_podsonde-agent").into()),
             node: NODE.to_owned(),
-            listen: ["127.0.0.1:0", "tls://127.0.0.1:0"].map(|at| at.parse::<Listen>().unwrap()).into(),
+            listen: ["127.0.0.1:0", "tls://127.0.0.1:0"]
+                .map(|at| at.parse::<Listen>().unwrap())
+                .into(),
             metrics_listen: None,
             host_pid: std::process::id(),
             limits: setup.limits,
@@ -127,12 +135,16 @@ impl World {
             audit: Sink::File(audit.clone()),
             identity: Identity::default(),
         };
-        let agent = Agent::start(cluster.client_with(&agent_token).unwrap(), settings).await.unwrap();
+        let agent =
+            Agent::start(cluster.client_with(&agent_token).unwrap(), settings).await.unwrap();
         let endpoint = format!("http://{}", agent.addresses()[0]);
         let channel = Channel::from_shared(endpoint).unwrap().connect().await.unwrap();
         let mut health = tonic_health::pb::health_client::HealthClient::new(channel.clone());
-        let mut watch =
-            health.watch(tonic_health::pb::HealthCheckRequest::default()).await.unwrap().into_inner();
+        let mut watch = health
+            .watch(tonic_health::pb::HealthCheckRequest::default())
+            .await
+            .unwrap()
+            .into_inner();
         within(async { while watch.message().await.unwrap().unwrap().status != 1 {} }).await;
         let secrets = Mutex::new(vec![admin_token, agent_token]);
         Self { cluster, admin, agent, channel, audit, _directory: directory, secrets }
@@ -149,7 +161,10 @@ impl World {
 
     pub(crate) async fn namespace(&self, name: &str) {
         let namespace = serde_json::from_value(json!({"metadata": {"name": name}})).unwrap();
-        Api::<Namespace>::all(self.admin.clone()).create(&PostParams::default(), &namespace).await.unwrap();
+        Api::<Namespace>::all(self.admin.clone())
+            .create(&PostParams::default(), &namespace)
+            .await
+            .unwrap();
     }
 
     /// A pod that runs.
@@ -184,7 +199,8 @@ impl World {
                 Some((group, resource)) => (group, resource),
                 None => ("", right.resource),
             };
-            let rules = json!([{"apiGroups": [group], "resources": [resource], "verbs": [right.verb]}]);
+            let rules =
+                json!([{"apiGroups": [group], "resources": [resource], "verbs": [right.verb]}]);
             let definition = json!({"metadata": {"name": role}, "rules": rules});
             let roles: Api<ClusterRole> = Api::all(self.admin.clone());
             roles.create(&create, &serde_json::from_value(definition).unwrap()).await.unwrap();
@@ -197,7 +213,8 @@ impl World {
                 let bindings: Api<ClusterRoleBinding> = Api::all(self.admin.clone());
                 bindings.create(&create, &serde_json::from_value(binding).unwrap()).await.unwrap();
             } else {
-                let bindings: Api<RoleBinding> = Api::namespaced(self.admin.clone(), right.namespace);
+                let bindings: Api<RoleBinding> =
+                    Api::namespaced(self.admin.clone(), right.namespace);
                 bindings.create(&create, &serde_json::from_value(binding).unwrap()).await.unwrap();
             }
         }
@@ -245,12 +262,20 @@ async fn apply(admin: &Client, file: &Path) {
             "Role" => {
                 let role = Role::deserialize(&object).unwrap();
                 let namespace = role.metadata.namespace.clone().unwrap();
-                Api::namespaced(cluster, &namespace).create(&create, &role).await.map(drop).unwrap();
+                Api::namespaced(cluster, &namespace)
+                    .create(&create, &role)
+                    .await
+                    .map(drop)
+                    .unwrap();
             }
             "RoleBinding" => {
                 let binding = RoleBinding::deserialize(&object).unwrap();
                 let namespace = binding.metadata.namespace.clone().unwrap();
-                Api::namespaced(cluster, &namespace).create(&create, &binding).await.map(drop).unwrap();
+                Api::namespaced(cluster, &namespace)
+                    .create(&create, &binding)
+                    .await
+                    .map(drop)
+                    .unwrap();
             }
             "ClusterRoleBinding" => {
                 let binding = ClusterRoleBinding::deserialize(&object).unwrap();
@@ -264,7 +289,10 @@ async fn apply(admin: &Client, file: &Path) {
 /// What ErrorInfo says: the reason.
 pub(crate) fn reason(status: &Status) -> String {
     let details = status.get_error_details();
-    details.error_info().map(|info| info.reason.clone()).unwrap_or_else(|| panic!("no ErrorInfo: {status:?}"))
+    details
+        .error_info()
+        .map(|info| info.reason.clone())
+        .unwrap_or_else(|| panic!("no ErrorInfo: {status:?}"))
 }
 
 /// Logs everything that this process logs, at every level, to one file, whose path it returns.

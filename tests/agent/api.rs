@@ -62,7 +62,11 @@ async fn what_the_api_server_refuses() {
             forbidden(
                 "pods \"web\" is forbidden: User \"system:serviceaccount:podsonde:podsonde-agent\" cannot patch resource \"pods/ephemeralcontainers\" in API group \"\" in the namespace \"default\"",
             ),
-            refused(Code::PermissionDenied, "AGENT_FORBIDDEN", "the agent's service account may not"),
+            refused(
+                Code::PermissionDenied,
+                "AGENT_FORBIDDEN",
+                "the agent's service account may not",
+            ),
         ),
         (
             1,
@@ -75,7 +79,11 @@ async fn what_the_api_server_refuses() {
             refused(Code::Aborted, "CONFLICT", "the object has been modified"),
         ),
         (3, ApiStatus::too_many_requests(1), unreachable("429: Too many requests", "")),
-        (3, ApiStatus::new(503, "ServiceUnavailable", "apiserver is shutting down"), unreachable("503", "")),
+        (
+            3,
+            ApiStatus::new(503, "ServiceUnavailable", "apiserver is shutting down"),
+            unreachable("503", ""),
+        ),
         // It may have been written before the server failed.
         (
             1,
@@ -102,7 +110,11 @@ async fn what_the_api_server_refuses() {
     };
     f.fails(
         invalid,
-        refused(Code::InvalidArgument, "REJECTED_BY_API", "volumeMounts[0].name: Not found: \"absent\""),
+        refused(
+            Code::InvalidArgument,
+            "REJECTED_BY_API",
+            "volumeMounts[0].name: Not found: \"absent\"",
+        ),
     )
     .await;
 
@@ -118,7 +130,11 @@ async fn what_the_api_server_refuses() {
 async fn looking_up_a_pod_fails_as_clearly() {
     let f = with_pod().await;
     let table = [
-        (1, forbidden("pods \"x\" is forbidden: User \"u\" cannot get resource \"pods\""), "AGENT_FORBIDDEN"),
+        (
+            1,
+            forbidden("pods \"x\" is forbidden: User \"u\" cannot get resource \"pods\""),
+            "AGENT_FORBIDDEN",
+        ),
         (3, ApiStatus::too_many_requests(1), "API_UNREACHABLE"),
         (1, ApiStatus::new(500, "InternalError", "no"), "API_UNREACHABLE"),
     ];
@@ -167,11 +183,13 @@ async fn an_api_server_that_hangs_or_is_slow() {
     // A pod that the watch does not know: nothing has been changed.
     let mut unknown = Request::new(request("absent", ""));
     unknown.set_timeout(Duration::from_secs(1));
-    let status =
-        within("asks for a pod until the call's deadline", f.debug().create(unknown)).await.unwrap_err();
+    let status = within("asks for a pod until the call's deadline", f.debug().create(unknown))
+        .await
+        .unwrap_err();
     let lost = |reason, code, says| Failure { entry: "", code, reason, says };
     lost("DEADLINE", Code::DeadlineExceeded, "deadline").check(&status, "absent");
-    f.fails(request("absent", ""), lost("API_UNREACHABLE", Code::Unavailable, "did not answer")).await;
+    f.fails(request("absent", ""), lost("API_UNREACHABLE", Code::Unavailable, "did not answer"))
+        .await;
     f.cluster.faults().up().await.unwrap();
 
     f.cluster.faults().delay(Duration::from_millis(300));
@@ -196,15 +214,21 @@ async fn a_watch_that_is_behind_makes_nothing_wrong() {
     kill(before.host_pid);
     f.wait("web", |pod| {
         let statuses = pod.status.as_ref().and_then(|s| s.container_statuses.as_ref()).unwrap();
-        statuses.iter().any(|s| s.restart_count == 1 && s.state.as_ref().is_some_and(|s| s.running.is_some()))
+        statuses
+            .iter()
+            .any(|s| s.restart_count == 1 && s.state.as_ref().is_some_and(|s| s.running.is_some()))
     })
     .await;
     let pod = within("verify a restarted container", f.verify("web")).await;
     assert_eq!(pod.outcome(), Outcome::Ok, "{pod:#?}");
     let after = pod.containers[0].container.clone().unwrap();
     assert_ne!(after.container_id, before.container_id);
-    let mut all =
-        f.namespaces().verify_node(v1::NamespacesVerifyNodeRequest::default()).await.unwrap().into_inner();
+    let mut all = f
+        .namespaces()
+        .verify_node(v1::NamespacesVerifyNodeRequest::default())
+        .await
+        .unwrap()
+        .into_inner();
     let pod = all.message().await.unwrap().unwrap().pod.unwrap();
     assert_eq!((pod.outcome(), pod.containers[0].container.as_ref()), (Outcome::Ok, Some(&after)));
 
@@ -220,6 +244,7 @@ async fn a_watch_that_is_behind_makes_nothing_wrong() {
 fn kill(pid: u32) {
     // 0 would be the test's own process group.
     assert_ne!(pid, 0);
-    let killed = std::process::Command::new("kill").args(["-KILL", &pid.to_string()]).status().unwrap();
+    let killed =
+        std::process::Command::new("kill").args(["-KILL", &pid.to_string()]).status().unwrap();
     assert!(killed.success());
 }

@@ -57,7 +57,13 @@ impl Place {
                 "--drain-timeout",
                 "20s",
             ])
-            .args(["--listen", "127.0.0.1:0", "--insecure-loopback", "--metrics-listen", "127.0.0.1:0"])
+            .args([
+                "--listen",
+                "127.0.0.1:0",
+                "--insecure-loopback",
+                "--metrics-listen",
+                "127.0.0.1:0",
+            ])
             .arg("--listen")
             .arg(format!("unix://{}", self.socket().display()))
             .arg("--kubeconfig")
@@ -74,7 +80,8 @@ impl Place {
         std::thread::spawn(move || {
             for line in stderr.lines().map_while(Result::ok) {
                 // Every line is JSON, a crash's too, or this says which is not.
-                let line: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("not JSON: {line}"));
+                let line: Value =
+                    serde_json::from_str(&line).unwrap_or_else(|_| panic!("not JSON: {line}"));
                 let _ = sender.send(line);
             }
         });
@@ -87,7 +94,8 @@ impl Place {
             }
         };
         let (grpc, probes) = (address("serving gRPC"), address("serving probes and metrics"));
-        let channel = Channel::from_shared(format!("http://{grpc}")).unwrap().connect().await.unwrap();
+        let channel =
+            Channel::from_shared(format!("http://{grpc}")).unwrap().connect().await.unwrap();
         Daemon { child, probes, channel, log }
     }
 }
@@ -119,7 +127,8 @@ impl Daemon {
     }
 
     async fn exit(mut self) -> (Option<i32>, Vec<Value>) {
-        let wait = tokio::task::spawn_blocking(move || (self.child.wait().unwrap().code(), self.log));
+        let wait =
+            tokio::task::spawn_blocking(move || (self.child.wait().unwrap().code(), self.log));
         let (code, log) = within("the process ends", wait).await.unwrap();
         (code, log.iter().collect())
     }
@@ -142,20 +151,31 @@ async fn sigterm_drains() {
     let daemon = place.start().await;
     // Alive, but without the pods not ready.
     assert_eq!(daemon.get("/healthz").await, (200, "ok\n".to_owned()));
-    assert_eq!(daemon.get("/readyz").await, (503, "the pods of the node are not read yet\n".to_owned()));
+    assert_eq!(
+        daemon.get("/readyz").await,
+        (503, "the pods of the node are not read yet\n".to_owned())
+    );
     let mut health = HealthClient::new(daemon.channel.clone());
     let mut watch = health.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
     assert_eq!(watch.message().await.unwrap().unwrap().status, 2);
-    let early = DebugClient::new(daemon.channel.clone()).create(request("web", "")).await.unwrap_err();
-    let not_ready =
-        Failure { code: Code::Unavailable, reason: "NOT_READY", entry: "", says: "has not read the pods" };
+    let early =
+        DebugClient::new(daemon.channel.clone()).create(request("web", "")).await.unwrap_err();
+    let not_ready = Failure {
+        code: Code::Unavailable,
+        reason: "NOT_READY",
+        entry: "",
+        says: "has not read the pods",
+    };
     not_ready.check(&early, "web");
     f.cluster.faults().up().await.unwrap();
     daemon.ready().await;
     assert_eq!(within("serving", watch.message()).await.unwrap().unwrap().status, 1);
 
-    let mut stream =
-        DebugClient::new(daemon.channel.clone()).create(request("web", "web")).await.unwrap().into_inner();
+    let mut stream = DebugClient::new(daemon.channel.clone())
+        .create(request("web", "web"))
+        .await
+        .unwrap()
+        .into_inner();
     let first = stream.message().await.unwrap().unwrap();
     assert!(matches!(first.event, Some(Event::Accepted(_))));
     // A stream that nothing ends keeps the agent draining.
@@ -165,8 +185,12 @@ async fn sigterm_drains() {
     let open = reflection.server_reflection_info(messages).await.unwrap().into_inner();
 
     daemon.signal("-TERM");
-    let draining =
-        Failure { code: Code::Unavailable, reason: "DRAINING", entry: "permanent", says: "shutting down" };
+    let draining = Failure {
+        code: Code::Unavailable,
+        reason: "DRAINING",
+        entry: "permanent",
+        says: "shutting down",
+    };
     draining.check(&within("DRAINING", rest(stream)).await.1.unwrap_err(), "web");
     assert_eq!(within("not serving", watch.message()).await.unwrap().unwrap().status, 2);
     assert!(within("the health watch ends", watch.message()).await.unwrap().is_none());
@@ -178,7 +202,10 @@ async fn sigterm_drains() {
     let (code, log) = daemon.exit().await;
     assert_eq!(code, Some(0), "{log:#?}");
     let said = |message: &str| log.iter().any(|line| line["message"] == message);
-    assert!(said("draining") && said("stopped") && !said("some requests did not end in time"), "{log:#?}");
+    assert!(
+        said("draining") && said("stopped") && !said("some requests did not end in time"),
+        "{log:#?}"
+    );
     f.end().await;
 }
 
@@ -187,8 +214,11 @@ async fn sigkill_leaves_nothing_in_the_way() {
     let (f, place) = cluster(Duration::ZERO).await;
     let daemon = place.start().await;
     daemon.ready().await;
-    let stream =
-        DebugClient::new(daemon.channel.clone()).create(request("web", "web")).await.unwrap().into_inner();
+    let stream = DebugClient::new(daemon.channel.clone())
+        .create(request("web", "web"))
+        .await
+        .unwrap()
+        .into_inner();
     let session = within("create", rest(stream)).await.1.unwrap().session.unwrap();
     // A second agent does not take the first one's socket.
     let second = place.command().output().unwrap();
@@ -199,18 +229,23 @@ async fn sigkill_leaves_nothing_in_the_way() {
     daemon.signal("-KILL");
     assert_eq!(daemon.exit().await.0, None);
     assert!(place.socket().exists(), "it had no chance to remove it");
-    let children = Command::new("ps").args(["-o", "pid=", "--ppid", &pid.to_string()]).output().unwrap();
+    let children =
+        Command::new("ps").args(["-o", "pid=", "--ppid", &pid.to_string()]).output().unwrap();
     assert_eq!(String::from_utf8(children.stdout).unwrap(), "");
     assert!(!PathBuf::from(format!("/proc/{pid}")).exists());
 
     let daemon = place.start().await;
     daemon.ready().await;
     let list = v1::DebugListRequest::default();
-    let sessions = DebugClient::new(daemon.channel.clone()).list(list).await.unwrap().into_inner().sessions;
+    let sessions =
+        DebugClient::new(daemon.channel.clone()).list(list).await.unwrap().into_inner().sessions;
     assert_eq!(sessions, std::slice::from_ref(&session));
     assert_eq!(sessions[0].state(), SessionState::Running);
-    let end =
-        v1::DebugEndRequest { pod: crate::fixture::pod_ref("web"), session: session.id, grace_period: None };
+    let end = v1::DebugEndRequest {
+        pod: crate::fixture::pod_ref("web"),
+        session: session.id,
+        grace_period: None,
+    };
     let end = DebugClient::new(daemon.channel.clone()).end(end).await.unwrap().into_inner();
     assert_eq!((end.outcome(), end.signalled), (v1::EndOutcome::Ended, 1));
     daemon.signal("-TERM");
@@ -227,7 +262,9 @@ fn parse(text: &str) -> (BTreeMap<&str, f64>, BTreeMap<&str, &str>) {
         if let Some(comment) = line.strip_prefix("# ") {
             let words: Vec<_> = comment.splitn(3, ' ').collect();
             match words.as_slice() {
-                ["TYPE", family, kind] => assert!(types.insert(*family, *kind).is_none(), "twice: {line}"),
+                ["TYPE", family, kind] => {
+                    assert!(types.insert(*family, *kind).is_none(), "twice: {line}")
+                }
                 ["HELP" | "UNIT", _, text] => assert!(!text.is_empty(), "{line}"),
                 _ => panic!("no comment of the format: {line}"),
             }
@@ -251,7 +288,10 @@ async fn metrics_say_what_happened() {
     f.verify("web").await;
     let daemon = f.metrics_address();
     let mut stream = tokio::net::TcpStream::connect(daemon).await.unwrap();
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
+    stream
+        .write_all(b"GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        .await
+        .unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
@@ -273,7 +313,10 @@ async fn metrics_say_what_happened() {
     }
     let expected = [
         ("podsonde_request_duration_seconds_count{method=\"Debug/Create\",code=\"OK\"}", 1.0),
-        ("podsonde_request_duration_seconds_count{method=\"Debug/Create\",code=\"NOT_FOUND\"}", 1.0),
+        (
+            "podsonde_request_duration_seconds_count{method=\"Debug/Create\",code=\"NOT_FOUND\"}",
+            1.0,
+        ),
         ("podsonde_request_errors_total{reason=\"CONTAINER_NOT_FOUND\"}", 1.0),
         ("podsonde_verdicts_total{outcome=\"ok\"}", 3.0),
         ("podsonde_verdicts_total{outcome=\"drift\"}", 0.0),
@@ -284,6 +327,9 @@ async fn metrics_say_what_happened() {
     for (sample, value) in expected {
         assert_eq!(samples.get(sample), Some(&value), "{sample}: {body}");
     }
-    assert!(samples["process_resident_memory_bytes"] > 1e6 && samples["process_open_fds"] > 5.0, "{body}");
+    assert!(
+        samples["process_resident_memory_bytes"] > 1e6 && samples["process_open_fds"] > 5.0,
+        "{body}"
+    );
     f.end().await;
 }

@@ -31,10 +31,13 @@ async fn what_the_kubelet_cannot_start() {
         ..image("podsonde.dev/test/missing")
     };
     let restricted = v1::DebugCreateRequest { profile: Profile::Restricted.into(), ..image(SLEEP) };
-    let custom = |json: Value| v1::DebugCreateRequest { custom_json: json.to_string(), ..image(SLEEP) };
-    let unknown_capability = custom(json!({"securityContext": {"capabilities": {"add": ["NO_SUCH"]}}}));
+    let custom =
+        |json: Value| v1::DebugCreateRequest { custom_json: json.to_string(), ..image(SLEEP) };
+    let unknown_capability =
+        custom(json!({"securityContext": {"capabilities": {"add": ["NO_SUCH"]}}}));
     let no_config_map = custom(json!({"envFrom": [{"configMapRef": {"name": "absent"}}]}));
-    let command = |path: &str| v1::DebugCreateRequest { command: vec![path.into()], ..image(SLEEP) };
+    let command =
+        |path: &str| v1::DebugCreateRequest { command: vec![path.into()], ..image(SLEEP) };
     let table = [
         (image("podsonde.dev/test/missing"), kubelet("IMAGE_PULL_FAILED", "ErrImagePull")),
         (never, kubelet("IMAGE_PULL_FAILED", "ErrImageNeverPull")),
@@ -67,7 +70,9 @@ async fn a_container_that_exits_at_once_is_a_result() {
     let f = Fixture::start().await;
     f.pod("web", web()).await;
     for code in [0, 7] {
-        let done = within("exits at once", f.created(image(&format!("podsonde.dev/test/exit{code}")))).await;
+        let done =
+            within("exits at once", f.created(image(&format!("podsonde.dev/test/exit{code}"))))
+                .await;
         // The verdict may have been faster than the exit; then it is told as it was found.
         let (session, verification) = (done.session.unwrap(), done.verification.unwrap());
         if session.state() == SessionState::Terminated {
@@ -100,7 +105,8 @@ async fn an_image_that_may_yet_come_is_waited_for() {
         says: "ImagePull",
     };
     failure.check(&result.unwrap_err(), "web");
-    let told = |wanted: &str| events.iter().any(|e| matches!(e, Event::Progress(p) if p.reason == wanted));
+    let told =
+        |wanted: &str| events.iter().any(|e| matches!(e, Event::Progress(p) if p.reason == wanted));
     assert!(told("ErrImagePull") && told("ImagePullBackOff"), "{events:#?}");
     f.end().await;
 }
@@ -187,14 +193,21 @@ async fn what_is_refused_before_anything_is_changed() {
     let table = [
         (
             request("web", "nginx"),
-            refused(Code::NotFound, "CONTAINER_NOT_FOUND", "there is no such container; the pod has web"),
+            refused(
+                Code::NotFound,
+                "CONTAINER_NOT_FOUND",
+                "there is no such container; the pod has web",
+            ),
         ),
         (
             request("crashes", "web"),
             precondition("TARGET_NOT_RUNNING", "does not run, so it cannot be a target"),
         ),
         (request("waits", "web"), precondition("TARGET_NOT_RUNNING", "it is waiting (")),
-        (request("initialized", "init"), precondition("TARGET_NOT_RUNNING", "has exited with 0 (Completed)")),
+        (
+            request("initialized", "init"),
+            precondition("TARGET_NOT_RUNNING", "has exited with 0 (Completed)"),
+        ),
         (
             request("web", "earlier"),
             refused(Code::InvalidArgument, "INVALID_FIELD", "is itself a debug container"),
@@ -215,7 +228,8 @@ async fn what_is_refused_before_anything_is_changed() {
     // The very same request once more is not taken for done, as the API server would take it.
     f.fails(earlier, refused(Code::AlreadyExists, "NAME_TAKEN", "container of that name")).await;
     // A pod of another node is none of this agent's, whatever is asked of it.
-    let verify = v1::NamespacesVerifyRequest { pod: pod_ref("elsewhere"), container: String::new() };
+    let verify =
+        v1::NamespacesVerifyRequest { pod: pod_ref("elsewhere"), container: String::new() };
     let status = f.namespaces().verify(verify).await.unwrap_err();
     assert_eq!(crate::fixture::reason(&status).0, "POD_ON_OTHER_NODE");
     f.end().await;
@@ -236,7 +250,10 @@ async fn a_terminating_pod_is_refused() {
     let status = within("terminating", f.create(request("web", ""))).await.1.unwrap_err();
     let (reason, metadata) = crate::fixture::reason(&status);
     assert_eq!((status.code(), reason.as_str()), (Code::FailedPrecondition, "POD_TERMINATING"));
-    assert_eq!((metadata.get("spec_entry"), metadata["node"].as_str()), (None, "node-without-kubelet"));
+    assert_eq!(
+        (metadata.get("spec_entry"), metadata["node"].as_str()),
+        (None, "node-without-kubelet")
+    );
     assert!(f.entries("web").await.is_empty());
     f.end().await;
 }

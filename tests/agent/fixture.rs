@@ -15,8 +15,8 @@ use podsonde::{
         namespaces::{NamespaceRuntime, Options},
     },
     proto::v1::{
-        self, debug_client::DebugClient, debug_create_response::Event, namespaces_client::NamespacesClient,
-        node_client::NodeClient,
+        self, debug_client::DebugClient, debug_create_response::Event,
+        namespaces_client::NamespacesClient, node_client::NodeClient,
     },
     sys::{broker::Entry, capture::compiler::Compiler},
 };
@@ -114,7 +114,10 @@ impl Fixture {
     /// Creates a pod with this spec and waits until all its containers run.
     pub(crate) async fn pod(&self, name: &str, spec: Value) -> Pod {
         self.submit(name, spec).await;
-        self.wait(name, |pod| pod.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Running")).await
+        self.wait(name, |pod| {
+            pod.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Running")
+        })
+        .await
     }
 
     /// Creates a pod with this spec on the agent's node, unless the spec names another.
@@ -205,7 +208,8 @@ impl Fixture {
 /// A client of the API server, made as the agent makes its own.
 async fn client(cluster: &Cluster) -> kube::Client {
     let kubeconfig = kube::config::Kubeconfig::from_yaml(&cluster.kubeconfig()).unwrap();
-    let settings = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await.unwrap();
+    let settings =
+        kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await.unwrap();
     app::client_of(settings).unwrap()
 }
 
@@ -227,7 +231,8 @@ async fn start_agent(cluster: &Cluster, node: &str, limits: Limits) -> (Agent, C
     let channel = Channel::from_shared(endpoint).unwrap().connect().await.unwrap();
     // Ready once it has read the pods.
     let mut health = tonic_health::pb::health_client::HealthClient::new(channel.clone());
-    let mut watch = health.watch(tonic_health::pb::HealthCheckRequest::default()).await.unwrap().into_inner();
+    let mut watch =
+        health.watch(tonic_health::pb::HealthCheckRequest::default()).await.unwrap().into_inner();
     while watch.message().await.unwrap().unwrap().status != 1 {}
     (agent, channel)
 }
@@ -287,9 +292,18 @@ impl Failure {
         let (why, metadata) = reason(status);
         println!("          {:?} {why}: {}", status.code(), status.message());
         assert_eq!((status.code(), why.as_str()), (self.code, self.reason), "{status:?}");
-        assert!(status.message().contains(self.says), "{:?} is not in {:?}", self.says, status.message());
+        assert!(
+            status.message().contains(self.says),
+            "{:?} is not in {:?}",
+            self.says,
+            status.message()
+        );
         let of = |key: &str| metadata.get(key).map_or("", String::as_str);
-        assert_eq!((of("node"), of("namespace"), of("pod")), (NODE, "default", pod), "{metadata:?}");
+        assert_eq!(
+            (of("node"), of("namespace"), of("pod")),
+            (NODE, "default", pod),
+            "{metadata:?}"
+        );
         assert_eq!(of("spec_entry"), self.entry, "{metadata:?}");
     }
 }
@@ -332,7 +346,8 @@ pub(crate) fn reason(status: &Status) -> (String, BTreeMap<String, String>) {
 /// The verdict's ids, as `readlink` writes them.
 pub(crate) fn links(verification: &v1::ContainerVerification) -> BTreeMap<String, String> {
     let link = |n: &v1::NamespaceVerdict| {
-        let kind = n.kind().as_str_name().trim_start_matches("NAMESPACE_KIND_").to_ascii_lowercase();
+        let kind =
+            n.kind().as_str_name().trim_start_matches("NAMESPACE_KIND_").to_ascii_lowercase();
         let link = format!("{kind}:[{}]", n.id.as_ref().unwrap().inode);
         (kind, link)
     };
@@ -368,7 +383,8 @@ pub(crate) fn lsns(pid: u32) -> BTreeMap<String, String> {
 /// How each kind is shared, in one word each: `ipc=shared net=shared …`.
 pub(crate) fn sharing(verification: &v1::ContainerVerification) -> String {
     let word = |n: &v1::NamespaceVerdict| {
-        let kind = n.kind().as_str_name().trim_start_matches("NAMESPACE_KIND_").to_ascii_lowercase();
+        let kind =
+            n.kind().as_str_name().trim_start_matches("NAMESPACE_KIND_").to_ascii_lowercase();
         let drift = if n.outcome() == v1::Outcome::Drift { "!" } else { "" };
         let sharing = n.actual().as_str_name().trim_start_matches("SHARING_").to_ascii_lowercase();
         format!("{kind}={sharing}{drift}")

@@ -19,7 +19,11 @@ use crate::fixture::{Fixture, SLEEP, WEB, pod_ref, reason, request};
 fn assert_invalid(status: &Status, field: &str, says: &str) {
     println!("{field:22} {}", status.message());
     let (why, metadata) = reason(status);
-    assert_eq!((status.code(), why.as_str()), (Code::InvalidArgument, "INVALID_FIELD"), "{status:?}");
+    assert_eq!(
+        (status.code(), why.as_str()),
+        (Code::InvalidArgument, "INVALID_FIELD"),
+        "{status:?}"
+    );
     assert_eq!(metadata.get("field").map(String::as_str), Some(field), "{status:?}");
     assert_eq!(metadata.get("spec_entry"), None);
     assert!(
@@ -68,11 +72,19 @@ async fn requests_for_a_debug_container() {
         (with(&|r| r.name = long(64)), "name", "64 bytes long; at most 63"),
         (with(&|r| r.image = String::new()), "image", "is required"),
         (with(&|r| r.image = long(1025)), "image", "1025 bytes long; at most 1024"),
-        (with(&|r| r.image_pull_policy = 9), "image_pull_policy", "Always 1, IfNotPresent 2, Never 3"),
+        (
+            with(&|r| r.image_pull_policy = 9),
+            "image_pull_policy",
+            "Always 1, IfNotPresent 2, Never 3",
+        ),
         (with(&|r| r.profile = -1), "profile", "general 1, baseline 2"),
         (with(&|r| r.command = vec!["x".into(); 1025]), "command", "1025 words; at most 1024"),
         (with(&|r| r.env = vec![variable("A"); 65]), "env", "65 variables; at most 64"),
-        (with(&|r| r.env = vec![variable("A"), variable("")]), "env[1].name", "no name of a variable"),
+        (
+            with(&|r| r.env = vec![variable("A"), variable("")]),
+            "env[1].name",
+            "no name of a variable",
+        ),
         (with(&|r| r.env = vec![variable("A=B")]), "env[0].name", "no name of a variable"),
         (with(&|r| r.env = vec![variable("PODSONDE_SESSION_ID")]), "env[0].name", "reserved"),
         (with(&|r| r.tty = true), "tty", "needs stdin"),
@@ -131,15 +143,24 @@ async fn requests_for_a_debug_container() {
     for (request, field, says) in table {
         let status = f.create(request).await.1.unwrap_err();
         if field.ends_with('.') {
-            assert_invalid(&status, &format!("{field}{says}"), "may not be set in an ephemeral container");
+            assert_invalid(
+                &status,
+                &format!("{field}{says}"),
+                "may not be set in an ephemeral container",
+            );
         } else {
             assert_invalid(&status, field, says);
         }
     }
     // However long a name that stands in the message is, the message arrives.
-    let status = f.create(custom(&format!("{{\"{}\":1}}", "é".repeat(30_000)))).await.1.unwrap_err();
+    let status =
+        f.create(custom(&format!("{{\"{}\":1}}", "é".repeat(30_000)))).await.1.unwrap_err();
     let (why, metadata) = reason(&status);
-    assert_eq!((status.code(), why.as_str()), (Code::InvalidArgument, "INVALID_FIELD"), "{status:?}");
+    assert_eq!(
+        (status.code(), why.as_str()),
+        (Code::InvalidArgument, "INVALID_FIELD"),
+        "{status:?}"
+    );
     assert!(metadata["field"].starts_with("custom_json.é") && status.message().len() < 2048);
     assert!(f.entries("web").await.is_empty(), "nothing of all that came into the spec");
     f.end().await;
@@ -234,7 +255,11 @@ async fn all_other_requests() {
         "grace_period",
         "at most 300 s",
     );
-    assert_invalid(&debug.end(end("d", duration(-5, 0))).await.unwrap_err(), "grace_period", "negative");
+    assert_invalid(
+        &debug.end(end("d", duration(-5, 0))).await.unwrap_err(),
+        "grace_period",
+        "negative",
+    );
     let verify = v1::NamespacesVerifyRequest { pod: pod("", "web"), container: bad.into() };
     assert_invalid(&namespaces.verify(verify).await.unwrap_err(), "container", "lower case");
     let node = |namespace: &str, label_selector: &str| v1::NamespacesVerifyNodeRequest {
@@ -339,12 +364,17 @@ async fn a_stranger_finds_out_what_there_is() {
     let f = Fixture::start().await;
     let mut reflection = ServerReflectionClient::new(f.channel());
     let mut ask = async |message: MessageRequest| {
-        let request = ServerReflectionRequest { host: String::new(), message_request: Some(message) };
-        let mut answers =
-            reflection.server_reflection_info(tokio_stream::once(request)).await.unwrap().into_inner();
+        let request =
+            ServerReflectionRequest { host: String::new(), message_request: Some(message) };
+        let mut answers = reflection
+            .server_reflection_info(tokio_stream::once(request))
+            .await
+            .unwrap()
+            .into_inner();
         answers.message().await.unwrap().unwrap().message_response.unwrap()
     };
-    let MessageResponse::ListServicesResponse(list) = ask(MessageRequest::ListServices("*".into())).await
+    let MessageResponse::ListServicesResponse(list) =
+        ask(MessageRequest::ListServices("*".into())).await
     else {
         panic!("no list")
     };
@@ -362,16 +392,20 @@ async fn a_stranger_finds_out_what_there_is() {
     assert_eq!(services, expected);
     for symbol in ["podsonde.v1.Debug", "podsonde.v1.DebugCreateRequest", "grpc.health.v1.Health"] {
         let answer = ask(MessageRequest::FileContainingSymbol(symbol.into())).await;
-        assert!(matches!(answer, MessageResponse::FileDescriptorResponse(_)), "{symbol}: {answer:?}");
+        assert!(
+            matches!(answer, MessageResponse::FileDescriptorResponse(_)),
+            "{symbol}: {answer:?}"
+        );
     }
     let mut health = HealthClient::new(f.channel());
-    for service in
-        std::iter::once("").chain(services.iter().map(String::as_str).filter(|s| s.starts_with("podsonde")))
+    for service in std::iter::once("")
+        .chain(services.iter().map(String::as_str).filter(|s| s.starts_with("podsonde")))
     {
         let request = HealthCheckRequest { service: service.into() };
         assert_eq!(health.check(request).await.unwrap().into_inner().status, 1, "{service}");
     }
-    let unknown = health.check(HealthCheckRequest { service: "no.such.Service".into() }).await.unwrap_err();
+    let unknown =
+        health.check(HealthCheckRequest { service: "no.such.Service".into() }).await.unwrap_err();
     assert_eq!(unknown.code(), Code::NotFound);
     let node = f.node().get(v1::NodeGetRequest {}).await.unwrap().into_inner();
     assert_eq!(

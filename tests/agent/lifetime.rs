@@ -60,9 +60,14 @@ impl Fixture {
         session: &str,
         grace: Option<prost_types::Duration>,
     ) -> Result<v1::DebugEndResponse, tonic::Status> {
-        let request =
-            v1::DebugEndRequest { pod: pod_ref("web"), session: session.into(), grace_period: grace };
-        within("end", async { self.debug().end(request).await }).await.map(tonic::Response::into_inner)
+        let request = v1::DebugEndRequest {
+            pod: pod_ref("web"),
+            session: session.into(),
+            grace_period: grace,
+        };
+        within("end", async { self.debug().end(request).await })
+            .await
+            .map(tonic::Response::into_inner)
     }
 
     async fn session(&self, request: v1::DebugCreateRequest) -> v1::Session {
@@ -79,7 +84,8 @@ impl Fixture {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_that_restarts_knows_its_sessions() {
     let mut f = with_pod().await;
-    let named = v1::DebugCreateRequest { name: "a".into(), ttl: seconds(600), ..request("web", "web") };
+    let named =
+        v1::DebugCreateRequest { name: "a".into(), ttl: seconds(600), ..request("web", "web") };
     let first = f.session(named).await;
     let second = f.session(request("web", "")).await;
     let failed = v1::DebugCreateRequest { command: vec!["/absent".into()], ..request("web", "") };
@@ -111,7 +117,8 @@ async fn a_session_expires_after_a_restart_and_while_no_agent_runs() {
     let session = f.session(short()).await;
     f.stop_agent().await;
     let left = session.expires_at.unwrap();
-    let left = std::time::SystemTime::try_from(left).unwrap().duration_since(std::time::SystemTime::now());
+    let left =
+        std::time::SystemTime::try_from(left).unwrap().duration_since(std::time::SystemTime::now());
     tokio::time::sleep(left.unwrap_or_default()).await;
     assert_eq!(pids(&session.container_id).len(), 1, "nothing but an agent ends it");
     f.start_agent().await;
@@ -176,14 +183,20 @@ async fn ending_a_session_ends_its_processes_and_no_others() {
 async fn what_cannot_be_ended() {
     let f = Fixture::with(|o| o.start_delay = Duration::from_secs(1), Limits::default()).await;
     f.pod("web", json!({"containers": [{"name": "web", "image": WEB}]})).await;
-    let stream =
-        f.accepted(v1::DebugCreateRequest { name: "starting".into(), ..request("web", "web") }).await;
+    let stream = f
+        .accepted(v1::DebugCreateRequest { name: "starting".into(), ..request("web", "web") })
+        .await;
     let table = [
         ("starting", Code::FailedPrecondition, "SESSION_NOT_STARTED", "has not started"),
         ("absent", Code::NotFound, "SESSION_NOT_FOUND", "it has starting"),
         // The pod's own containers are not for podsonde to end.
         ("web", Code::NotFound, "SESSION_NOT_FOUND", "no debug session"),
-        ("7d1f0c6e-0000-4000-8000-000000000000", Code::NotFound, "SESSION_NOT_FOUND", "no debug session"),
+        (
+            "7d1f0c6e-0000-4000-8000-000000000000",
+            Code::NotFound,
+            "SESSION_NOT_FOUND",
+            "no debug session",
+        ),
     ];
     for (session, code, why, says) in table {
         let status = f.end_session(session, None).await.unwrap_err();
@@ -202,15 +215,26 @@ async fn a_container_of_kubectl_debug_is_ended_by_name() {
     let f = with_pod().await;
     let server = f.cluster.url();
     let kubectl = tokio::task::spawn_blocking(move || {
-        let args =
-            ["--server", &server, "debug", "web", "--image", SLEEP, "--target", "web", "-c", "by-kubectl"];
+        let args = [
+            "--server",
+            &server,
+            "debug",
+            "web",
+            "--image",
+            SLEEP,
+            "--target",
+            "web",
+            "-c",
+            "by-kubectl",
+        ];
         Command::new("kubectl").args(args).env("KUBECONFIG", "/dev/null").output().unwrap()
     });
     let output = within("kubectl debug", kubectl).await.unwrap();
     assert!(output.status.success(), "{output:?}");
     let pod = f
         .wait("web", |pod| {
-            let statuses = pod.status.as_ref().and_then(|s| s.ephemeral_container_statuses.as_ref());
+            let statuses =
+                pod.status.as_ref().and_then(|s| s.ephemeral_container_statuses.as_ref());
             statuses.is_some_and(|s| s.iter().any(|s| s.container_id.is_some()))
         })
         .await;
@@ -242,7 +266,8 @@ async fn sessions_are_listed_in_pages() {
     };
     let (mut listed, mut page_token, mut pages) = (Vec::new(), String::new(), 0);
     loop {
-        let (ids, next) = page(v1::DebugListRequest { page_size: 2, page_token, ..Default::default() }).await;
+        let (ids, next) =
+            page(v1::DebugListRequest { page_size: 2, page_token, ..Default::default() }).await;
         assert!((1..=2).contains(&ids.len()));
         (listed, pages) = ([listed, ids].concat(), pages + 1);
         page_token = next;

@@ -23,12 +23,25 @@ fn assert_ids_are_real(verification: &v1::ContainerVerification) {
 async fn every_pod_shape_gets_the_right_verdict() {
     let f = Fixture::start().await;
     // Cgroup and time namespaces are the host's here: cgroup v1, and no runtime makes time namespaces.
-    let cgroup =
-        if std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists() { "private" } else { "host" };
+    let cgroup = if std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
+        "private"
+    } else {
+        "host"
+    };
     // Name, spec, target, how the namespaces are shared: ipc net uts pid mnt user.
     let table: [(&str, Value, &str, [&str; 6]); 9] = [
-        ("target", web(json!({})), "web", ["shared", "shared", "shared", "shared", "private", "host"]),
-        ("no-target", web(json!({})), "", ["shared", "shared", "shared", "private", "private", "host"]),
+        (
+            "target",
+            web(json!({})),
+            "web",
+            ["shared", "shared", "shared", "shared", "private", "host"],
+        ),
+        (
+            "no-target",
+            web(json!({})),
+            "",
+            ["shared", "shared", "shared", "private", "private", "host"],
+        ),
         (
             "share",
             web(json!({"shareProcessNamespace": true})),
@@ -96,8 +109,12 @@ async fn every_pod_shape_gets_the_right_verdict() {
         assert_eq!(pod.outcome(), Outcome::Ok, "{name}: {pod:#?}");
         pod.containers.iter().for_each(assert_ids_are_real);
     }
-    let mut stream =
-        f.namespaces().verify_node(v1::NamespacesVerifyNodeRequest::default()).await.unwrap().into_inner();
+    let mut stream = f
+        .namespaces()
+        .verify_node(v1::NamespacesVerifyNodeRequest::default())
+        .await
+        .unwrap()
+        .into_inner();
     let mut pods = Vec::new();
     while let Some(message) = stream.message().await.unwrap() {
         let pod = message.pod.unwrap();
@@ -150,7 +167,8 @@ async fn evidence_is_what_is_seen_inside() {
     let verification = done.verification.unwrap();
     let pid = verification.container.as_ref().unwrap().host_pid.to_string();
     let inside = |args: &[&str]| {
-        let output = std::process::Command::new("nsenter").args(["-t", &pid]).args(args).output().unwrap();
+        let output =
+            std::process::Command::new("nsenter").args(["-t", &pid]).args(args).output().unwrap();
         String::from_utf8(output.stdout).unwrap()
     };
     for namespace in &verification.namespaces {
@@ -160,7 +178,8 @@ async fn evidence_is_what_is_seen_inside() {
                 assert_eq!(uts.hostname, inside(&["-u", "uname", "-n"]).trim().as_bytes());
             }
             Some(Kind::Net(net)) => {
-                let links: Value = serde_json::from_str(&inside(&["-n", "ip", "-j", "addr"])).unwrap();
+                let links: Value =
+                    serde_json::from_str(&inside(&["-n", "ip", "-j", "addr"])).unwrap();
                 let links = links.as_array().unwrap();
                 assert_eq!(net.interface_count as usize, links.len());
                 for (ours, theirs) in net.interfaces.iter().zip(links) {
@@ -174,7 +193,8 @@ async fn evidence_is_what_is_seen_inside() {
                 assert_ne!(net.cookie, 0);
             }
             Some(Kind::Pid(pids)) => {
-                let reference = verification.reference.as_ref().unwrap().container.as_ref().unwrap();
+                let reference =
+                    verification.reference.as_ref().unwrap().container.as_ref().unwrap();
                 assert_eq!((pids.reference_seen_from_container, reference.ns_pid), (1, 1));
                 assert_eq!(
                     pids.container_seen_from_reference,

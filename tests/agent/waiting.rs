@@ -35,13 +35,16 @@ fn seconds(seconds: i64) -> Option<prost_types::Duration> {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_deadline_to_start() {
     let f = slow(Duration::from_secs(4), Limits::default()).await;
-    let late = || permanent(Code::DeadlineExceeded, "START_DEADLINE", "it is waiting (ContainerCreating)");
-    f.fails(v1::DebugCreateRequest { start_timeout: seconds(1), ..request("web", "web") }, late()).await;
+    let late =
+        || permanent(Code::DeadlineExceeded, "START_DEADLINE", "it is waiting (ContainerCreating)");
+    f.fails(v1::DebugCreateRequest { start_timeout: seconds(1), ..request("web", "web") }, late())
+        .await;
     // The call's own deadline: told of before the caller gives up.
     let mut call = Request::new(request("web", "web"));
     call.set_timeout(Duration::from_secs(1));
     let stream = f.debug().create(call).await.unwrap().into_inner();
-    late().check(&within("START_DEADLINE by grpc-timeout", rest(stream)).await.1.unwrap_err(), "web");
+    late()
+        .check(&within("START_DEADLINE by grpc-timeout", rest(stream)).await.1.unwrap_err(), "web");
     f.end().await;
 }
 
@@ -49,18 +52,23 @@ async fn the_deadline_to_start() {
 async fn an_api_server_that_goes_away() {
     let f = slow(Duration::from_millis(1500), Limits::default()).await;
     let gone = permanent(Code::Unavailable, "API_UNREACHABLE", "cannot be reached");
-    let stream =
-        f.accepted(v1::DebugCreateRequest { start_timeout: seconds(1), ..request("web", "web") }).await;
+    let stream = f
+        .accepted(v1::DebugCreateRequest { start_timeout: seconds(1), ..request("web", "web") })
+        .await;
     f.cluster.faults().refuse_connections().await;
     gone.check(&within("gone until the deadline", rest(stream)).await.1.unwrap_err(), "web");
     f.cluster.faults().up().await.unwrap();
 
     // It hangs until the deadline.
-    let stream =
-        f.accepted(v1::DebugCreateRequest { start_timeout: seconds(1), ..request("web", "web") }).await;
+    let stream = f
+        .accepted(v1::DebugCreateRequest { start_timeout: seconds(1), ..request("web", "web") })
+        .await;
     f.cluster.faults().hang();
-    let late =
-        permanent(Code::DeadlineExceeded, "START_DEADLINE", "the API server does not say how it fares");
+    let late = permanent(
+        Code::DeadlineExceeded,
+        "START_DEADLINE",
+        "the API server does not say how it fares",
+    );
     late.check(&within("hangs until the deadline", rest(stream)).await.1.unwrap_err(), "web");
     f.cluster.faults().up().await.unwrap();
 
@@ -131,7 +139,8 @@ async fn what_changes_between_the_checks_and_the_patch() {
     f.cluster.delete_pod("default", "web", 0).await.unwrap();
     f.cluster.create_pod(pod("web")).await.unwrap();
     faults.up().await.unwrap();
-    let replaced = Failure { code: Code::FailedPrecondition, reason: "POD_REPLACED", entry: "", says: "uid" };
+    let replaced =
+        Failure { code: Code::FailedPrecondition, reason: "POD_REPLACED", entry: "", says: "uid" };
     replaced.check(&within("POD_REPLACED", rest(stream)).await.1.unwrap_err(), "web");
     assert!(f.entries("web").await.is_empty());
     f.wait("web", |pod| pod.status.as_ref().unwrap().phase.as_deref() == Some("Running")).await;
@@ -142,35 +151,46 @@ async fn what_changes_between_the_checks_and_the_patch() {
     let stream = underway(request("other", "")).await;
     f.cluster.delete_pod("default", "other", 0).await.unwrap();
     faults.up().await.unwrap();
-    let absent = Failure { code: Code::NotFound, reason: "POD_NOT_FOUND", entry: "", says: "not found" };
+    let absent =
+        Failure { code: Code::NotFound, reason: "POD_NOT_FOUND", entry: "", says: "not found" };
     absent.check(&within("POD_NOT_FOUND", rest(stream)).await.1.unwrap_err(), "other");
 
     // Another request takes the name.
     let named = || v1::DebugCreateRequest { name: "same".into(), ..request("web", "") };
     let (first, second) = (underway(named()).await, underway(named()).await);
     faults.up().await.unwrap();
-    let (first, second) = within("NAME_TAKEN", async { tokio::join!(rest(first), rest(second)) }).await;
+    let (first, second) =
+        within("NAME_TAKEN", async { tokio::join!(rest(first), rest(second)) }).await;
     let loser = match (first.1, second.1) {
         (Ok(_), Err(status)) | (Err(status), Ok(_)) => status,
         both => panic!("exactly one gets the name: {both:?}"),
     };
-    Failure { code: Code::AlreadyExists, reason: "NAME_TAKEN", entry: "", says: "just taken its name" }
-        .check(&loser, "web");
+    Failure {
+        code: Code::AlreadyExists,
+        reason: "NAME_TAKEN",
+        entry: "",
+        says: "just taken its name",
+    }
+    .check(&loser, "web");
 
     // The target restarts.
     f.created(request("web", "web")).await;
     let target = f.verify("web").await.containers[0].container.clone().unwrap();
     let stream = underway(request("web", "web")).await;
     assert_ne!(target.host_pid, 0, "that would be the test's own process group");
-    let killed = std::process::Command::new("kill").args(["-KILL", &target.host_pid.to_string()]).status();
+    let killed =
+        std::process::Command::new("kill").args(["-KILL", &target.host_pid.to_string()]).status();
     assert!(killed.unwrap().success());
     f.wait("web", |pod| {
         let statuses = pod.status.as_ref().and_then(|s| s.container_statuses.as_ref()).unwrap();
-        statuses.iter().any(|s| s.restart_count == 1 && s.state.as_ref().is_some_and(|s| s.running.is_some()))
+        statuses
+            .iter()
+            .any(|s| s.restart_count == 1 && s.state.as_ref().is_some_and(|s| s.running.is_some()))
     })
     .await;
     faults.up().await.unwrap();
-    let restarted = permanent(Code::Aborted, "CONTAINER_RESTARTED", "the target web was restarted meanwhile");
+    let restarted =
+        permanent(Code::Aborted, "CONTAINER_RESTARTED", "the target web was restarted meanwhile");
     restarted.check(&within("CONTAINER_RESTARTED", rest(stream)).await.1.unwrap_err(), "web");
     f.end().await;
 }
@@ -194,12 +214,19 @@ async fn as_many_as_may_be() {
     let limits = Limits { max_sessions: 1, ..Limits::default() };
     let f = slow(Duration::ZERO, limits).await;
     let done = f.created(request("web", "web")).await;
-    let full =
-        || Failure { code: Code::ResourceExhausted, reason: "TOO_MANY_SESSIONS", entry: "", says: "end one" };
+    let full = || Failure {
+        code: Code::ResourceExhausted,
+        reason: "TOO_MANY_SESSIONS",
+        entry: "",
+        says: "end one",
+    };
     f.fails(request("web", "web"), full()).await;
     let session = done.session.unwrap();
-    let end =
-        v1::DebugEndRequest { pod: crate::fixture::pod_ref("web"), session: session.id, grace_period: None };
+    let end = v1::DebugEndRequest {
+        pod: crate::fixture::pod_ref("web"),
+        session: session.id,
+        grace_period: None,
+    };
     f.debug().end(end).await.unwrap();
     let ended = |s: &v1::Session| s.state() == SessionState::Terminated;
     f.sessions_until("is listed as ended", |all| all.iter().all(ended)).await;
@@ -214,7 +241,10 @@ async fn a_caller_that_hangs_up() {
     let stream = f.accepted(request("web", "web")).await;
     let list = || async { f.debug().list(v1::DebugListRequest::default()).await };
     let status = list().await.unwrap_err();
-    assert_eq!((status.code(), reason(&status).0.as_str()), (Code::ResourceExhausted, "TOO_MANY_REQUESTS"));
+    assert_eq!(
+        (status.code(), reason(&status).0.as_str()),
+        (Code::ResourceExhausted, "TOO_MANY_REQUESTS")
+    );
     drop(stream);
     // The only permit comes back while the container is still starting: nobody waits for it any more.
     let sessions = within("the agent notices", async {

@@ -81,7 +81,12 @@ async fn main() {
 
 /// The load averages: whatever else runs here makes figures worse.
 fn load() -> String {
-    fs::read_to_string("/proc/loadavg").unwrap().split_whitespace().take(3).collect::<Vec<_>>().join(" ")
+    fs::read_to_string("/proc/loadavg")
+        .unwrap()
+        .split_whitespace()
+        .take(3)
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 fn variable(name: &str, default: u64) -> u64 {
@@ -128,7 +133,15 @@ fn cost(world: &mut World) {
             &format!(
                 "{packets} frames of {size} bytes, {rate} a second; CPU seconds per million packets, medians of {rounds} rounds in turns"
             ),
-            &["", "CPU s", "agent / this", "agent + client / this", "sent", "in the file", "dropped"],
+            &[
+                "",
+                "CPU s",
+                "agent / this",
+                "agent + client / this",
+                "sent",
+                "in the file",
+                "dropped",
+            ],
             &rows,
         );
     }
@@ -159,7 +172,9 @@ fn rate(world: &mut World) {
                     break;
                 }
             }
-            row.push(best.map_or_else(|| "none".to_owned(), |rate| format!("{:.0}", rate / 1000.0)));
+            row.push(
+                best.map_or_else(|| "none".to_owned(), |rate| format!("{:.0}", rate / 1000.0)),
+            );
             row.push(why.to_owned());
         }
         rows.push(row);

@@ -62,13 +62,15 @@ struct World {
 
 impl World {
     async fn start() -> Self {
-        let cluster = Cluster::builder().node(NODE, fixture::runtime(|_| {})).start().await.unwrap();
+        let cluster =
+            Cluster::builder().node(NODE, fixture::runtime(|_| {})).start().await.unwrap();
         let container = json!({
             "name": "app", "image": SLEEP, "volumeMounts": [{"name": "data", "mountPath": "/data"}],
         });
         let spec = json!({"nodeName": NODE, "containers": [container], "volumes": [{"name": "data", "emptyDir": {}}]});
         cluster.create_pod(json!({"metadata": {"name": "files"}, "spec": spec})).await.unwrap();
-        let runs = |pod: &Pod| pod.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Running");
+        let runs =
+            |pod: &Pod| pod.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Running");
         cluster.wait_pod("default", "files", runs).await.unwrap();
         let directory = tempfile::tempdir().unwrap();
         let kubeconfig = directory.path().join("kubeconfig");
@@ -79,7 +81,8 @@ impl World {
             groups: Some(vec!["system:masters".into()]),
             ..UserInfo::default()
         };
-        fs::write(&token, cluster.issue_token(user, &["podsonde"], Duration::from_secs(3600))).unwrap();
+        fs::write(&token, cluster.issue_token(user, &["podsonde"], Duration::from_secs(3600)))
+            .unwrap();
         let program = Path::new(env!("CARGO_BIN_EXE_podsonde-agent"));
         let agent = AgentProcess::start(program, &cluster, &kubeconfig).await;
         let client = cluster.client().unwrap();
@@ -89,13 +92,20 @@ impl World {
             ..Options::default()
         };
         let trust =
-            podsonde::client::published_trust(&client, "podsonde", &agent.address, &options).await.unwrap();
+            podsonde::client::published_trust(&client, "podsonde", &agent.address, &options)
+                .await
+                .unwrap();
         let options = Options { trust, ..options };
         let fleet = Fleet::direct(format!("https://{}", agent.address).parse().unwrap(), options);
         let place = fleet.place_of_pod("default", "files").await.unwrap();
         let client = fleet.connect(&place).await.unwrap();
-        let mut this =
-            Self { _cluster: cluster, agent, client, volume: PathBuf::new(), _directory: directory };
+        let mut this = Self {
+            _cluster: cluster,
+            agent,
+            client,
+            volume: PathBuf::new(),
+            _directory: directory,
+        };
         this.volume = loop {
             // Until it has read its node's pods.
             let Ok((root, _)) = this.files().stat(b"/data", true).await else {
@@ -179,7 +189,8 @@ async fn read(world: &World, large: &Path) {
         let (server, port) = socat_server(large, &certificate);
         let began = Instant::now();
         let from = format!("OPENSSL:127.0.0.1:{port},verify=0");
-        let client = Command::new("socat").args(["-u", "-b", "262144", &from, "CREATE:/dev/null"]).status();
+        let client =
+            Command::new("socat").args(["-u", "-b", "262144", &from, "CREATE:/dev/null"]).status();
         socat.add(speed(GIB, began));
         assert!(client.unwrap().success());
         end(server);
@@ -196,7 +207,8 @@ async fn read(world: &World, large: &Path) {
                 .stdout(Stdio::piped())
                 .spawn()
                 .unwrap();
-            let bytes = std::io::copy(&mut child.stdout.take().unwrap(), &mut std::io::sink()).unwrap();
+            let bytes =
+                std::io::copy(&mut child.stdout.take().unwrap(), &mut std::io::sink()).unwrap();
             child.wait().unwrap();
             exec.add(speed(bytes, began));
         }
@@ -301,9 +313,18 @@ fn free_port() -> u16 {
 
 fn socat_server(file: &Path, certificate: &Path) -> (Child, u16) {
     let port = free_port();
-    let listen = format!("OPENSSL-LISTEN:{port},bind=127.0.0.1,cert={},verify=0", certificate.display());
+    let listen =
+        format!("OPENSSL-LISTEN:{port},bind=127.0.0.1,cert={},verify=0", certificate.display());
     let mut server = Command::new("socat")
-        .args(["-d", "-d", "-u", "-b", "262144", &format!("OPEN:{},rdonly", file.display()), &listen])
+        .args([
+            "-d",
+            "-d",
+            "-u",
+            "-b",
+            "262144",
+            &format!("OPEN:{},rdonly", file.display()),
+            &listen,
+        ])
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();

@@ -22,7 +22,8 @@ use crate::{
 };
 
 pub(crate) async fn run() {
-    let seconds = std::env::var("PODSONDE_IDLE_SECONDS").ok().and_then(|s| s.parse().ok()).unwrap_or(60);
+    let seconds =
+        std::env::var("PODSONDE_IDLE_SECONDS").ok().and_then(|s| s.parse().ok()).unwrap_or(60);
     // Over TLS, as from within a real cluster.
     let cluster = Cluster::builder().node(NODE, runtime(|_| {})).https(([127, 0, 0, 1], 0).into());
     let cluster = cluster.start().await.unwrap();
@@ -58,8 +59,8 @@ impl Drop for Agent {
 fn start(cluster: &Cluster, directory: &Path) -> Agent {
     let kubeconfig = directory.join("kubeconfig");
     fs::write(&kubeconfig, cluster.kubeconfig()).unwrap();
-    let binary =
-        std::env::var("PODSONDE_AGENT").unwrap_or_else(|_| env!("CARGO_BIN_EXE_podsonde-agent").into());
+    let binary = std::env::var("PODSONDE_AGENT")
+        .unwrap_or_else(|_| env!("CARGO_BIN_EXE_podsonde-agent").into());
     let child = Command::new(binary)
         .args(["--node-name", NODE, "--log-level", "warn", "--metrics-listen", "127.0.0.1:0"])
         .args(["--host-pid", &std::process::id().to_string()])
@@ -89,8 +90,11 @@ async fn ready(socket: &Path) {
 async fn verify(socket: &Path, times: usize) {
     let mut namespaces = NamespacesClient::new(channel(socket).await);
     for _ in 0..times {
-        let mut stream =
-            namespaces.verify_node(NamespacesVerifyNodeRequest::default()).await.unwrap().into_inner();
+        let mut stream = namespaces
+            .verify_node(NamespacesVerifyNodeRequest::default())
+            .await
+            .unwrap()
+            .into_inner();
         while stream.message().await.unwrap().is_some() {}
     }
 }
@@ -129,8 +133,11 @@ fn usage(pid: u32) -> BTreeMap<String, (u64, u64)> {
     threads
         .map(|thread| {
             let path = thread.path();
-            let time =
-                read(&path, "schedstat").split(' ').next().and_then(|t| t.parse().ok()).unwrap_or_default();
+            let time = read(&path, "schedstat")
+                .split(' ')
+                .next()
+                .and_then(|t| t.parse().ok())
+                .unwrap_or_default();
             let switches = field(&read(&path, "status"), "voluntary_ctxt_switches");
             (thread.file_name().to_string_lossy().into_owned(), (time, switches))
         })

@@ -38,13 +38,13 @@ pub(crate) async fn fill(cluster: &Cluster, pods: usize, total: usize) {
         "i=0; while [ $i -lt {children} ]; do sleep infinity & i=$((i+1)); done; exec sleep infinity"
     );
     for name in (0..pods).map(pod) {
-        let container =
-            json!({"name": "main", "image": "podsonde.dev/demo/host:1", "command": ["sh", "-c", script]});
+        let container = json!({"name": "main", "image": "podsonde.dev/demo/host:1", "command": ["sh", "-c", script]});
         let spec = json!({"nodeName": NODE, "containers": [container]});
         cluster.create_pod(json!({"metadata": {"name": name}, "spec": spec})).await.unwrap();
     }
     for name in (0..pods).map(pod) {
-        let runs = |pod: &Pod| pod.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Running");
+        let runs =
+            |pod: &Pod| pod.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Running");
         cluster.wait_pod("default", &name, runs).await.unwrap();
     }
     // The shells still fork: until the number stands still.

@@ -42,7 +42,8 @@ async fn sessions(f: &Fixture, pods: usize) -> Vec<String> {
         // When the kubelet says that it runs, seen inside the API server.
         let running = async {
             f.wait(&pod, |pod| {
-                let statuses = pod.status.as_ref().and_then(|s| s.ephemeral_container_statuses.as_ref());
+                let statuses =
+                    pod.status.as_ref().and_then(|s| s.ephemeral_container_statuses.as_ref());
                 let running = |s: &k8s_openapi::api::core::v1::ContainerStatus| {
                     s.name == name && s.state.as_ref().is_some_and(|s| s.running.is_some())
                 };

@@ -117,9 +117,23 @@ fn packets(protocol: &str, length: usize) -> Vec<u8> {
     let total = u16::try_from(length - 14).unwrap().to_be_bytes();
     for number in 0..PACKETS {
         let conversation = u8::try_from(number % 100).unwrap();
-        let mut frame =
-            vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0, 0x45, 0, total[0], total[1], 0, 0, 0x40, 0, 64];
-        frame.extend([if protocol == "UDP" { 17 } else { 6 }, 0, 0, 10, 244, 1, conversation, 10, 244, 2, 7]);
+        let mut frame = vec![
+            2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0, 0x45, 0, total[0], total[1], 0, 0, 0x40, 0,
+            64,
+        ];
+        frame.extend([
+            if protocol == "UDP" { 17 } else { 6 },
+            0,
+            0,
+            10,
+            244,
+            1,
+            conversation,
+            10,
+            244,
+            2,
+            7,
+        ]);
         // Ports.
         frame.extend([0x9c, conversation, 0x1f, 0x91]);
         if protocol == "UDP" {

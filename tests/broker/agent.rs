@@ -47,8 +47,10 @@ pub(crate) fn possible() -> bool {
 impl Agent {
     /// Starts it with these arguments besides, and this descriptor as its number 77, which it did not ask for.
     pub(crate) async fn start(more: &[&str], leaked: Option<OwnedFd>) -> Self {
-        let options =
-            Options { executable: PathBuf::from(env!("CARGO_BIN_EXE_podsonde")), ..Options::default() };
+        let options = Options {
+            executable: PathBuf::from(env!("CARGO_BIN_EXE_podsonde")),
+            ..Options::default()
+        };
         let runtime = Arc::new(NamespaceRuntime::new(options).unwrap());
         let cluster = Cluster::builder().node(NODE, runtime).start().await.unwrap();
         let container = json!({"name": "web", "image": "podsonde.dev/demo/web:1"});
@@ -57,10 +59,14 @@ impl Agent {
         let running = |pod: &k8s_openapi::api::core::v1::Pod| {
             pod.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Running")
         };
-        tokio::time::timeout(PATIENCE, cluster.wait_pod("default", "web", running)).await.unwrap().unwrap();
+        tokio::time::timeout(PATIENCE, cluster.wait_pod("default", "web", running))
+            .await
+            .unwrap()
+            .unwrap();
 
         let directory = tempfile::tempdir().unwrap();
-        let (kubeconfig, socket) = (directory.path().join("kubeconfig"), directory.path().join("agent.sock"));
+        let (kubeconfig, socket) =
+            (directory.path().join("kubeconfig"), directory.path().join("agent.sock"));
         std::fs::write(&kubeconfig, cluster.kubeconfig()).unwrap();
         // Free a moment ago, and in this network namespace nobody else is in a hurry.
         let metrics = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
@@ -105,19 +111,34 @@ impl Agent {
             let socket = socket.clone();
             async move { tokio::net::UnixStream::connect(socket).await.map(TokioIo::new) }
         });
-        let channel =
-            Endpoint::from_static("http://localhost").connect_with_connector(connector).await.unwrap();
+        let channel = Endpoint::from_static("http://localhost")
+            .connect_with_connector(connector)
+            .await
+            .unwrap();
         // Ready once it has read the pods.
         let mut health = tonic_health::pb::health_client::HealthClient::new(channel.clone());
-        let mut watch =
-            health.watch(tonic_health::pb::HealthCheckRequest::default()).await.unwrap().into_inner();
+        let mut watch = health
+            .watch(tonic_health::pb::HealthCheckRequest::default())
+            .await
+            .unwrap()
+            .into_inner();
         while watch.message().await.unwrap().unwrap().status != 1 {}
-        Self { pid, broker, metrics, log, channel, child, cluster: Some(cluster), _directory: directory }
+        Self {
+            pid,
+            broker,
+            metrics,
+            log,
+            channel,
+            child,
+            cluster: Some(cluster),
+            _directory: directory,
+        }
     }
 
     /// The verification of the container `web`.
     pub(crate) async fn verify(&self) -> v1::ContainerVerification {
-        let pod = v1::PodRef { namespace: "default".into(), name: "web".into(), uid: String::new() };
+        let pod =
+            v1::PodRef { namespace: "default".into(), name: "web".into(), uid: String::new() };
         let request = v1::NamespacesVerifyRequest { pod: Some(pod), container: "web".into() };
         let reply = NamespacesClient::new(self.channel.clone()).verify(request).await.unwrap();
         reply.into_inner().pod.unwrap().containers.remove(0)
@@ -132,7 +153,10 @@ impl Agent {
     /// The value of a metric, by `curl`.
     pub(crate) fn metric(&self, name: &str) -> String {
         let url = format!("http://{}/metrics", self.metrics);
-        let output = Command::new("curl").args(["-sS", "--fail", "--max-time", "10", &url]).output().unwrap();
+        let output = Command::new("curl")
+            .args(["-sS", "--fail", "--max-time", "10", &url])
+            .output()
+            .unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         value.unwrap_or_else(|| panic!("no {name} in {text}")).to_owned()
@@ -177,7 +201,8 @@ pub(crate) fn kill(pid: u32, signal: Signal) {
 /// Waits for a line of the log.
 pub(crate) fn wait_for(log: &mpsc::Receiver<String>, text: &str) -> String {
     loop {
-        let line = log.recv_timeout(PATIENCE).unwrap_or_else(|e| panic!("no {text:?} in the log: {e}"));
+        let line =
+            log.recv_timeout(PATIENCE).unwrap_or_else(|e| panic!("no {text:?} in the log: {e}"));
         if line.contains(text) {
             return line;
         }

@@ -13,8 +13,8 @@ use rustix::{
     io::Errno,
     net::{
         AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-        SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recv, recvmsg, sendmsg, socketpair,
-        sockopt,
+        SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recv, recvmsg, sendmsg,
+        socketpair, sockopt,
     },
     process::{Pid, PidfdFlags, pidfd_open},
 };
@@ -56,7 +56,8 @@ const PIDFD: u8 = 1;
 impl Broker {
     fn start() -> Self {
         let (socket, theirs) =
-            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+                .unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_podsonde-agent"))
             .arg("namespace-broker")
             .stdin(Stdio::from(theirs))
@@ -81,7 +82,8 @@ impl Broker {
 
     fn receive(&self) -> Vec<u8> {
         let mut buffer = vec![0; 128 * 1024];
-        let (length, _) = recv(self.socket.as_fd(), buffer.as_mut_slice(), RecvFlags::empty()).unwrap();
+        let (length, _) =
+            recv(self.socket.as_fd(), buffer.as_mut_slice(), RecvFlags::empty()).unwrap();
         assert_ne!(length, 0, "the broker has ended");
         buffer[..length].to_vec()
     }
@@ -92,7 +94,8 @@ impl Broker {
         let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(16))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut buffers = [IoSliceMut::new(&mut buffer)];
-        let received = recvmsg(&self.socket, &mut buffers, &mut control, RecvFlags::CMSG_CLOEXEC).unwrap();
+        let received =
+            recvmsg(&self.socket, &mut buffers, &mut control, RecvFlags::CMSG_CLOEXEC).unwrap();
         let mut fds = Vec::new();
         for message in control.drain() {
             if let RecvAncillaryMessage::ScmRights(rights) = message {
@@ -126,8 +129,11 @@ impl Broker {
 }
 
 fn me() -> OwnedFd {
-    pidfd_open(Pid::from_raw(i32::try_from(std::process::id()).unwrap()).unwrap(), PidfdFlags::NONBLOCK)
-        .unwrap()
+    pidfd_open(
+        Pid::from_raw(i32::try_from(std::process::id()).unwrap()).unwrap(),
+        PidfdFlags::NONBLOCK,
+    )
+    .unwrap()
 }
 
 #[test]
@@ -183,7 +189,8 @@ fn sockets_are_of_the_namespace_and_bound_to_nothing() {
         namespace(other.id()).is_some_and(|found| found != namespace(std::process::id()).unwrap())
     });
     let pidfd = pidfd_open(Pid::from_child(&other), PidfdFlags::empty()).unwrap();
-    let of_packets = || std::fs::read_to_string(format!("/proc/{}/net/packet", other.id())).unwrap();
+    let of_packets =
+        || std::fs::read_to_string(format!("/proc/{}/net/packet", other.id())).unwrap();
     let kinds = [
         (1, AddressFamily::PACKET, SocketType::RAW),
         (2, AddressFamily::PACKET, SocketType::DGRAM),
@@ -199,8 +206,13 @@ fn sockets_are_of_the_namespace_and_bound_to_nothing() {
         let listed = of_packets().lines().count() - 1;
         assert_eq!(listed, usize::from(family == AddressFamily::PACKET));
         if listed == 1 {
-            let fields: Vec<String> =
-                of_packets().lines().nth(1).unwrap().split_whitespace().map(str::to_owned).collect();
+            let fields: Vec<String> = of_packets()
+                .lines()
+                .nth(1)
+                .unwrap()
+                .split_whitespace()
+                .map(str::to_owned)
+                .collect();
             assert_eq!(
                 fields[3..7],
                 ["0000", "0", "0", "0"],
@@ -273,7 +285,10 @@ fn only_one_pidfd_is_taken() {
     let pidfd = pidfd_open(Pid::from_child(&gone), PidfdFlags::empty()).unwrap();
     gone.wait().unwrap();
     // setns says that there is none.
-    assert_eq!(broker.ask(&request(8), &[pidfd.as_fd()]), (FAILURE, 3, Errno::SRCH.raw_os_error(), 8));
+    assert_eq!(
+        broker.ask(&request(8), &[pidfd.as_fd()]),
+        (FAILURE, 3, Errno::SRCH.raw_os_error(), 8)
+    );
     broker.assert_sound();
     broker.end();
 }
@@ -286,15 +301,24 @@ fn replies_that_nobody_reads_are_lost_to_nobody_else() {
     let mut broker = Broker::start();
     let me = me();
     // Until there is no room for a request, since the broker waits for room for a reply.
-    sockopt::set_socket_timeout(&broker.socket, sockopt::Timeout::Send, Some(Duration::from_millis(200)))
-        .unwrap();
+    sockopt::set_socket_timeout(
+        &broker.socket,
+        sockopt::Timeout::Send,
+        Some(Duration::from_millis(200)),
+    )
+    .unwrap();
     let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(64))];
     let fds = vec![me.as_fd(); 64];
     let mut sent = 0_u64;
     loop {
         let mut control = SendAncillaryBuffer::new(&mut space);
         assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
-        match sendmsg(&broker.socket, &[IoSlice::new(&request(sent))], &mut control, SendFlags::NOSIGNAL) {
+        match sendmsg(
+            &broker.socket,
+            &[IoSlice::new(&request(sent))],
+            &mut control,
+            SendFlags::NOSIGNAL,
+        ) {
             Ok(_) => sent += 1,
             // Also when this process has as many descriptors under way as it may.
             Err(Errno::AGAIN | Errno::TOOMANYREFS) => break,

@@ -29,12 +29,18 @@ async fn without_its_broker_the_agent_goes_on_and_says_so() {
     // The same verdict, with no evidence.
     let after = agent.verify().await;
     assert_eq!((after.outcome(), after.message), (Outcome::Ok, before.message));
-    let ids = |v: &[podsonde::proto::v1::NamespaceVerdict]| v.iter().map(|n| n.id).collect::<Vec<_>>();
+    let ids =
+        |v: &[podsonde::proto::v1::NamespaceVerdict]| v.iter().map(|n| n.id).collect::<Vec<_>>();
     assert_eq!(ids(&after.namespaces), ids(&before.namespaces));
     let kinds = after.namespaces.iter().filter_map(|n| n.evidence.as_ref()?.kind.as_ref());
-    assert!(kinds.clone().all(|k| matches!(k, podsonde::proto::v1::evidence::Kind::Pid(_))), "{kinds:?}");
+    assert!(
+        kinds.clone().all(|k| matches!(k, podsonde::proto::v1::evidence::Kind::Pid(_))),
+        "{kinds:?}"
+    );
     // No zombie, and no second start.
-    until("the broker is reaped", || !std::path::Path::new(&format!("/proc/{}", agent.broker)).exists());
+    until("the broker is reaped", || {
+        !std::path::Path::new(&format!("/proc/{}", agent.broker)).exists()
+    });
     agent.stop().await;
 }
 

@@ -8,8 +8,8 @@ use serde_json::Value;
 use crate::{
     agent::{Agent, possible},
     proc::{
-        CAP_DAC_READ_SEARCH, CAP_KILL, CAP_NET_RAW, CAP_SETGID, CAP_SETUID, CAP_SYS_ADMIN, CAP_SYS_PTRACE,
-        Descriptor, capabilities, descriptors, status, threads,
+        CAP_DAC_READ_SEARCH, CAP_KILL, CAP_NET_RAW, CAP_SETGID, CAP_SETUID, CAP_SYS_ADMIN,
+        CAP_SYS_PTRACE, Descriptor, capabilities, descriptors, status, threads,
     },
 };
 
@@ -34,14 +34,25 @@ async fn each_process_has_only_what_it_needs() {
     ];
     for (threads, kept, at_hand) in expected {
         for thread in threads {
-            for (set, expected) in [("CapEff", kept), ("CapPrm", kept | at_hand), ("CapBnd", kept | at_hand)]
+            for (set, expected) in
+                [("CapEff", kept), ("CapPrm", kept | at_hand), ("CapBnd", kept | at_hand)]
             {
-                assert_eq!(capabilities(&thread, set), expected & all, "{set} of {}", thread["Name"]);
+                assert_eq!(
+                    capabilities(&thread, set),
+                    expected & all,
+                    "{set} of {}",
+                    thread["Name"]
+                );
             }
             for set in ["CapInh", "CapAmb"] {
                 assert_eq!(capabilities(&thread, set), 0, "{set} of {}", thread["Name"]);
             }
-            assert_eq!((&*thread["NoNewPrivs"], &*thread["Seccomp"]), ("1", "2"), "{}", thread["Name"]);
+            assert_eq!(
+                (&*thread["NoNewPrivs"], &*thread["Seccomp"]),
+                ("1", "2"),
+                "{}",
+                thread["Name"]
+            );
         }
     }
     agent.stop().await;
@@ -55,7 +66,8 @@ async fn each_process_has_open_only_what_it_needs_and_hands_nothing_down() {
     let agent = Agent::start(&[], Some(File::open("/proc").unwrap().into())).await;
     agent.verify().await;
     let broker = descriptors(agent.broker);
-    let links: Vec<_> = broker.iter().map(|d| (d.number, d.link.split(':').next().unwrap())).collect();
+    let links: Vec<_> =
+        broker.iter().map(|d| (d.number, d.link.split(':').next().unwrap())).collect();
     assert_eq!(links, [(0, "socket"), (1, "/dev/null"), (2, "pipe")], "{broker:?}");
     assert_eq!(broker.iter().map(|d| d.inherited).collect::<Vec<_>>(), [false, true, true]);
 
@@ -73,7 +85,13 @@ async fn each_process_has_open_only_what_it_needs_and_hands_nothing_down() {
     let given = descriptors(child.id());
     child.kill().unwrap();
     child.wait().unwrap();
-    let known = ["socket:", "/proc", "anon_inode:[eventpoll]", "anon_inode:[eventfd]", "anon_inode:[pidfd]"];
+    let known = [
+        "socket:",
+        "/proc",
+        "anon_inode:[eventpoll]",
+        "anon_inode:[eventfd]",
+        "anon_inode:[pidfd]",
+    ];
     let is_known = |d: &Descriptor| {
         // The audit log is a descriptor of its own, to where stdout goes.
         given.iter().any(|g| g.number == d.number || g.link == d.link)
@@ -117,17 +135,23 @@ async fn evidence_through_the_broker_is_what_nsenter_sees() {
         .iter()
         .map(|link| {
             let addresses = link["addr_info"].as_array().unwrap().iter();
-            let addresses = addresses.map(|a| format!("{}/{}", a["local"].as_str().unwrap(), a["prefixlen"]));
+            let addresses =
+                addresses.map(|a| format!("{}/{}", a["local"].as_str().unwrap(), a["prefixlen"]));
             (link["ifname"].as_str().unwrap().to_owned(), addresses.collect())
         })
         .collect();
     let ours: Vec<_> = net
         .interfaces
         .iter()
-        .map(|i: &v1::NetInterface| (String::from_utf8(i.name.clone()).unwrap(), i.addresses.clone()))
+        .map(|i: &v1::NetInterface| {
+            (String::from_utf8(i.name.clone()).unwrap(), i.addresses.clone())
+        })
         .collect();
     assert_eq!(ours, theirs);
-    assert!(ours.iter().any(|(_, addresses)| addresses.contains(&"192.0.2.7/30".to_owned())), "{ours:?}");
+    assert!(
+        ours.iter().any(|(_, addresses)| addresses.contains(&"192.0.2.7/30".to_owned())),
+        "{ours:?}"
+    );
 
     let Kind::Ipc(ipc) = find(|k| matches!(k, Kind::Ipc(_))) else { unreachable!() };
     let ids = |what| -> Vec<i32> {

@@ -63,7 +63,8 @@ pub(crate) fn descriptors(pid: u32) -> Vec<Descriptor> {
 /// The only child of a process whose command line has this word.
 pub(crate) fn child_with(parent: u32, word: &str) -> Option<u32> {
     let tasks = fs::read_dir(format!("/proc/{parent}/task")).ok()?;
-    let children = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("children")).ok());
+    let children =
+        tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("children")).ok());
     let children: Vec<u32> =
         children.collect::<String>().split_whitespace().map(|pid| pid.parse().unwrap()).collect();
     children.into_iter().find(|pid| {

@@ -69,11 +69,15 @@ impl Capture {
         let mut header = Vec::new();
         write::section_header(&mut header, &write::Section::default());
         let linktype = source.linktype();
-        let interface =
-            write::Interface { linktype, snaplen: selection.snaplen, ..write::Interface::default() };
+        let interface = write::Interface {
+            linktype,
+            snaplen: selection.snaplen,
+            ..write::Interface::default()
+        };
         write::interface(&mut header, &interface);
         let (sender, events) = unbounded_channel();
-        let stop = Drain::start(tap, &header, limits, Pool::new(8 * BUFFER).unwrap(), sender).unwrap();
+        let stop =
+            Drain::start(tap, &header, limits, Pool::new(8 * BUFFER).unwrap(), sender).unwrap();
         Self { stop, events, file: Vec::new(), ring_bytes }
     }
 
@@ -204,7 +208,11 @@ fn what_is_lost_is_counted() {
     let (file, totals) = capture.finish();
     assert_eq!(totals.received, sent, "{totals:?}");
     assert!(totals.dropped_by_kernel > 0, "{totals:?}");
-    assert_eq!(sequences(&file, SEQUENCE).len() as u64 + totals.dropped_by_kernel, sent, "{totals:?}");
+    assert_eq!(
+        sequences(&file, SEQUENCE).len() as u64 + totals.dropped_by_kernel,
+        sent,
+        "{totals:?}"
+    );
     assert_eq!(totals.dropped_by_agent, 0);
 }
 
@@ -216,15 +224,25 @@ fn limits_end_it_exactly() {
     let (pod, _peer) = Netns::pair();
     let eth0 = link(&pod, "eth0");
     let mut generator = Generator::new(pod.pid(), eth0.index);
-    let capture =
-        Capture::start(&pod, Source::of(&eth0), &generated(), 1 << 20, Limits { packets: 10, ..QUIET });
+    let capture = Capture::start(
+        &pod,
+        Source::of(&eth0),
+        &generated(),
+        1 << 20,
+        Limits { packets: 10, ..QUIET },
+    );
     generator.send(100, 200, 0);
     let (file, end, _) = capture.end();
     assert!(matches!(end, End::Packets), "{end:?}");
     assert_eq!(sequences(&file, SEQUENCE), (0..10).collect::<Vec<_>>());
 
-    let capture =
-        Capture::start(&pod, Source::of(&eth0), &generated(), 1 << 20, Limits { bytes: 5000, ..QUIET });
+    let capture = Capture::start(
+        &pod,
+        Source::of(&eth0),
+        &generated(),
+        1 << 20,
+        Limits { bytes: 5000, ..QUIET },
+    );
     generator.send(100, 200, 0);
     let (_, end, totals) = capture.end();
     assert!(matches!(end, End::Bytes), "{end:?}");
@@ -244,7 +262,8 @@ fn snaplen_cuts_and_the_length_stays() {
         let capture = Capture::start(&pod, source, &selection, 1 << 20, QUIET);
         generator.send_frames(&[udp(900, 9), tagged(&udp(900, 9), 7)]);
         let (file, _) = capture.finish();
-        let packets: Vec<_> = pcap::read(&file).1.into_iter().filter(|p| p.original_length >= 900).collect();
+        let packets: Vec<_> =
+            pcap::read(&file).1.into_iter().filter(|p| p.original_length >= 900).collect();
         assert!(packets.iter().all(|packet| packet.data.len() == captured), "{packets:?}");
         let lengths: Vec<_> = packets.iter().map(|packet| packet.original_length).collect();
         assert_eq!(lengths, [900 + added, 904 + added]);
@@ -266,7 +285,10 @@ fn tags_are_where_they_were() {
     Generator::new(pod.pid(), eth0.index).send_frames(&frames);
     let ours = |file: &[u8], from: usize| -> Vec<Vec<u8>> {
         let packets = pcap::read(file).1.into_iter().map(|packet| packet.data);
-        packets.filter(|data| data.ends_with(&[0x55; 8])).map(|data| data[from..].to_vec()).collect()
+        packets
+            .filter(|data| data.ends_with(&[0x55; 8]))
+            .map(|data| data[from..].to_vec())
+            .collect()
     };
     let (out, inward, any) = (out.finish().0, inward.finish().0, any.finish().0);
     assert_eq!(ours(&out, 0), frames);
@@ -328,8 +350,9 @@ fn loopback_is_seen_once_and_directions_are_told() {
     let pod = Netns::new();
     let lo = link(&pod, "lo");
     let captures = [Source::of(&lo), Source::ANY].map(|source| {
-        [Ways::Both, Ways::In, Ways::Out]
-            .map(|ways| Capture::start(&pod, source, &Selection { ways, ..everything() }, 1 << 20, QUIET))
+        [Ways::Both, Ways::In, Ways::Out].map(|ways| {
+            Capture::start(&pod, source, &Selection { ways, ..everything() }, 1 << 20, QUIET)
+        })
     });
     // Three datagrams to a port that nobody has: there and the refusals back.
     pod.run(&["bash", "-c", "for i in 1 2 3; do echo -n x >/dev/udp/127.0.0.1/9; done"]);
@@ -346,11 +369,14 @@ fn abandoned_captures_are_gone_at_once() {
     }
     let (pod, _peer) = Netns::pair();
     let eth0 = link(&pod, "eth0");
-    let rings =
-        || std::fs::read_to_string(format!("/proc/{}/net/packet", pod.pid())).unwrap().lines().count() - 1;
+    let rings = || {
+        std::fs::read_to_string(format!("/proc/{}/net/packet", pod.pid())).unwrap().lines().count()
+            - 1
+    };
     let before = rings();
-    let captures: Vec<_> =
-        (0..100).map(|_| Capture::start(&pod, Source::of(&eth0), &everything(), 1 << 20, QUIET)).collect();
+    let captures: Vec<_> = (0..100)
+        .map(|_| Capture::start(&pod, Source::of(&eth0), &everything(), 1 << 20, QUIET))
+        .collect();
     assert_eq!(rings(), before + 100);
     drop(captures);
     crate::support::wait_until("the sockets are closed", || rings() == before);

@@ -47,7 +47,8 @@ fn programs_are_those_of_tcpdump() {
             // The listing, and the program itself: as numbers.
             let compiled = compile(dlt, filter).unwrap_or_else(|e| panic!("{name}: {filter}: {e}"));
             assert_eq!(compiled.listing, tcpdump(name, filter), "{name}: {filter}");
-            let numbers = Command::new("tcpdump").args(["-y", name, "-ddd", filter]).output().unwrap();
+            let numbers =
+                Command::new("tcpdump").args(["-y", name, "-ddd", filter]).output().unwrap();
             let numbers = String::from_utf8(numbers.stdout).unwrap();
             let ours: Vec<String> = compiled
                 .program
@@ -61,7 +62,10 @@ fn programs_are_those_of_tcpdump() {
     // Names of ports stand for their numbers, of whatever protocol.
     let named = compile(ETHERNET, "tcp port http or https or port domain").unwrap();
     assert_eq!(named.listing, tcpdump("EN10MB", "tcp port 80 or 443 or port 53"));
-    assert_eq!(compile(ETHERNET, "vlan 7 and ip").unwrap().listing, tcpdump("EN10MB", "vlan 7 and ip"));
+    assert_eq!(
+        compile(ETHERNET, "vlan 7 and ip").unwrap().listing,
+        tcpdump("EN10MB", "vlan 7 and ip")
+    );
 }
 
 #[test]
@@ -79,7 +83,8 @@ fn what_does_not_compile_is_refused_in_libpcap_s_words() {
     for host in ["localhost", "example.com", "ip6-localhost", "kubernetes.default"] {
         let message = refused(ETHERNET, &format!("host {host}"));
         assert!(
-            message.starts_with(&format!("unknown host '{host}'")) && message.contains("write the address"),
+            message.starts_with(&format!("unknown host '{host}'"))
+                && message.contains("write the address"),
             "{message}"
         );
     }
@@ -105,7 +110,12 @@ fn a_filter_that_takes_for_ever_is_given_up() {
     }
     let began = std::time::Instant::now();
     let result = compile(ETHERNET, &filter);
-    println!("{} bytes: {:?} after {:?}", filter.len(), result.as_ref().map(|_| ()), began.elapsed());
+    println!(
+        "{} bytes: {:?} after {:?}",
+        filter.len(),
+        result.as_ref().map(|_| ()),
+        began.elapsed()
+    );
     match result {
         Ok(compiled) => assert!(compiled.program.instructions().len() <= 4096),
         Err(error) => assert!(error.message.contains("too complex"), "{error}"),

@@ -47,12 +47,15 @@ pub(crate) struct Fixture {
 
 impl Fixture {
     pub(crate) async fn start(captures: CaptureLimits) -> Self {
-        let options =
-            Options { executable: PathBuf::from(env!("CARGO_BIN_EXE_podsonde")), ..Options::default() };
+        let options = Options {
+            executable: PathBuf::from(env!("CARGO_BIN_EXE_podsonde")),
+            ..Options::default()
+        };
         let runtime = Arc::new(NamespaceRuntime::new(options).unwrap());
         let cluster = Cluster::builder().node(NODE, runtime).start().await.unwrap();
         let kubeconfig = kube::config::Kubeconfig::from_yaml(&cluster.kubeconfig()).unwrap();
-        let client = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await.unwrap();
+        let client =
+            kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await.unwrap();
         let directory = tempfile::tempdir().unwrap();
         let audit = directory.path().join("audit.json");
         let settings = Settings {
@@ -69,16 +72,21 @@ impl Fixture {
         };
         let agent = Agent::start(app::client_of(client).unwrap(), settings).await.unwrap();
         let fixture = Self { cluster, agent, audit, _directory: directory };
-        let mut health = tonic_health::pb::health_client::HealthClient::new(fixture.channel().await);
-        let mut watch =
-            health.watch(tonic_health::pb::HealthCheckRequest::default()).await.unwrap().into_inner();
+        let mut health =
+            tonic_health::pb::health_client::HealthClient::new(fixture.channel().await);
+        let mut watch = health
+            .watch(tonic_health::pb::HealthCheckRequest::default())
+            .await
+            .unwrap()
+            .into_inner();
         within(async { while watch.message().await.unwrap().unwrap().status != 1 {} }).await;
         fixture
     }
 
     /// A connection of its own, as bulk captures have, with windows as the client library sets them.
     pub(crate) async fn channel(&self) -> Channel {
-        let endpoint = Endpoint::from_shared(format!("http://{}", self.agent.addresses()[0])).unwrap();
+        let endpoint =
+            Endpoint::from_shared(format!("http://{}", self.agent.addresses()[0])).unwrap();
         endpoint
             .initial_stream_window_size(16 << 20)
             .initial_connection_window_size(32 << 20)
@@ -103,7 +111,8 @@ impl Fixture {
         };
         within(self.cluster.wait_pod("default", name, running)).await.unwrap();
         let request = v1::NamespacesVerifyRequest { pod: pod_ref(name), container: "web".into() };
-        let reply = NamespacesClient::new(self.channel().await).verify(request).await.unwrap().into_inner();
+        let reply =
+            NamespacesClient::new(self.channel().await).verify(request).await.unwrap().into_inner();
         reply.pod.unwrap().containers.remove(0).container.unwrap().host_pid
     }
 
@@ -119,14 +128,18 @@ impl Fixture {
         (pid, u32::try_from(gen0["ifindex"].as_u64().unwrap()).unwrap())
     }
 
-    pub(crate) async fn start_capture(&self, request: v1::CaptureStartRequest) -> Result<Stream, Status> {
+    pub(crate) async fn start_capture(
+        &self,
+        request: v1::CaptureStartRequest,
+    ) -> Result<Stream, Status> {
         Stream::start(&mut self.client().await, request).await
     }
 
     /// The value of a metric, by `curl`.
     pub(crate) fn metric(&self, name: &str) -> String {
         let url = format!("http://{}/metrics", self.agent.metrics_address().unwrap());
-        let output = std::process::Command::new("curl").args(["-sS", "--fail", &url]).output().unwrap();
+        let output =
+            std::process::Command::new("curl").args(["-sS", "--fail", &url]).output().unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         value.unwrap_or_else(|| panic!("no {name} in {text}")).to_owned()
@@ -184,7 +197,9 @@ impl Stream {
     pub(crate) async fn end(mut self) -> Result<(Vec<u8>, v1::CaptureEnded), Status> {
         let mut last = None;
         while let Some(message) =
-            tokio::time::timeout(Duration::from_secs(60), self.stream.message()).await.expect("an end")?
+            tokio::time::timeout(Duration::from_secs(60), self.stream.message())
+                .await
+                .expect("an end")?
         {
             assert!(last.is_none(), "something comes after the end");
             match message.event.expect("an event") {
@@ -195,8 +210,9 @@ impl Stream {
             }
         }
         let ended = last.expect("an end");
-        let v1::CaptureStatistics { received, captured, dropped_by_kernel, dropped_by_agent, .. } =
-            ended.statistics.unwrap();
+        let v1::CaptureStatistics {
+            received, captured, dropped_by_kernel, dropped_by_agent, ..
+        } = ended.statistics.unwrap();
         assert_eq!(received, captured + dropped_by_kernel + dropped_by_agent, "{ended:?}");
         assert_eq!(pcap::accepted(&self.file), captured, "{ended:?}");
         Ok((self.file, ended))

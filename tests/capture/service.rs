@@ -21,7 +21,10 @@ use crate::{
 };
 
 fn millis(millis: i32) -> Option<prost_types::Duration> {
-    Some(prost_types::Duration { seconds: (millis / 1000).into(), nanos: millis % 1000 * 1_000_000 })
+    Some(prost_types::Duration {
+        seconds: (millis / 1000).into(),
+        nanos: millis % 1000 * 1_000_000,
+    })
 }
 
 /// A process that a failing test does not leave behind.
@@ -46,8 +49,11 @@ async fn what_is_sent_arrives() {
     }
     let fixture = Fixture::start(CaptureLimits::default()).await;
     let (pid, index) = fixture.pod_with_generator("web").await;
-    let request =
-        v1::CaptureStartRequest { max_packets: 20_000, statistics_interval: millis(100), ..generated("web") };
+    let request = v1::CaptureStartRequest {
+        max_packets: 20_000,
+        statistics_interval: millis(100),
+        ..generated("web")
+    };
     let stream = fixture.start_capture(request).await.unwrap();
     let v1::CaptureStarted {
         linktype,
@@ -86,7 +92,9 @@ async fn what_is_sent_arrives() {
         "Time precision = nanoseconds (9)",
         "Capture application: podsonde-agent",
     ] {
-        let found = about.lines().any(|l| l.split_whitespace().collect::<Vec<_>>().join(" ").contains(line));
+        let found = about
+            .lines()
+            .any(|l| l.split_whitespace().collect::<Vec<_>>().join(" ").contains(line));
         assert!(found, "{line} in {about}");
     }
     // What is counted, and what is written down.
@@ -94,8 +102,9 @@ async fn what_is_sent_arrives() {
     wait_until("the place is free", || fixture.metric("podsonde_captures") == "0");
     let audit = std::fs::read_to_string(&fixture.audit).unwrap();
     let lines: Vec<Value> = audit.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let of =
-        |what: &str| lines.iter().find(|l| l["operation"] == "Capture/Start" && l["audit"] == what).unwrap();
+    let of = |what: &str| {
+        lines.iter().find(|l| l["operation"] == "Capture/Start" && l["audit"] == what).unwrap()
+    };
     assert_eq!(of("start")["parameters"]["filter"], "udp dst port 40404");
     assert_eq!(of("start")["parameters"]["interface"], "gen0");
     assert_eq!(
@@ -179,10 +188,14 @@ async fn a_stalled_client_costs_packets_and_not_memory() {
     let (pid, index) = fixture.pod_with_generator("web").await;
     // With HTTP/2's own small windows, so that not all of it is on its way to a client that does not read.
     let endpoint = format!("http://{}", fixture.agent.addresses()[0]);
-    let channel = tonic::transport::Channel::from_shared(endpoint).unwrap().connect().await.unwrap();
+    let channel =
+        tonic::transport::Channel::from_shared(endpoint).unwrap().connect().await.unwrap();
     let mut client = podsonde::proto::v1::capture_client::CaptureClient::new(channel);
-    let stalled =
-        v1::CaptureStartRequest { ring_bytes: 2 << 20, max_duration: millis(6000), ..generated("web") };
+    let stalled = v1::CaptureStartRequest {
+        ring_bytes: 2 << 20,
+        max_duration: millis(6000),
+        ..generated("web")
+    };
     let stalled = Stream::start(&mut client, stalled).await.unwrap();
     let other = v1::CaptureStartRequest { max_packets: 40_000, ..generated("web") };
     let other = tokio::spawn(fixture.start_capture(other).await.unwrap().end());
@@ -215,7 +228,8 @@ async fn a_hundred_at_once() {
     if !possible() {
         return;
     }
-    let limits = CaptureLimits { max_captures: 100, max_captures_per_user: 100, ..CaptureLimits::default() };
+    let limits =
+        CaptureLimits { max_captures: 100, max_captures_per_user: 100, ..CaptureLimits::default() };
     let fixture = Fixture::start(limits).await;
     let (pid, index) = fixture.pod_with_generator("web").await;
     let mut captures = Vec::new();
@@ -224,13 +238,19 @@ async fn a_hundred_at_once() {
         clients.push(fixture.client().await);
     }
     for number in 0..100 {
-        let request =
-            v1::CaptureStartRequest { ring_bytes: 4 << 20, max_duration: millis(6000), ..generated("web") };
+        let request = v1::CaptureStartRequest {
+            ring_bytes: 4 << 20,
+            max_duration: millis(6000),
+            ..generated("web")
+        };
         captures.push(Stream::start(&mut clients[number % 4], request).await.unwrap());
     }
     assert_eq!(sockets(pid), 100);
     let one_more = fixture.start_capture(generated("web")).await.err().unwrap();
-    assert_eq!((one_more.code(), reason(&one_more).as_str()), (Code::ResourceExhausted, "TOO_MANY_CAPTURES"));
+    assert_eq!(
+        (one_more.code(), reason(&one_more).as_str()),
+        (Code::ResourceExhausted, "TOO_MANY_CAPTURES")
+    );
     let sender = std::thread::spawn(move || Generator::new(pid, index).send(1000, 200, 5_000));
     for capture in captures {
         let mut stream = capture.stream;
@@ -343,7 +363,13 @@ async fn what_is_wrong_is_refused() {
         "INTERFACE_NOT_FOUND",
         "gen0",
     );
-    case("a long interface", &|r| r.interface = "x".repeat(16), invalid, "INVALID_FIELD", "interface");
+    case(
+        "a long interface",
+        &|r| r.interface = "x".repeat(16),
+        invalid,
+        "INVALID_FIELD",
+        "interface",
+    );
     case(
         "no filter",
         &|r| r.filter = "tcp prot 80".into(),
@@ -362,7 +388,13 @@ async fn what_is_wrong_is_refused() {
     case("a huge snaplen", &|r| r.snaplen = u32::MAX, invalid, "INVALID_FIELD", "65536");
     case("a huge ring", &|r| r.ring_bytes = u64::MAX, invalid, "INVALID_FIELD", "8388608");
     case("no duration", &|r| r.max_duration = millis(0), invalid, "INVALID_FIELD", "max_duration");
-    case("a long duration", &|r| r.max_duration = millis(61_000), invalid, "INVALID_FIELD", "max_duration");
+    case(
+        "a long duration",
+        &|r| r.max_duration = millis(61_000),
+        invalid,
+        "INVALID_FIELD",
+        "max_duration",
+    );
     case("no delay", &|r| r.max_delay = millis(0), invalid, "INVALID_FIELD", "max_delay");
     case("a long delay", &|r| r.max_delay = millis(1001), invalid, "INVALID_FIELD", "max_delay");
     case(
@@ -374,8 +406,11 @@ async fn what_is_wrong_is_refused() {
     );
     case("an unknown direction", &|r| r.direction = 7, invalid, "INVALID_FIELD", "direction");
     for (name, request, code, why, says) in table {
-        let status =
-            fixture.start_capture(request).await.err().unwrap_or_else(|| panic!("{name} is accepted"));
+        let status = fixture
+            .start_capture(request)
+            .await
+            .err()
+            .unwrap_or_else(|| panic!("{name} is accepted"));
         assert_eq!((status.code(), reason(&status).as_str()), (code, why), "{name}: {status:?}");
         assert!(status.message().contains(says), "{name}: {}", status.message());
     }
@@ -393,18 +428,28 @@ async fn what_is_wrong_is_refused() {
     };
     let least = fixture.start_capture(least).await.unwrap();
     assert_eq!(
-        (least.started.snaplen, least.started.ring_bytes, least.started.max_duration.unwrap().seconds),
+        (
+            least.started.snaplen,
+            least.started.ring_bytes,
+            least.started.max_duration.unwrap().seconds
+        ),
         (1, 1 << 20, 60)
     );
     let second = fixture.start_capture(generated("web")).await.unwrap();
     assert_eq!((second.started.snaplen, second.started.ring_bytes), (65_536, 4 << 20));
     let third = fixture.start_capture(generated("web")).await.err().unwrap();
-    assert_eq!((third.code(), reason(&third).as_str()), (Code::ResourceExhausted, "TOO_MANY_CAPTURES"));
+    assert_eq!(
+        (third.code(), reason(&third).as_str()),
+        (Code::ResourceExhausted, "TOO_MANY_CAPTURES")
+    );
     drop(least);
     wait_until("its place is free", || fixture.metric("podsonde_captures") == "1");
     let large = v1::CaptureStartRequest { ring_bytes: 8 << 20, ..generated("web") };
     let large = fixture.start_capture(large).await.err().unwrap();
-    assert_eq!((large.code(), reason(&large).as_str()), (Code::ResourceExhausted, "CAPTURE_MEMORY"));
+    assert_eq!(
+        (large.code(), reason(&large).as_str()),
+        (Code::ResourceExhausted, "CAPTURE_MEMORY")
+    );
     drop(second);
     fixture.end().await;
 }
@@ -418,7 +463,8 @@ async fn interfaces_are_those_of_ip() {
     let (pid, _) = fixture.pod_with_generator("web").await;
     run(pid, &["ip", "link", "set", "gen1", "down"]);
     run(pid, &["ip", "addr", "add", "192.0.2.9/28", "dev", "gen0"]);
-    let request = v1::CaptureListInterfacesRequest { pod: pod_ref("web"), container: String::new() };
+    let request =
+        v1::CaptureListInterfacesRequest { pod: pod_ref("web"), container: String::new() };
     let reply = fixture.client().await.list_interfaces(request).await.unwrap().into_inner();
     assert_eq!(reply.container.unwrap().host_pid, pid);
     let mut interfaces = reply.interfaces.into_iter();
@@ -515,7 +561,10 @@ async fn compile_answers_what_tcpdump_prints() {
             .output()
             .unwrap();
         assert_eq!(reply.program.as_bytes(), tcpdump.stdout);
-        assert_eq!((reply.instructions as usize, reply.linktype), (reply.program.lines().count(), linktype));
+        assert_eq!(
+            (reply.instructions as usize, reply.linktype),
+            (reply.program.lines().count(), linktype)
+        );
     }
     fixture.end().await;
 }

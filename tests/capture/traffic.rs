@@ -47,9 +47,13 @@ impl Tcpdump {
     /// Once it captures.
     fn start(netns: &Netns, interface: &str, filter: &str) -> Self {
         let file = NamedTempFile::new().unwrap();
-        let args = ["tcpdump", "--nano", "-n", "-U", "-B", "65536", "-i", interface, "-w", "-", filter];
+        let args =
+            ["tcpdump", "--nano", "-n", "-U", "-B", "65536", "-i", interface, "-w", "-", filter];
         let mut command = netns.command(&args);
-        command.stdin(Stdio::null()).stdout(File::create(file.path()).unwrap()).stderr(Stdio::piped());
+        command
+            .stdin(Stdio::null())
+            .stdout(File::create(file.path()).unwrap())
+            .stderr(Stdio::piped());
         let mut process = command.spawn().unwrap();
         let mut said = BufReader::new(process.stderr.take().unwrap()).lines().map_while(Result::ok);
         assert!(said.any(|line| line.contains("listening on ")), "{interface} {filter}");
@@ -78,7 +82,8 @@ struct Beside(Capture, Tcpdump);
 impl Beside {
     fn start(netns: &Netns, source: Source, interface: &str, filter: &str) -> Self {
         let program = compiler().compile(source.dlt(), MAX_SNAPLEN, filter).unwrap().program;
-        let selection = Selection { filter: Some(program), on_tags: wants_vlan_tags(filter), ..everything() };
+        let selection =
+            Selection { filter: Some(program), on_tags: wants_vlan_tags(filter), ..everything() };
         let theirs = Tcpdump::start(netns, interface, filter);
         Self(Capture::start(netns, source, &selection, 32 << 20, QUIET), theirs)
     }
@@ -91,7 +96,8 @@ impl Beside {
         let ours = pcap::read(&file).1;
         // Those of two processors may have been put in either order.
         let contents = |packets: &[Packet]| {
-            let mut all: Vec<_> = packets.iter().map(|p| (p.original_length, p.data.clone())).collect();
+            let mut all: Vec<_> =
+                packets.iter().map(|p| (p.original_length, p.data.clone())).collect();
             all.sort();
             all
         };
@@ -116,7 +122,10 @@ fn large_fragmented_and_ipv6_packets_are_those_of_tcpdump() {
     let mut beside = Vec::new();
     for (netns, name) in ends {
         for (source, interface) in [(Source::of(&link(netns, name)), name), (Source::ANY, "any")] {
-            beside.push((format!("{interface} of {name}"), Beside::start(netns, source, interface, filter)));
+            beside.push((
+                format!("{interface} of {name}"),
+                Beside::start(netns, source, interface, filter),
+            ));
         }
     }
 
@@ -142,8 +151,10 @@ fn large_fragmented_and_ipv6_packets_are_those_of_tcpdump() {
         let packets = beside.end(&what);
         let largest = packets.iter().map(|packet| packet.data.len()).max().unwrap();
         let head = if what.starts_with("any") { 20 } else { 14 };
-        let count = |of: &dyn Fn(&[u8]) -> bool| packets.iter().filter(|p| of(&p.data[head..])).count();
-        let fragments = count(&|ip| ip[0] >> 4 == 4 && u16::from_be_bytes([ip[6], ip[7]]) & 0x3fff != 0);
+        let count =
+            |of: &dyn Fn(&[u8]) -> bool| packets.iter().filter(|p| of(&p.data[head..])).count();
+        let fragments =
+            count(&|ip| ip[0] >> 4 == 4 && u16::from_be_bytes([ip[6], ip[7]]) & 0x3fff != 0);
         let fragments_6 = count(&|ip| ip[0] >> 4 == 6 && ip[6] == 44);
         println!(
             "{what}: {} packets of at most {largest} bytes, {fragments} and {fragments_6} fragments",

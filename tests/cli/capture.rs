@@ -46,7 +46,8 @@ pub(crate) fn has(program: &str) -> bool {
 
 /// What another project's program prints.
 fn told(program: &str, arguments: &[&str]) -> String {
-    let ended: Ended = Command::new(program).args(arguments).env("TZ", "UTC").output().unwrap().into();
+    let ended: Ended =
+        Command::new(program).args(arguments).env("TZ", "UTC").output().unwrap().into();
     ended.expect(0).stdout
 }
 
@@ -92,7 +93,8 @@ fn packets_are_printed_between_tcpdumps_words() {
     );
     let one = fixture.run(&["capture", "host", "--count", "1"]).expect(0);
     assert_eq!(one.stdout.lines().count(), 1);
-    one.says("note: the agent's own connection is left out; the filter is: \n").says("\n1 packet captured\n");
+    one.says("note: the agent's own connection is left out; the filter is: \n")
+        .says("\n1 packet captured\n");
 }
 
 #[test]
@@ -103,9 +105,10 @@ fn the_text_is_tcpdumps() {
     let fixture = Fixture::new();
     let file = fixture.path("web.pcapng");
     fixture.run(&["capture", "web", "--count", "5", "-w", &file]).expect(0);
-    for flags in
-        ["", "-e", "-v", "-vvv -e", "-q", "-S", "-x", "-XX", "-t", "-tt", "-ttt", "-tttt", "-ttttt", "-#"]
-    {
+    for flags in [
+        "", "-e", "-v", "-vvv -e", "-q", "-S", "-x", "-XX", "-t", "-tt", "-ttt", "-tttt", "-ttttt",
+        "-#",
+    ] {
         let flags: Vec<&str> = flags.split_whitespace().collect();
         let expected = told("tcpdump", &[&["-n", "-r", &file][..], &flags].concat());
         assert_eq!(expected.lines().filter(|line| line.contains("ARP")).count(), 1);
@@ -120,8 +123,11 @@ fn the_text_is_tcpdumps() {
         ));
     }
     let expected = told("tcpdump", &["-n", "-A", "-r", &file]);
-    let ascii =
-        fixture.command(&["capture", "web", "--count", "5", "--ascii"]).env("TZ", "UTC").output().unwrap();
+    let ascii = fixture
+        .command(&["capture", "web", "--count", "5", "--ascii"])
+        .env("TZ", "UTC")
+        .output()
+        .unwrap();
     assert_eq!(String::from_utf8(ascii.stdout).unwrap(), expected);
     // Also pcap, and from a pipe.
     let pcap = fixture.path("web.pcap");
@@ -141,12 +147,18 @@ fn interfaces_have_the_names_that_the_file_says() {
     let mut cooked = Vec::new();
     write::section_header(&mut cooked, &write::Section::default());
     let description = "container nginx on node n1; interfaces 1 lo, 4242 eth0";
-    let any = write::Interface { linktype: 276, name: "default/web/any", description, ..Default::default() };
+    let any = write::Interface {
+        linktype: 276,
+        name: "default/web/any",
+        description,
+        ..Default::default()
+    };
     write::interface(&mut cooked, &any);
     for index in [4242_u32, 1, 7] {
         // IPv4, Ethernet, to this host.
         let header =
-            [&[8, 0, 0, 0][..], &index.to_be_bytes(), &[0, 1, 0, 6, 2, 0, 0, 0, 0, 1, 0, 0]].concat();
+            [&[8, 0, 0, 0][..], &index.to_be_bytes(), &[0, 1, 0, 6, 2, 0, 0, 0, 0, 1, 0, 0]]
+                .concat();
         cooked.extend(packet(1, &[&header, &udp(1, 9999, b"hello")[14..]].concat()));
     }
     let file = fixture.path("any.pcapng");
@@ -155,7 +167,8 @@ fn interfaces_have_the_names_that_the_file_says() {
         let arguments = [&["capture", "-t", "-r", &file], flags].concat();
         podsonde_ended(podsonde(fixture.directory.path()).args(arguments)).expect(0).stdout
     };
-    let line = |name: &str| format!("{name:<5} In  IP 10.0.0.1.4000 > 10.0.0.9.9999: UDP, length 5\n");
+    let line =
+        |name: &str| format!("{name:<5} In  IP 10.0.0.1.4000 > 10.0.0.9.9999: UDP, length 5\n");
     assert_eq!(read(&[]), [line("eth0"), line("lo"), line("?")].concat());
     let first: Value = serde_json::from_str(read(&["-o", "json"]).lines().next().unwrap()).unwrap();
     assert_eq!(first["interface"], "eth0");
@@ -164,7 +177,9 @@ fn interfaces_have_the_names_that_the_file_says() {
 #[test]
 fn what_is_no_capture_file_is_refused() {
     let fixture = Fixture::new();
-    let read = |file: &str| podsonde_ended(podsonde(fixture.directory.path()).args(["capture", "-r", file]));
+    let read = |file: &str| {
+        podsonde_ended(podsonde(fixture.directory.path()).args(["capture", "-r", file]))
+    };
     read("/nonexistent/file")
         .expect(1)
         .says("error: /nonexistent/file: cannot read the capture: No such file");
@@ -189,7 +204,8 @@ fn a_file_is_what_the_agent_sent() {
     assert!(written.starts_with(&prelude("default", "web")));
     let piped = fixture.command(&["capture", "web", "--count", "5", "-w", "-"]).output().unwrap();
     assert_eq!(piped.stdout, written);
-    let printed = fixture.run(&["capture", "web", "--count", "5", "-w", &file, "--print"]).expect(0);
+    let printed =
+        fixture.run(&["capture", "web", "--count", "5", "-w", &file, "--print"]).expect(0);
     assert_eq!(printed.stdout.lines().count(), 5);
     assert_eq!(std::fs::read(&file).unwrap(), written);
     if has("capinfos") {
@@ -211,7 +227,8 @@ fn files_take_turns() {
     let capture = ["capture", "flood", "--count", "1005", "-C", "100k", "-w"];
     fixture.run(&[&capture[..], &[&file]].concat()).expect(0).says("1005 packets captured\n");
     let name = |number: usize| if number == 0 { file.clone() } else { format!("{file}{number}") };
-    let files: Vec<_> = (0..).map(name).take_while(|name| std::path::Path::new(name).exists()).collect();
+    let files: Vec<_> =
+        (0..).map(name).take_while(|name| std::path::Path::new(name).exists()).collect();
     assert!(files.len() > 2, "{files:?}");
     let longest = files.iter().map(|file| std::fs::metadata(file).unwrap().len()).max().unwrap();
     assert!((size..size + 20_000).contains(&longest), "{longest}");
@@ -221,13 +238,17 @@ fn files_take_turns() {
         assert_eq!(files.iter().map(lines).sum::<usize>(), 1005);
     }
     let ring = fixture.path("ring");
-    fixture.run(&["capture", "flood", "--count", "1005", "-C", "100k", "-W", "2", "-w", &ring]).expect(0);
+    fixture
+        .run(&["capture", "flood", "--count", "1005", "-C", "100k", "-W", "2", "-w", &ring])
+        .expect(0);
     assert!(["0", "1"].iter().all(|number| std::fs::metadata(format!("{ring}{number}")).is_ok()));
     assert!(std::fs::metadata(&ring).is_err() && std::fs::metadata(format!("{ring}2")).is_err());
 
     let timed = fixture.path("%s.pcapng");
     fixture.captures();
-    fixture.run(&["capture", "web", "--count", "5", "-G", "1h", "-W", "24", "-w", &timed]).expect(0);
+    fixture
+        .run(&["capture", "web", "--count", "5", "-G", "1h", "-W", "24", "-w", &timed])
+        .expect(0);
     assert_eq!(fixture.captures()[0].max_duration.unwrap().seconds, 24 * 3600);
     for (arguments, message) in [
         ("-C 1 -w -", "stdout is one"),
@@ -239,7 +260,8 @@ fn files_take_turns() {
         ("-C 1", "--write"),
         ("-C 0 -w f", "is not a size"),
     ] {
-        let arguments: Vec<&str> = ["capture", "web"].into_iter().chain(arguments.split(' ')).collect();
+        let arguments: Vec<&str> =
+            ["capture", "web"].into_iter().chain(arguments.split(' ')).collect();
         let ended = fixture.run(&arguments).expect(2);
         assert!(ended.stderr.contains(message), "{arguments:?}: {}", ended.stderr);
     }
@@ -274,7 +296,9 @@ fn the_flags_are_in_the_request() {
     assert_eq!(request.max_delay.unwrap().nanos, 100_000_000);
     // Packets of several pods wait for each other.
     fixture.run(&["capture", "pod/a", "pod/b", "--count", "10", "-w", &file]).expect(0);
-    assert!(fixture.captures().iter().all(|request| request.max_delay.unwrap().nanos == 20_000_000));
+    assert!(
+        fixture.captures().iter().all(|request| request.max_delay.unwrap().nanos == 20_000_000)
+    );
 }
 
 #[test]
@@ -304,7 +328,8 @@ fn several_pods_are_one_file_and_prefixed_lines() {
             &["-r", &file, "-T", "fields", "-e", "frame.interface_name", "-e", "frame.time_epoch"],
         );
         for name in ["default/a/eth0", "default/b/eth0"] {
-            let times: Vec<&str> = fields.lines().filter_map(|line| line.strip_prefix(name)).collect();
+            let times: Vec<&str> =
+                fields.lines().filter_map(|line| line.strip_prefix(name)).collect();
             assert!(times.len() == 5 && times.is_sorted(), "{fields}");
         }
         let infos = told("capinfos", &["-c", "-I", &file]);
@@ -316,7 +341,8 @@ fn several_pods_are_one_file_and_prefixed_lines() {
 #[test]
 fn one_pod_that_fails_does_not_end_the_others() {
     let fixture = Fixture::new();
-    let ended = fixture.run(&["capture", "pod/web", "pod/nope", "pod/cut", "--count", "10"]).expect(1);
+    let ended =
+        fixture.run(&["capture", "pod/web", "pod/nope", "pod/cut", "--count", "10"]).expect(1);
     assert_eq!(ended.stdout.lines().filter(|line| line.starts_with("[web] ")).count(), 5);
     assert_eq!(ended.stdout.lines().filter(|line| line.starts_with("[cut] ")).count(), 5);
     ended
@@ -399,14 +425,21 @@ fn a_reader_that_has_enough_is_no_error() {
         &["capture", "flood", "-w", "-"],
         &["capture", "flood", "pod/web"],
     ] {
-        let mut child =
-            fixture.command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = fixture
+            .command(arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         let mut some = [0; 1000];
         child.stdout.take().unwrap().read_exact(&mut some).unwrap();
         let ended: Ended = child.wait_with_output().unwrap().into();
         let ended = ended.expect(0);
-        let said: Vec<&str> =
-            ended.stderr.lines().filter(|line| !line.starts_with("podsonde: listening on ")).collect();
+        let said: Vec<&str> = ended
+            .stderr
+            .lines()
+            .filter(|line| !line.starts_with("podsonde: listening on "))
+            .collect();
         assert_eq!(said, [""; 0], "{arguments:?}");
     }
 }
@@ -450,7 +483,8 @@ fn an_output_that_nobody_reads_holds_the_agent_back() {
 fn json_has_an_object_for_each_packet_and_the_totals() {
     let fixture = Fixture::new();
     let ended = fixture.run(&["capture", "web", "--count", "5", "-o", "json"]).expect(0);
-    let lines: Vec<Value> = ended.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let lines: Vec<Value> =
+        ended.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(lines.len(), 6);
     assert_eq!(lines[0]["time"], "2023-11-14T22:13:20.123456000Z");
     assert_eq!(
@@ -467,7 +501,8 @@ fn json_has_an_object_for_each_packet_and_the_totals() {
     assert_eq!(lines[5]["pods"][0]["end"], "PACKETS");
     // With a file there are the totals only.
     let file = fixture.path("f");
-    let ended = fixture.run(&["capture", "web", "--count", "5", "-o", "json", "-w", &file]).expect(0);
+    let ended =
+        fixture.run(&["capture", "web", "--count", "5", "-o", "json", "-w", &file]).expect(0);
     assert_eq!(ended.json()["totals"]["captured"], 5);
 }
 
@@ -518,7 +553,10 @@ fn an_agent_of_before_is_named_as_such() {
         fixture
             .run(&[&["capture", "web"], flags].concat())
             .expect(1)
-            .says(&format!("error: the agent at {} does not know captures yet\nhint: ", fixture.endpoint))
+            .says(&format!(
+                "error: the agent at {} does not know captures yet\nhint: ",
+                fixture.endpoint
+            ))
             .says("podsonde version");
     }
 }
@@ -530,7 +568,9 @@ fn tcpdumps_letters_that_mean_something_else_are_noted() {
         .run(&["capture", "web", "-nn", "-c", "10", "--count", "1"])
         .expect(0)
         .says("note: -n is the namespace, here n; addresses are always printed as numbers\n")
-        .says("note: -c is the container, here 10; to end after so many packets write --count 10\n");
+        .says(
+            "note: -c is the container, here 10; to end after so many packets write --count 10\n",
+        );
 }
 
 #[test]
@@ -573,7 +613,10 @@ fn wireshark_is_answered_by_its_protocol() {
     std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_podsonde"), &program).unwrap();
     let ask = |arguments: &[&str]| {
         let mut command = Command::new(&program);
-        command.args(arguments).env("PODSONDE_AGENT", &fixture.endpoint).env("KUBECONFIG", "/nonexistent");
+        command
+            .args(arguments)
+            .env("PODSONDE_AGENT", &fixture.endpoint)
+            .env("KUBECONFIG", "/nonexistent");
         podsonde_ended(&mut command)
     };
     // Without a cluster there is still the interface that asks for one.
@@ -589,7 +632,9 @@ fn wireshark_is_answered_by_its_protocol() {
     let interface = ["--extcap-interface", "podsonde:default/web"];
     let config = ask(&[&interface[..], &["--extcap-config"]].concat()).expect(0).stdout;
     assert!(
-        config.contains("{call=--interface}{display=Interface of the pod}{type=selector}{reload=true}"),
+        config.contains(
+            "{call=--interface}{display=Interface of the pod}{type=selector}{reload=true}"
+        ),
         "{config}"
     );
     assert!(!config.contains("--pods"));
@@ -606,8 +651,13 @@ fn wireshark_is_answered_by_its_protocol() {
     nix::unistd::mkfifo(fifo.as_str(), nix::sys::stat::Mode::S_IRWXU).unwrap();
     let start = |interface: &str, arguments: &[&str]| {
         let mut command = Command::new(&program);
-        command.args(["--capture", "--extcap-interface", interface, "--fifo", &fifo]).args(arguments);
-        command.env("PODSONDE_AGENT", &fixture.endpoint).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .args(["--capture", "--extcap-interface", interface, "--fifo", &fifo])
+            .args(arguments);
+        command
+            .env("PODSONDE_AGENT", &fixture.endpoint)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let child = command.spawn().unwrap();
         let mut pipe = BufReader::new(std::fs::File::open(&fifo).unwrap());
         let mut begin = vec![0; prelude("default", "web").len()];
@@ -643,6 +693,7 @@ fn wireshark_is_answered_by_its_protocol() {
     let ended: Ended = child.wait_with_output().unwrap().into();
     assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));
     let failed =
-        ask(&["--capture", "--extcap-interface", "podsonde:default/nope", "--fifo", &fifo]).expect(1);
+        ask(&["--capture", "--extcap-interface", "podsonde:default/nope", "--fifo", &fifo])
+            .expect(1);
     failed.says("error: there is no pod default/nope");
 }

@@ -11,7 +11,8 @@ use crate::{capture::has, podsonde_ended, through_the_api_server::Cluster};
 #[test]
 fn captures_find_their_pods_by_label_and_workload() {
     let cluster = Cluster::new();
-    let ended = cluster.run(&["capture", "-l", "app=both", "--count", "10", "port", "80"]).expect(0);
+    let ended =
+        cluster.run(&["capture", "-l", "app=both", "--count", "10", "port", "80"]).expect(0);
     assert_eq!(ended.stdout.lines().filter(|line| line.starts_with("[web] ")).count(), 5);
     assert_eq!(ended.stdout.lines().filter(|line| line.starts_with("[replacing] ")).count(), 5);
     ended.says("listening on any in pod default/replacing");
@@ -28,8 +29,14 @@ fn captures_find_their_pods_by_label_and_workload() {
         .run(&["capture", "deploy/nope"])
         .expect(1)
         .says("error: there is no deploy/nope in namespace default");
-    cluster.run(&["capture", "lonely"]).expect(1).says("error: there is no podsonde agent on node n4");
-    cluster.run(&["capture", "-l", "app=both", "--max-pods", "1"]).expect(2).says("2 captures at once");
+    cluster
+        .run(&["capture", "lonely"])
+        .expect(1)
+        .says("error: there is no podsonde agent on node n4");
+    cluster
+        .run(&["capture", "-l", "app=both", "--max-pods", "1"])
+        .expect(2)
+        .says("2 captures at once");
 }
 
 /// tshark with podsonde in its extcap directory. It looks there for ordinary users only.
@@ -71,12 +78,21 @@ fn wireshark_lists_pods_and_captures_from_them() {
     let cluster = Cluster::new();
     let tshark = Tshark(&cluster);
     let listed = podsonde_ended(&mut tshark.command(&["-D"])).expect(0);
-    let names: Vec<&str> =
-        listed.stdout.lines().filter_map(|line| line.split_once(". ")).map(|(_, name)| name).collect();
+    let names: Vec<&str> = listed
+        .stdout
+        .lines()
+        .filter_map(|line| line.split_once(". "))
+        .map(|(_, name)| name)
+        .collect();
     assert!(names.contains(&"podsonde (Kubernetes: pods by name or label)"), "{}", listed.stdout);
-    assert!(names.contains(&"podsonde:default/web (Kubernetes pod default/web)"), "{}", listed.stdout);
+    assert!(
+        names.contains(&"podsonde:default/web (Kubernetes pod default/web)"),
+        "{}",
+        listed.stdout
+    );
     assert!(!listed.stdout.contains("pending"));
-    let links = podsonde_ended(&mut tshark.command(&["-i", "podsonde:default/web", "-L"])).expect(0);
+    let links =
+        podsonde_ended(&mut tshark.command(&["-i", "podsonde:default/web", "-L"])).expect(0);
     assert!(links.stdout.contains("LINUX_SLL2 (Linux cooked v2)"), "{}", links.stdout);
 
     let captured = tshark.command(&[
@@ -97,7 +113,8 @@ fn wireshark_lists_pods_and_captures_from_them() {
     ]);
     let mut captured = captured;
     let captured = podsonde_ended(&mut captured).expect(0);
-    let lengths: Vec<&str> = captured.stdout.lines().map(|line| line.split_once('\t').unwrap().1).collect();
+    let lengths: Vec<&str> =
+        captured.stdout.lines().map(|line| line.split_once('\t').unwrap().1).collect();
     assert_eq!(lengths, ["60", "68", "54", "83", "47"], "{}", captured.stdout);
     let request = cluster.0.captures().remove(0);
     assert_eq!((request.filter.as_str(), request.container.as_str()), ("not arp", "app"));

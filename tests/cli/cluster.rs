@@ -82,13 +82,21 @@ fn what_stands_in_the_way_is_said() {
             "there is no podsonde agent on node n4 (looked in namespace podsonde)",
             "kubectl -n podsonde get daemonset",
         ),
-        ("unready", "the agent on node n3 (pod podsonde/podsonde-agent-3) is not ready", "spec.nodeName=n3"),
+        (
+            "unready",
+            "the agent on node n3 (pod podsonde/podsonde-agent-3) is not ready",
+            "spec.nodeName=n3",
+        ),
         (
             "refused",
             "cannot forward a port to the agent on node n5: error forwarding port 7463 to pod: dial",
             "port-forward",
         ),
-        ("hung-up", "cannot forward a port to the agent on node n7: it was closed before", "port-forward"),
+        (
+            "hung-up",
+            "cannot forward a port to the agent on node n7: it was closed before",
+            "port-forward",
+        ),
     ] {
         for command in [vec!["verify", pod], vec!["debug", pod, "--image=a", "-q"]] {
             cluster.run(&command).expect(1).says(error).says(hint);
@@ -143,9 +151,14 @@ fn an_api_server_that_is_gone_is_said() {
              contexts: [{{name: c, context: {{cluster: c, user: u}}}}]\nusers: [{{name: u, user: {{}}}}]\n"
         ),
     );
-    podsonde_ended(podsonde(fixture.directory.path()).args(["--kubeconfig", &kubeconfig, "verify", "web"]))
-        .expect(1)
-        .says("error: cannot get pod default/web: ")
-        .says("onnection refused")
-        .says("hint: see whether kubectl reaches it");
+    podsonde_ended(podsonde(fixture.directory.path()).args([
+        "--kubeconfig",
+        &kubeconfig,
+        "verify",
+        "web",
+    ]))
+    .expect(1)
+    .says("error: cannot get pod default/web: ")
+    .says("onnection refused")
+    .says("hint: see whether kubectl reaches it");
 }

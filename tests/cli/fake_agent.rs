@@ -42,7 +42,12 @@ fn now() -> i64 {
 }
 
 /// The verdicts on a container that has the sandbox's ipc, net and uts and the target's pid namespace; `pid`: it has not.
-pub(crate) fn container(namespace: &str, pod: &str, name: &str, outcome: Outcome) -> ContainerVerification {
+pub(crate) fn container(
+    namespace: &str,
+    pod: &str,
+    name: &str,
+    outcome: Outcome,
+) -> ContainerVerification {
     let identity = ContainerIdentity {
         node: "n1".into(),
         namespace: namespace.into(),
@@ -73,19 +78,22 @@ pub(crate) fn container(namespace: &str, pod: &str, name: &str, outcome: Outcome
     }
     let id = |inode| Some(NamespaceId { dev: 4, inode });
     let drifts = outcome == Outcome::Drift;
-    let verdict =
-        |kind: NamespaceKind, actual: Sharing, expected: &[Sharing], inode, because: &str| NamespaceVerdict {
-            kind: kind.into(),
-            actual: actual.into(),
-            expected: expected.iter().map(|sharing| i32::from(*sharing)).collect(),
-            outcome: if expected.contains(&actual) { Outcome::Ok } else { Outcome::Drift }.into(),
-            id: id(inode),
-            reference_id: id(4_026_532_400),
-            host_id: id(4_026_531_800),
-            because: because.into(),
-            foreign_containers: 0,
-            evidence: None,
-        };
+    let verdict = |kind: NamespaceKind,
+                   actual: Sharing,
+                   expected: &[Sharing],
+                   inode,
+                   because: &str| NamespaceVerdict {
+        kind: kind.into(),
+        actual: actual.into(),
+        expected: expected.iter().map(|sharing| i32::from(*sharing)).collect(),
+        outcome: if expected.contains(&actual) { Outcome::Ok } else { Outcome::Drift }.into(),
+        id: id(inode),
+        reference_id: id(4_026_532_400),
+        host_id: id(4_026_531_800),
+        because: because.into(),
+        foreign_containers: 0,
+        evidence: None,
+    };
     use Sharing::{Host, Private, Shared};
     let mut namespaces = vec![
         verdict(NamespaceKind::Ipc, Shared, &[Shared], 4_026_532_401, "the pod's sandbox"),
@@ -105,7 +113,8 @@ pub(crate) fn container(namespace: &str, pod: &str, name: &str, outcome: Outcome
     ];
     // A container may call itself what it likes.
     let hostname = b"web\x1b]0;owned\x07\xff".to_vec();
-    namespaces[2].evidence = Some(Evidence { kind: Some(evidence::Kind::Uts(UtsEvidence { hostname })) });
+    namespaces[2].evidence =
+        Some(Evidence { kind: Some(evidence::Kind::Uts(UtsEvidence { hostname })) });
     let eth0 = NetInterface { name: b"eth0".to_vec(), addresses: vec!["10.244.0.7/24".into()] };
     let net = NetEvidence { cookie: u64::MAX, interfaces: vec![eth0], interface_count: 1 };
     namespaces[1].evidence = Some(Evidence { kind: Some(evidence::Kind::Net(net)) });
@@ -117,7 +126,11 @@ pub(crate) fn container(namespace: &str, pod: &str, name: &str, outcome: Outcome
         }),
         outcome: outcome.into(),
         reason: String::new(),
-        message: if drifts { "pid is private, the spec asks for shared".into() } else { String::new() },
+        message: if drifts {
+            "pid is private, the spec asks for shared".into()
+        } else {
+            String::new()
+        },
         namespaces,
     }
 }
@@ -153,7 +166,12 @@ fn verification(namespace: &str, name: &str) -> Result<PodVerification, Status> 
         "done" => pod(namespace, name, Vec::new()),
         "other" => {
             let message = "pod default/other runs on node n2, this is the agent of node n1";
-            return Err(failure(Code::FailedPrecondition, "POD_ON_OTHER_NODE", message, &[("node", "n2")]));
+            return Err(failure(
+                Code::FailedPrecondition,
+                "POD_ON_OTHER_NODE",
+                message,
+                &[("node", "n2")],
+            ));
         }
         "plain" => return Err(Status::unavailable("something broke")),
         "stall" => unreachable!("answered by the caller"),
@@ -179,7 +197,9 @@ impl namespaces_server::Namespaces for FakeAgent {
         }
         let mut found = verification(&pod.namespace, &pod.name)?;
         if !request.container.is_empty() {
-            found.containers.retain(|c| c.container.as_ref().unwrap().container == request.container);
+            found
+                .containers
+                .retain(|c| c.container.as_ref().unwrap().container == request.container);
         }
         Ok(Response::new(NamespacesVerifyResponse { pod: Some(found) }))
     }
@@ -197,10 +217,12 @@ impl namespaces_server::Namespaces for FakeAgent {
             "app=nothing" => &[],
             other => return Err(failure(Code::InvalidArgument, "SELECTOR_INVALID", other, &[])),
         };
-        let namespace = if request.namespace.is_empty() { "default".to_owned() } else { request.namespace };
+        let namespace =
+            if request.namespace.is_empty() { "default".to_owned() } else { request.namespace };
         let pods = names.iter().map(|name| verification(&namespace, name));
-        let answers: Vec<_> =
-            pods.map(|pod| pod.map(|pod| NamespacesVerifyNodeResponse { pod: Some(pod) })).collect();
+        let answers: Vec<_> = pods
+            .map(|pod| pod.map(|pod| NamespacesVerifyNodeResponse { pod: Some(pod) }))
+            .collect();
         Ok(Response::new(stream::iter(answers).boxed()))
     }
 }
@@ -234,7 +256,11 @@ impl debug_server::Debug for FakeAgent {
         let request = request.into_inner();
         *self.created.lock().await = Some(request.clone());
         let PodRef { namespace, name: pod, .. } = request.pod.clone().unwrap();
-        let name = if request.name.is_empty() { "podsonde-x7k2p".to_owned() } else { request.name.clone() };
+        let name = if request.name.is_empty() {
+            "podsonde-x7k2p".to_owned()
+        } else {
+            request.name.clone()
+        };
         let answer = |event| Ok(DebugCreateResponse { event: Some(event) });
         let accepted = answer(Event::Accepted(DebugAccepted {
             session: Some(session(&namespace, &pod, &name, SessionState::Waiting)),
@@ -257,13 +283,18 @@ impl debug_server::Debug for FakeAgent {
         };
         let stream: Answers<DebugCreateResponse> = match pod.as_str() {
             "web" => {
-                stream::iter([accepted, creating, done(Outcome::Ok, SessionState::Running, None)]).boxed()
+                stream::iter([accepted, creating, done(Outcome::Ok, SessionState::Running, None)])
+                    .boxed()
             }
-            "drift" => {
-                stream::iter([accepted, creating, done(Outcome::Drift, SessionState::Running, None)]).boxed()
-            }
+            "drift" => stream::iter([
+                accepted,
+                creating,
+                done(Outcome::Drift, SessionState::Running, None),
+            ])
+            .boxed(),
             "brief" => {
-                stream::iter([accepted, done(Outcome::Unknown, SessionState::Terminated, Some(3))]).boxed()
+                stream::iter([accepted, done(Outcome::Unknown, SessionState::Terminated, Some(3))])
+                    .boxed()
             }
             "stall" => stream::iter([accepted, creating]).chain(stream::pending()).boxed(),
             "cut" => stream::iter([accepted]).boxed(),
@@ -295,14 +326,20 @@ impl debug_server::Debug for FakeAgent {
         Err(Status::unimplemented(""))
     }
 
-    async fn list(&self, request: Request<DebugListRequest>) -> Result<Response<DebugListResponse>, Status> {
+    async fn list(
+        &self,
+        request: Request<DebugListRequest>,
+    ) -> Result<Response<DebugListResponse>, Status> {
         let request = request.into_inner();
         if request.namespace == "empty" {
             return Ok(Response::new(DebugListResponse::default()));
         }
         // Two pages.
         let (sessions, next_page_token) = match request.page_token.as_str() {
-            "" => (vec![session("default", "web", "podsonde-x7k2p", SessionState::Running)], "2".to_owned()),
+            "" => (
+                vec![session("default", "web", "podsonde-x7k2p", SessionState::Running)],
+                "2".to_owned(),
+            ),
             _ => {
                 let ended = Session {
                     exit_code: Some(137),
@@ -323,12 +360,16 @@ impl debug_server::Debug for FakeAgent {
         Ok(Response::new(DebugListResponse { sessions, next_page_token }))
     }
 
-    async fn end(&self, request: Request<DebugEndRequest>) -> Result<Response<DebugEndResponse>, Status> {
+    async fn end(
+        &self,
+        request: Request<DebugEndRequest>,
+    ) -> Result<Response<DebugEndResponse>, Status> {
         let request = request.into_inner();
         let answer = match request.session.as_str() {
-            "gone" => {
-                DebugEndResponse { outcome: EndOutcome::AlreadyEnded.into(), ..DebugEndResponse::default() }
-            }
+            "gone" => DebugEndResponse {
+                outcome: EndOutcome::AlreadyEnded.into(),
+                ..DebugEndResponse::default()
+            },
             "stuck" => DebugEndResponse {
                 outcome: EndOutcome::Partial.into(),
                 signalled: 3,
@@ -343,9 +384,12 @@ impl debug_server::Debug for FakeAgent {
                     &[],
                 ));
             }
-            _ => {
-                DebugEndResponse { outcome: EndOutcome::Ended.into(), signalled: 1, killed: 0, survivors: 0 }
-            }
+            _ => DebugEndResponse {
+                outcome: EndOutcome::Ended.into(),
+                signalled: 1,
+                killed: 0,
+                survivors: 0,
+            },
         };
         Ok(Response::new(answer))
     }
@@ -368,7 +412,11 @@ impl node_server::Node for FakeAgent {
             started_at: time(now() - 20 * 3600 - 1800),
             features: vec![
                 feature("host-pid", true, "sees the node's processes"),
-                feature("cap-sys-ptrace", false, "namespaces of other users cannot be read; add SYS_PTRACE"),
+                feature(
+                    "cap-sys-ptrace",
+                    false,
+                    "namespaces of other users cannot be read; add SYS_PTRACE",
+                ),
             ],
             pods: 4,
         }))

@@ -25,9 +25,13 @@ pub(crate) async fn serve(agent: u16) -> u16 {
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             let service =
-                service_fn(move |request| async move { Ok::<_, Infallible>(answer(request, agent)) });
+                service_fn(
+                    move |request| async move { Ok::<_, Infallible>(answer(request, agent)) },
+                );
             tokio::spawn(
-                http1::Builder::new().serve_connection(TokioIo::new(stream), service).with_upgrades(),
+                http1::Builder::new()
+                    .serve_connection(TokioIo::new(stream), service)
+                    .with_upgrades(),
             );
         }
     });
@@ -57,7 +61,9 @@ fn answer(request: Request<Incoming>, agent: u16) -> Response<String> {
         }
         ["api", "v1", "namespaces", "podsonde", "pods"] => {
             let all = ["n1", "n2", "n3"].into_iter().flat_map(agents).collect();
-            let node = query.split('&').find_map(|part| part.strip_prefix("fieldSelector=spec.nodeName%3D"));
+            let node = query
+                .split('&')
+                .find_map(|part| part.strip_prefix("fieldSelector=spec.nodeName%3D"));
             list(node.map_or(all, agents))
         }
         ["api", "v1", "pods"] => list(vec![pod("web", Some("n1")), pod("pending", None)]),
@@ -85,9 +91,10 @@ fn answer(request: Request<Incoming>, agent: u16) -> Response<String> {
             assert_eq!(query.trim_start_matches('&'), "ports=7463");
             forward(request, agent, name)
         }
-        ["api", "v1", "namespaces", "locked", ..] => {
-            status(StatusCode::FORBIDDEN, "pods is forbidden: User \"bob\" cannot get resource \"pods\"")
-        }
+        ["api", "v1", "namespaces", "locked", ..] => status(
+            StatusCode::FORBIDDEN,
+            "pods is forbidden: User \"bob\" cannot get resource \"pods\"",
+        ),
         _ => status(StatusCode::NOT_FOUND, "the server could not find the requested resource"),
     }
 }
@@ -113,7 +120,10 @@ fn list(items: Vec<Value>) -> Response<String> {
 }
 
 fn object(value: Value) -> Response<String> {
-    Response::builder().header(header::CONTENT_TYPE, "application/json").body(value.to_string()).unwrap()
+    Response::builder()
+        .header(header::CONTENT_TYPE, "application/json")
+        .body(value.to_string())
+        .unwrap()
 }
 
 fn status(code: StatusCode, message: &str) -> Response<String> {
@@ -130,7 +140,8 @@ fn forward(request: Request<Incoming>, agent: u16, pod: &str) -> Response<String
     let accept = derive_accept_key(key.as_bytes());
     tokio::spawn(async move {
         let upgraded = hyper::upgrade::on(request).await.unwrap();
-        let socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, None).await;
+        let socket =
+            WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, None).await;
         let (mut out, mut back) = socket.split();
         // Channel 0 is data, 1 errors; each opens with the port it belongs to.
         for channel in [0, 1] {

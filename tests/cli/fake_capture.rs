@@ -49,10 +49,12 @@ fn tcp(sequence: u32, flags: u8, payload: &[u8]) -> Vec<u8> {
     frame[16..18].copy_from_slice(&length.to_be_bytes());
     frame[23] = 6;
     frame[24..26].copy_from_slice(&[0, 0]);
-    let sum: u32 = frame[14..34].chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum();
+    let sum: u32 =
+        frame[14..34].chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum();
     let folded = (sum & 0xffff) + (sum >> 16);
-    frame[24..26]
-        .copy_from_slice(&(!u16::try_from((folded & 0xffff) + (folded >> 16)).unwrap()).to_be_bytes());
+    frame[24..26].copy_from_slice(
+        &(!u16::try_from((folded & 0xffff) + (folded >> 16)).unwrap()).to_be_bytes(),
+    );
     frame.extend(4000_u16.to_be_bytes());
     frame.extend(80_u16.to_be_bytes());
     frame.extend(sequence.to_be_bytes());
@@ -72,7 +74,8 @@ pub(crate) fn frames() -> Vec<Vec<u8>> {
     ]
     .concat();
     let query =
-        [&[0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0][..], b"\x03web\x04shop\0", &[0, 1, 0, 1]].concat();
+        [&[0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0][..], b"\x03web\x04shop\0", &[0, 1, 0, 1]]
+            .concat();
     vec![
         arp,
         udp(1, 53, &query),
@@ -85,11 +88,19 @@ pub(crate) fn frames() -> Vec<Vec<u8>> {
 /// The beginning of a pod's stream.
 pub(crate) fn prelude(namespace: &str, pod: &str) -> Vec<u8> {
     let mut out = Vec::new();
-    write::section_header(&mut out, &Section { application: "podsonde-agent fake", ..Section::default() });
+    write::section_header(
+        &mut out,
+        &Section { application: "podsonde-agent fake", ..Section::default() },
+    );
     let name = format!("{namespace}/{pod}/eth0");
     write::interface(
         &mut out,
-        &write::Interface { linktype: 1, snaplen: 262_144, name: &name, ..write::Interface::default() },
+        &write::Interface {
+            linktype: 1,
+            snaplen: 262_144,
+            name: &name,
+            ..write::Interface::default()
+        },
     );
     out
 }
@@ -98,8 +109,12 @@ pub(crate) fn prelude(namespace: &str, pod: &str) -> Vec<u8> {
 pub(crate) fn packet(timestamp: u64, frame: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     let original_length = u32::try_from(frame.len()).unwrap();
-    let packet =
-        write::Packet { timestamp, original_length, direction: Direction::Out, ..write::Packet::default() };
+    let packet = write::Packet {
+        timestamp,
+        original_length,
+        direction: Direction::Out,
+        ..write::Packet::default()
+    };
     write::enhanced_packet(&mut out, &packet, [frame]);
     out
 }
@@ -116,7 +131,8 @@ fn figures(captured: usize) -> CaptureStatistics {
 }
 
 fn started(namespace: &str, pod: &str, request: &CaptureStartRequest) -> Event {
-    let container = if request.container.is_empty() { "nginx".to_owned() } else { request.container.clone() };
+    let container =
+        if request.container.is_empty() { "nginx".to_owned() } else { request.container.clone() };
     Event::Started(CaptureStarted {
         container: Some(ContainerIdentity {
             node: "n1".into(),
@@ -148,7 +164,10 @@ fn ended(reason: CaptureEnd, message: &str, statistics: CaptureStatistics) -> Ev
 }
 
 /// The figures again and again, as an agent sends them while nothing comes.
-fn ticking(request: &CaptureStartRequest, figures: CaptureStatistics) -> impl Stream<Item = Event> + use<> {
+fn ticking(
+    request: &CaptureStartRequest,
+    figures: CaptureStatistics,
+) -> impl Stream<Item = Event> + use<> {
     let interval = request.statistics_interval.and_then(|i| Duration::try_from(i).ok());
     stream::unfold(
         tokio::time::interval(interval.expect("the client says how often")),
@@ -164,8 +183,11 @@ fn events(
     pod: &str,
     request: &CaptureStartRequest,
 ) -> impl Stream<Item = Result<Event, Status>> + use<> {
-    let wanted =
-        if request.max_packets == 0 { usize::MAX } else { usize::try_from(request.max_packets).unwrap() };
+    let wanted = if request.max_packets == 0 {
+        usize::MAX
+    } else {
+        usize::try_from(request.max_packets).unwrap()
+    };
     let frames: Vec<_> = frames().into_iter().take(wanted).collect();
     let mut first = prelude(namespace, pod);
     let blocks: Vec<Vec<u8>> =
@@ -179,20 +201,23 @@ fn events(
     }
     let all = figures(frames.len());
     let full = wanted <= frames.len();
-    let lossy = CaptureStatistics { received: 20, dropped_by_kernel: 10, dropped_by_agent: 3, ..all };
+    let lossy =
+        CaptureStatistics { received: 20, dropped_by_kernel: 10, dropped_by_agent: 3, ..all };
     let then: stream::BoxStream<'static, Result<Event, Status>> = match pod {
         "gone" => {
             let message = "the container nginx has ended";
             stream::iter([Ok(ended(CaptureEnd::ContainerEnded, message, all))]).boxed()
         }
-        "cut" => {
-            stream::iter([Ok(Event::Statistics(figures(1))), Err(Status::unavailable("connection reset"))])
-                .boxed()
-        }
+        "cut" => stream::iter([
+            Ok(Event::Statistics(figures(1))),
+            Err(Status::unavailable("connection reset")),
+        ])
+        .boxed(),
         "mute" => stream::pending().boxed(),
         "lossy" => ticking(request, lossy).map(Ok).boxed(),
         "garbage" => {
-            stream::iter([Ok(Event::Pcapng(Bytes::from_static(b"garbage, not blocks at all")))]).boxed()
+            stream::iter([Ok(Event::Pcapng(Bytes::from_static(b"garbage, not blocks at all")))])
+                .boxed()
         }
         "flood" => {
             let block = packet(time(pod, 0), &udp(1, 9999, &[b'x'; FLOOD]));
@@ -228,18 +253,25 @@ impl capture_server::Capture for FakeAgent {
             }
             "denied" => {
                 let facts = [("namespace", namespace.as_str()), ("pod", pod.as_str())];
-                let message = "user \"bob\" may not create captures.podsonde.dev denied in namespace default";
+                let message =
+                    "user \"bob\" may not create captures.podsonde.dev denied in namespace default";
                 return Err(failure(Code::PermissionDenied, "FORBIDDEN", message, &facts));
             }
             "stall" => std::future::pending().await,
             _ if request.filter.contains("nonsense") => {
                 let message = "filter: can't parse filter expression: syntax error";
-                return Err(failure(Code::InvalidArgument, "INVALID_FIELD", message, &[("field", "filter")]));
+                return Err(failure(
+                    Code::InvalidArgument,
+                    "INVALID_FIELD",
+                    message,
+                    &[("field", "filter")],
+                ));
             }
             _ => {}
         }
         let events = events(&namespace, &pod, &request);
-        let events = events.map(|event| event.map(|event| CaptureStartResponse { event: Some(event) }));
+        let events =
+            events.map(|event| event.map(|event| CaptureStartResponse { event: Some(event) }));
         Ok(Response::new(events.boxed()))
     }
 
@@ -250,7 +282,10 @@ impl capture_server::Capture for FakeAgent {
         let request = request.into_inner();
         assert_eq!(request.pod.unwrap().name, "web");
         Ok(Response::new(CaptureCompileResponse {
-            program: format!("(000) ret      #262144 ; {} on {}\n", request.filter, request.interface),
+            program: format!(
+                "(000) ret      #262144 ; {} on {}\n",
+                request.filter, request.interface
+            ),
             instructions: 1,
             linktype: 1,
         }))

@@ -103,14 +103,20 @@ impl FakeFiles {
             return Err(failure(Code::PermissionDenied, "PATH_REFUSED", "it is on a procfs", &[]));
         }
         if path == b"/secret" && !target.as_root {
-            return Err(failure(Code::PermissionDenied, "FILE_PERMISSION", "Permission denied", &[]));
+            return Err(failure(
+                Code::PermissionDenied,
+                "FILE_PERMISSION",
+                "Permission denied",
+                &[],
+            ));
         }
         if path == b"/forbidden" {
             let message = "jane may not create pods/exec in namespace default";
             let facts = [("field", "create pods/exec")];
             return Err(failure(Code::PermissionDenied, "FORBIDDEN", message, &facts));
         }
-        let relative = path.iter().position(|b| *b != b'/').map_or(b"".as_slice(), |at| &path[at..]);
+        let relative =
+            path.iter().position(|b| *b != b'/').map_or(b"".as_slice(), |at| &path[at..]);
         // Trailing slashes mean what they lead to.
         Ok((root.join(OsStr::from_bytes(relative)), whose, pod.name))
     }
@@ -120,9 +126,12 @@ fn errno(error: std::io::Error) -> Status {
     match error.raw_os_error() {
         Some(2) => failure(Code::NotFound, "PATH_NOT_FOUND", "No such file or directory", &[]),
         Some(20) => failure(Code::FailedPrecondition, "NOT_A_DIRECTORY", "Not a directory", &[]),
-        Some(40) => {
-            failure(Code::FailedPrecondition, "TOO_MANY_LINKS", "Too many levels of symbolic links", &[])
-        }
+        Some(40) => failure(
+            Code::FailedPrecondition,
+            "TOO_MANY_LINKS",
+            "Too many levels of symbolic links",
+            &[],
+        ),
         _ => failure(Code::PermissionDenied, "FILE_PERMISSION", &error.to_string(), &[]),
     }
 }
@@ -130,8 +139,9 @@ fn errno(error: std::io::Error) -> Status {
 pub(crate) fn entry(path: &Path, name: &[u8], follow: bool) -> Result<FileEntry, Status> {
     let found = if follow { path.metadata() } else { path.symlink_metadata() }.map_err(errno)?;
     let kind = found.file_type();
-    let time =
-        |seconds, nanos: i64| Some(prost_types::Timestamp { seconds, nanos: i32::try_from(nanos).unwrap() });
+    let time = |seconds, nanos: i64| {
+        Some(prost_types::Timestamp { seconds, nanos: i32::try_from(nanos).unwrap() })
+    };
     let created = found.created().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
     let (major, minor) = (nix::sys::stat::major(found.rdev()), nix::sys::stat::minor(found.rdev()));
     let number = |number: u64| u32::try_from(number).unwrap();
@@ -189,8 +199,11 @@ fn walk(directory: &Path, below: &[u8], depth: u32, found: &mut Vec<FileEntry>) 
     }
     for child in std::fs::read_dir(directory).unwrap().map(Result::unwrap) {
         let name = child.file_name();
-        let path =
-            if below.is_empty() { name.as_bytes().to_vec() } else { [below, b"/", name.as_bytes()].concat() };
+        let path = if below.is_empty() {
+            name.as_bytes().to_vec()
+        } else {
+            [below, b"/", name.as_bytes()].concat()
+        };
         let entry = entry(&child.path(), &path, false).unwrap();
         let is_directory = entry.r#type() == FileType::Directory;
         found.push(entry);
@@ -202,7 +215,10 @@ fn walk(directory: &Path, below: &[u8], depth: u32, found: &mut Vec<FileEntry>) 
 
 #[tonic::async_trait]
 impl files_server::Files for FakeAgent {
-    async fn stat(&self, request: Request<FilesStatRequest>) -> Result<Response<FilesStatResponse>, Status> {
+    async fn stat(
+        &self,
+        request: Request<FilesStatRequest>,
+    ) -> Result<Response<FilesStatResponse>, Status> {
         let request = request.into_inner();
         let (path, root, pod) = self.files.resolve(request.target, &request.path)?;
         let canned = self.files.state().walks.contains_key(&pod);
@@ -213,18 +229,24 @@ impl files_server::Files for FakeAgent {
         Ok(Response::new(FilesStatResponse { root: Some(root), entry: Some(entry) }))
     }
 
-    async fn list(&self, request: Request<FilesListRequest>) -> Result<Response<FilesListResponse>, Status> {
+    async fn list(
+        &self,
+        request: Request<FilesListRequest>,
+    ) -> Result<Response<FilesListResponse>, Status> {
         let request = request.into_inner();
         let (path, root, pod) = self.files.resolve(request.target, &request.path)?;
         let mut state = self.files.state();
         if let Some(pages) = state.pages.get_mut(&pod) {
             return Ok(Response::new(FilesListResponse { root: Some(root), ..pages.remove(0) }));
         }
-        let mut names: Vec<_> =
-            std::fs::read_dir(&path).map_err(errno)?.map(|child| child.unwrap().file_name()).collect();
+        let mut names: Vec<_> = std::fs::read_dir(&path)
+            .map_err(errno)?
+            .map(|child| child.unwrap().file_name())
+            .collect();
         names.sort_by(|a, b| a.as_bytes().cmp(b.as_bytes()));
         names.retain(|name| name.as_bytes() > request.after.as_slice());
-        let size = usize::try_from(request.page_size).unwrap().min(state.page.unwrap_or(usize::MAX));
+        let size =
+            usize::try_from(request.page_size).unwrap().min(state.page.unwrap_or(usize::MAX));
         let more = names.len() > size;
         names.truncate(size);
         let entries: Vec<_> = names
@@ -237,7 +259,10 @@ impl files_server::Files for FakeAgent {
 
     type ReadStream = Answers<FilesReadResponse>;
 
-    async fn read(&self, request: Request<FilesReadRequest>) -> Result<Response<Self::ReadStream>, Status> {
+    async fn read(
+        &self,
+        request: Request<FilesReadRequest>,
+    ) -> Result<Response<Self::ReadStream>, Status> {
         let request = request.into_inner();
         let (path, root, _) = self.files.resolve(request.target.clone(), &request.path)?;
         let (cut, stall, limit) = {
@@ -252,7 +277,12 @@ impl files_server::Files for FakeAgent {
                 return Err(failure(Code::FailedPrecondition, "NOT_A_FILE", "Is a directory", &[]));
             }
             _ => {
-                return Err(failure(Code::FailedPrecondition, "NOT_A_FILE", "it is not a regular file", &[]));
+                return Err(failure(
+                    Code::FailedPrecondition,
+                    "NOT_A_FILE",
+                    "it is not a regular file",
+                    &[],
+                ));
             }
         }
         let version = version(&entry);
@@ -265,8 +295,12 @@ impl files_server::Files for FakeAgent {
             (Some(0), _) => size,
             (Some(lines), _) => {
                 let body = content.strip_suffix(b"\n").unwrap_or(&content);
-                let mut starts =
-                    body.iter().enumerate().rev().filter(|(_, b)| **b == b'\n').map(|(at, _)| at + 1);
+                let mut starts = body
+                    .iter()
+                    .enumerate()
+                    .rev()
+                    .filter(|(_, b)| **b == b'\n')
+                    .map(|(at, _)| at + 1);
                 starts.nth(usize::try_from(lines - 1).unwrap()).unwrap_or(0)
             }
             (None, offset @ 0..) => usize::try_from(offset).unwrap().min(size),
@@ -282,7 +316,8 @@ impl files_server::Files for FakeAgent {
         }
         let answer = |event| Ok(FilesReadResponse { event: Some(event) });
         use files_read_response::Event;
-        let start = FilesReadStart { root: Some(root), entry: Some(entry), offset: offset as u64, version };
+        let start =
+            FilesReadStart { root: Some(root), entry: Some(entry), offset: offset as u64, version };
         let mut data = &content[offset..end];
         if let Some(short) = cut.or(stall) {
             data = &data[..short.min(data.len())];
@@ -294,7 +329,9 @@ impl files_server::Files for FakeAgent {
         let begun = stream::iter([answer(Event::Start(start))]).chain(stream::iter(parts));
         if cut.is_some() {
             return Ok(Response::new(
-                begun.chain(stream::iter([Err(Status::unavailable("the connection broke"))])).boxed(),
+                begun
+                    .chain(stream::iter([Err(Status::unavailable("the connection broke"))]))
+                    .boxed(),
             ));
         }
         if stall.is_some() {
@@ -311,7 +348,10 @@ impl files_server::Files for FakeAgent {
 
     type WalkStream = Answers<FilesWalkResponse>;
 
-    async fn walk(&self, request: Request<FilesWalkRequest>) -> Result<Response<Self::WalkStream>, Status> {
+    async fn walk(
+        &self,
+        request: Request<FilesWalkRequest>,
+    ) -> Result<Response<Self::WalkStream>, Status> {
         let request = request.into_inner();
         let (path, root, pod) = self.files.resolve(request.target, &request.path)?;
         let canned = self.files.state().walks.get(&pod).cloned();
@@ -320,7 +360,12 @@ impl files_server::Files for FakeAgent {
             None => {
                 let top = entry(&path, b"", true)?;
                 if top.r#type() != FileType::Directory {
-                    return Err(failure(Code::FailedPrecondition, "NOT_A_DIRECTORY", "Not a directory", &[]));
+                    return Err(failure(
+                        Code::FailedPrecondition,
+                        "NOT_A_DIRECTORY",
+                        "Not a directory",
+                        &[],
+                    ));
                 }
                 let mut entries = vec![top];
                 walk(&path, b"", request.max_depth.unwrap_or(1000), &mut entries);
@@ -363,7 +408,9 @@ impl files_server::Files for FakeAgent {
             sha256,
         };
         let answer = |event| Ok(FilesChecksumResponse { event: Some(event) });
-        Ok(Response::new(stream::iter([answer(Event::ProgressBytes(1)), answer(Event::Done(done))]).boxed()))
+        Ok(Response::new(
+            stream::iter([answer(Event::ProgressBytes(1)), answer(Event::Done(done))]).boxed(),
+        ))
     }
 
     async fn write(
@@ -372,12 +419,18 @@ impl files_server::Files for FakeAgent {
     ) -> Result<Response<FilesWriteResponse>, Status> {
         let mut messages = request.into_inner();
         use files_write_request::Event;
-        let Some(Event::Start(start)) = messages.message().await?.and_then(|message| message.event) else {
+        let Some(Event::Start(start)) = messages.message().await?.and_then(|message| message.event)
+        else {
             return Err(Status::invalid_argument("no start"));
         };
         let (path, root, _) = self.files.resolve(start.target, &start.path)?;
         if !self.files.state().writable {
-            return Err(failure(Code::Unimplemented, "WRITES_DISABLED", "the agent writes no files", &[]));
+            return Err(failure(
+                Code::Unimplemented,
+                "WRITES_DISABLED",
+                "the agent writes no files",
+                &[],
+            ));
         }
         if path.exists() && !start.overwrite {
             return Err(failure(Code::AlreadyExists, "FILE_EXISTS", "File exists", &[]));
@@ -405,7 +458,11 @@ impl files_server::Files for FakeAgent {
 }
 
 /// What is added to a file from `at` on, and what happens to it, as long as somebody listens.
-async fn follow(path: PathBuf, mut at: u64, sender: mpsc::Sender<Result<FilesReadResponse, Status>>) {
+async fn follow(
+    path: PathBuf,
+    mut at: u64,
+    sender: mpsc::Sender<Result<FilesReadResponse, Status>>,
+) {
     use files_read_response::Event;
     let mut inode = path.metadata().map(|found| found.ino()).unwrap_or(0);
     loop {
@@ -430,7 +487,10 @@ async fn follow(path: PathBuf, mut at: u64, sender: mpsc::Sender<Result<FilesRea
                 send.push(Event::Data(added.into()));
             }
             if end {
-                send.push(Event::End(FilesReadEnd { reason: ReadEnd::ContainerEnded.into(), bytes: at }));
+                send.push(Event::End(FilesReadEnd {
+                    reason: ReadEnd::ContainerEnded.into(),
+                    bytes: at,
+                }));
             }
         }
         for event in send {

@@ -8,7 +8,8 @@ use podsonde::embedded::Cluster;
 use serde_json::{Value, json};
 
 use super::{
-    JSON, JSON_PATCH, MERGE, STRATEGIC, cluster, curl, get, phase, running, state, status, wait, web, within,
+    JSON, JSON_PATCH, MERGE, STRATEGIC, cluster, curl, get, phase, running, state, status, wait,
+    web, within,
 };
 
 const PATH: &str = "/api/v1/namespaces/default/pods/web/ephemeralcontainers";
@@ -50,7 +51,12 @@ async fn every_broken_rule_is_named() {
         container
     };
     let cases: Vec<(Value, &str, &str, &str)> = vec![
-        (with(json!({ "ports": [{ "containerPort": 80 }] })), "ports", "FieldValueForbidden", NOT_ALLOWED),
+        (
+            with(json!({ "ports": [{ "containerPort": 80 }] })),
+            "ports",
+            "FieldValueForbidden",
+            NOT_ALLOWED,
+        ),
         (
             with(json!({ "resources": { "limits": { "cpu": "1" } } })),
             "resources",
@@ -58,30 +64,61 @@ async fn every_broken_rule_is_named() {
             NOT_ALLOWED,
         ),
         (
-            with(json!({ "resizePolicy": [{ "resourceName": "cpu", "restartPolicy": "NotRequired" }] })),
+            with(
+                json!({ "resizePolicy": [{ "resourceName": "cpu", "restartPolicy": "NotRequired" }] }),
+            ),
             "resizePolicy",
             "FieldValueForbidden",
             NOT_ALLOWED,
         ),
-        (with(json!({ "restartPolicy": "Always" })), "restartPolicy", "FieldValueForbidden", NOT_ALLOWED),
+        (
+            with(json!({ "restartPolicy": "Always" })),
+            "restartPolicy",
+            "FieldValueForbidden",
+            NOT_ALLOWED,
+        ),
         (
             with(json!({ "restartPolicyRules": [{ "action": "Restart" }] })),
             "restartPolicyRules",
             "FieldValueForbidden",
             NOT_ALLOWED,
         ),
-        (with(json!({ "livenessProbe": probe })), "livenessProbe", "FieldValueForbidden", NOT_ALLOWED),
-        (with(json!({ "readinessProbe": probe })), "readinessProbe", "FieldValueForbidden", NOT_ALLOWED),
-        (with(json!({ "startupProbe": probe })), "startupProbe", "FieldValueForbidden", NOT_ALLOWED),
-        (with(json!({ "lifecycle": { "preStop": probe } })), "lifecycle", "FieldValueForbidden", NOT_ALLOWED),
         (
-            with(json!({ "volumeMounts": [{ "name": "data", "mountPath": "/d", "subPath": "x" }] })),
+            with(json!({ "livenessProbe": probe })),
+            "livenessProbe",
+            "FieldValueForbidden",
+            NOT_ALLOWED,
+        ),
+        (
+            with(json!({ "readinessProbe": probe })),
+            "readinessProbe",
+            "FieldValueForbidden",
+            NOT_ALLOWED,
+        ),
+        (
+            with(json!({ "startupProbe": probe })),
+            "startupProbe",
+            "FieldValueForbidden",
+            NOT_ALLOWED,
+        ),
+        (
+            with(json!({ "lifecycle": { "preStop": probe } })),
+            "lifecycle",
+            "FieldValueForbidden",
+            NOT_ALLOWED,
+        ),
+        (
+            with(
+                json!({ "volumeMounts": [{ "name": "data", "mountPath": "/d", "subPath": "x" }] }),
+            ),
             "volumeMounts[0].subPath",
             "FieldValueForbidden",
             NOT_ALLOWED,
         ),
         (
-            with(json!({ "volumeMounts": [{ "name": "data", "mountPath": "/d", "subPathExpr": "x" }] })),
+            with(
+                json!({ "volumeMounts": [{ "name": "data", "mountPath": "/d", "subPathExpr": "x" }] }),
+            ),
             "volumeMounts[0].subPathExpr",
             "FieldValueForbidden",
             NOT_ALLOWED,
@@ -101,7 +138,12 @@ async fn every_broken_rule_is_named() {
         ),
         (busybox("web"), "name", "FieldValueDuplicate", "Duplicate value: \"web\""),
         (busybox("setup"), "name", "FieldValueDuplicate", "Duplicate value: \"setup\""),
-        (busybox("a.b"), "name", "FieldValueInvalid", "Invalid value: \"a.b\": must not contain dots"),
+        (
+            busybox("a.b"),
+            "name",
+            "FieldValueInvalid",
+            "Invalid value: \"a.b\": must not contain dots",
+        ),
         (
             busybox("Debug"),
             "name",
@@ -140,7 +182,8 @@ async fn every_broken_rule_is_named() {
     let expected = format!("Invalid value: \"{long}\": must be no more than 63 bytes");
     assert_eq!((code, &answer["details"]["causes"][0]["message"]), (422, &json!(expected)));
     // Several at once are all named.
-    let (code, answer) = add(&cluster, with(json!({ "targetContainerName": "x", "lifecycle": {} }))).await;
+    let (code, answer) =
+        add(&cluster, with(json!({ "targetContainerName": "x", "lifecycle": {} }))).await;
     assert_eq!((code, answer["details"]["causes"].as_array().unwrap().len()), (422, 2));
     assert_eq!(
         answer["message"],
@@ -173,7 +216,11 @@ async fn what_is_allowed_is_accepted() {
         assert_eq!(&stored[field], value, "{field}");
     }
     let (_, pod) = add(&cluster, json!({ "name": "plain", "image": "busybox" })).await;
-    let plain = pod["spec"]["ephemeralContainers"].as_array().unwrap().iter().find(|c| c["name"] == "plain");
+    let plain = pod["spec"]["ephemeralContainers"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|c| c["name"] == "plain");
     let expected = json!({
         "name": "plain", "image": "busybox", "imagePullPolicy": "Always", "resources": {},
         "terminationMessagePath": "/dev/termination-log", "terminationMessagePolicy": "File",
@@ -201,16 +248,20 @@ async fn each_kind_of_patch_merges_as_it_should() {
         patch(&cluster, MERGE, &json!({ "spec": { "ephemeralContainers": [busybox("d")] } })).await;
     assert_eq!(code, 422);
     let causes = answer["details"]["causes"].as_array().unwrap();
-    let messages: Vec<&str> = causes.iter().map(|cause| cause["message"].as_str().unwrap()).collect();
-    let removed =
-        |name: &str| format!("Forbidden: existing ephemeral containers {name:?} may not be removed\n");
+    let messages: Vec<&str> =
+        causes.iter().map(|cause| cause["message"].as_str().unwrap()).collect();
+    let removed = |name: &str| {
+        format!("Forbidden: existing ephemeral containers {name:?} may not be removed\n")
+    };
     assert_eq!(messages, [removed("b"), removed("a"), removed("c")]);
     assert!(causes.iter().all(|cause| cause["field"] == "spec.ephemeralContainers"));
     let all: Vec<Value> = ["b", "a", "c", "d"].map(busybox).into();
-    let (code, pod) = patch(&cluster, MERGE, &json!({ "spec": { "ephemeralContainers": all } })).await;
+    let (code, pod) =
+        patch(&cluster, MERGE, &json!({ "spec": { "ephemeralContainers": all } })).await;
     assert_eq!((code, names(&pod)), (200, vec!["b", "a", "c", "d"]));
 
-    let append = json!([{ "op": "add", "path": "/spec/ephemeralContainers/-", "value": busybox("e") }]);
+    let append =
+        json!([{ "op": "add", "path": "/spec/ephemeralContainers/-", "value": busybox("e") }]);
     let (code, mut pod) = patch(&cluster, JSON_PATCH, &append).await;
     assert_eq!((code, names(&pod)), (200, vec!["b", "a", "c", "d", "e"]));
     let failing = json!([{ "op": "test", "path": "/metadata/name", "value": "other" }]);
@@ -237,7 +288,9 @@ async fn each_kind_of_patch_merges_as_it_should() {
     let nameless = json!({ "spec": { "ephemeralContainers": [{ "image": "x" }] } });
     let (code, answer) = patch(&cluster, STRATEGIC, &nameless).await;
     assert_eq!(code, 400, "{answer}");
-    assert!(answer["message"].as_str().unwrap().contains("does not contain declared merge key: name"));
+    assert!(
+        answer["message"].as_str().unwrap().contains("does not contain declared merge key: name")
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -249,7 +302,11 @@ async fn what_is_there_stays_as_it_is() {
 
     let (_, before) = get(&cluster, PATH).await;
     let (code, after) = add(&cluster, busybox("debug")).await;
-    assert_eq!((code, &after), (200, &before), "a repetition changes nothing, not even the version");
+    assert_eq!(
+        (code, &after),
+        (200, &before),
+        "a repetition changes nothing, not even the version"
+    );
     assert_eq!(runtime.starts("debug").len(), 1);
 
     let mut changed = busybox("debug");
@@ -257,10 +314,10 @@ async fn what_is_there_stays_as_it_is() {
     let (code, answer) = add(&cluster, changed).await;
     let message = answer["message"].as_str().unwrap();
     assert_eq!(code, 422);
-    let expected =
-        "spec.ephemeralContainers: Forbidden: existing ephemeral containers \"debug\" may not be changed\n";
+    let expected = "spec.ephemeralContainers: Forbidden: existing ephemeral containers \"debug\" may not be changed\n";
     assert!(message.contains(expected), "{message}");
-    let gone = json!({ "spec": { "ephemeralContainers": [{ "$patch": "delete", "name": "debug" }] } });
+    let gone =
+        json!({ "spec": { "ephemeralContainers": [{ "$patch": "delete", "name": "debug" }] } });
     let (code, answer) = patch(&cluster, STRATEGIC, &gone).await;
     assert_eq!(code, 422, "{answer}");
     // The way around the subresource is closed, too.
@@ -268,11 +325,15 @@ async fn what_is_there_stays_as_it_is() {
     let sneaky = json!({ "spec": { "ephemeralContainers": [busybox("sneaky")] } });
     let (code, answer) = curl(&cluster, "PATCH", path, STRATEGIC, &sneaky).await;
     assert_eq!(code, 422);
-    assert!(answer["message"].as_str().unwrap().contains("pod updates may not change fields other than"));
+    assert!(
+        answer["message"]
+            .as_str()
+            .unwrap()
+            .contains("pod updates may not change fields other than")
+    );
 
     // Preconditions: the version, and the uid.
-    let stale =
-        json!({ "metadata": { "resourceVersion": "1" }, "spec": { "ephemeralContainers": [busybox("x")] } });
+    let stale = json!({ "metadata": { "resourceVersion": "1" }, "spec": { "ephemeralContainers": [busybox("x")] } });
     let (code, answer) = patch(&cluster, STRATEGIC, &stale).await;
     assert_eq!((code, &answer["reason"]), (409, &json!("Conflict")));
     assert_eq!(
@@ -283,12 +344,14 @@ async fn what_is_there_stays_as_it_is() {
     let other = json!({ "metadata": { "uid": "other" }, "spec": { "ephemeralContainers": [busybox("x")] } });
     let (code, answer) = patch(&cluster, STRATEGIC, &other).await;
     assert_eq!((code, &answer["details"]["causes"][0]["field"]), (422, &json!("metadata.uid")));
-    let (code, answer) = patch(&cluster, STRATEGIC, &json!({ "metadata": { "name": "other" } })).await;
+    let (code, answer) =
+        patch(&cluster, STRATEGIC, &json!({ "metadata": { "name": "other" } })).await;
     assert_eq!(code, 400, "{answer}");
 
     // A trial leaves nothing behind.
     let trial = json!({ "spec": { "ephemeralContainers": [busybox("trial")] } });
-    let (code, pod) = curl(&cluster, "PATCH", &format!("{PATH}?dryRun=All"), STRATEGIC, &trial).await;
+    let (code, pod) =
+        curl(&cluster, "PATCH", &format!("{PATH}?dryRun=All"), STRATEGIC, &trial).await;
     assert_eq!((code, names(&pod)), (200, vec!["trial", "debug"]));
     let (_, pod) = get(&cluster, PATH).await;
     assert_eq!(names(&pod), ["debug"]);
@@ -322,7 +385,9 @@ async fn pods_that_can_run_nothing_more() {
     wait(&cluster, "done", |pod| phase(pod) == "Succeeded").await;
     let pods: Api<Pod> = Api::default_namespaced(cluster.client().unwrap());
     let late = Patch::Strategic(json!({ "spec": { "ephemeralContainers": [busybox("late")] } }));
-    let pod = within(pods.patch_ephemeral_containers("done", &PatchParams::default(), &late)).await.unwrap();
+    let pod = within(pods.patch_ephemeral_containers("done", &PatchParams::default(), &late))
+        .await
+        .unwrap();
     assert_eq!(pod.spec.unwrap().ephemeral_containers.unwrap().len(), 1);
     // Whatever comes of it would have come before the end of the pod's deletion.
     within(pods.delete("done", &Default::default())).await.unwrap();
@@ -341,7 +406,9 @@ async fn a_target_that_has_not_started_is_waited_for() {
     let mut debug = busybox("debug");
     debug["targetContainerName"] = "web".into();
     add(&cluster, debug).await;
-    let pod = wait(&cluster, "web", |pod| super::waiting(pod, "debug") == "CreateContainerConfigError").await;
+    let pod =
+        wait(&cluster, "web", |pod| super::waiting(pod, "debug") == "CreateContainerConfigError")
+            .await;
     let message = state(&pod, "debug").waiting.unwrap().message.unwrap();
     assert_eq!(message, "unable to find target container web");
     let pod = wait(&cluster, "web", |pod| running(pod, "debug")).await;

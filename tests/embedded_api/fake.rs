@@ -10,7 +10,9 @@ use std::{
 
 use futures::{FutureExt, future::BoxFuture};
 use k8s_openapi::{api::core::v1::Pod, jiff::Timestamp};
-use podsonde::embedded::runtime::{ContainerStart, Exit, Runtime, Sandbox, StartError, Started, Stream};
+use podsonde::embedded::runtime::{
+    ContainerStart, Exit, Runtime, Sandbox, StartError, Started, Stream,
+};
 use tokio::{net::TcpStream, sync::oneshot};
 
 /// What becomes of one start of a container.
@@ -49,7 +51,14 @@ impl Fake {
 
     /// The starts of a container so far.
     pub(crate) fn starts(&self, container: &str) -> Vec<ContainerStart> {
-        self.inner.lock().unwrap().starts.iter().filter(|start| start.name == container).cloned().collect()
+        self.inner
+            .lock()
+            .unwrap()
+            .starts
+            .iter()
+            .filter(|start| start.name == container)
+            .cloned()
+            .collect()
     }
 
     /// The order in which containers were started.
@@ -122,8 +131,14 @@ impl Runtime for Fake {
         async {}.boxed()
     }
 
-    fn connect<'a>(&'a self, _sandbox: &'a Sandbox, port: u16) -> BoxFuture<'a, io::Result<Box<dyn Stream>>> {
-        async move { Ok(Box::new(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?) as Box<dyn Stream>) }
-            .boxed()
+    fn connect<'a>(
+        &'a self,
+        _sandbox: &'a Sandbox,
+        port: u16,
+    ) -> BoxFuture<'a, io::Result<Box<dyn Stream>>> {
+        async move {
+            Ok(Box::new(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?) as Box<dyn Stream>)
+        }
+        .boxed()
     }
 }

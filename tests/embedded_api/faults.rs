@@ -32,10 +32,12 @@ async fn chosen_requests_fail_as_often_as_wanted() {
     let (cluster, _runtime) = cluster().await;
     cluster.create_pod(web("web")).await.unwrap();
     let pods: Api<Pod> = Api::default_namespaced(cluster.client().unwrap());
-    let debug =
-        Patch::Strategic(json!({ "spec": { "ephemeralContainers": [{ "name": "d", "image": "busybox" }] } }));
-    let patch =
-        async || within(pods.patch_ephemeral_containers("web", &PatchParams::default(), &debug)).await;
+    let debug = Patch::Strategic(
+        json!({ "spec": { "ephemeralContainers": [{ "name": "d", "image": "busybox" }] } }),
+    );
+    let patch = async || {
+        within(pods.patch_ephemeral_containers("web", &PatchParams::default(), &debug)).await
+    };
 
     let webhook = Status::denied_by_webhook("policy.example.com", "no debugging on Fridays");
     let policy = Status::denied_by_policy("web", "podsonde", "podsonde-binding", "not your node");
@@ -70,7 +72,8 @@ async fn chosen_requests_fail_as_often_as_wanted() {
     patch().await.unwrap();
 
     cluster.faults().fail_next(2, "*", "pods", Status::too_many_requests(7));
-    let arguments = ["--silent", "--include", &format!("{}/api/v1/pods", cluster.url())].map(str::to_owned);
+    let arguments =
+        ["--silent", "--include", &format!("{}/api/v1/pods", cluster.url())].map(str::to_owned);
     let answer = String::from_utf8(run("curl", arguments.to_vec()).await.stdout).unwrap();
     assert!(answer.starts_with("HTTP/1.1 429"), "{answer}");
     assert!(answer.contains("retry-after: 7\r\n"), "{answer}");
@@ -84,7 +87,9 @@ async fn chosen_requests_fail_as_often_as_wanted() {
         Status::new(410, "Expired", "too old resource version: 1 (2)"),
     );
     let mut events = pin!(within(pods.watch(&WatchParams::default(), "0")).await.unwrap());
-    let WatchEvent::Error(status) = within(events.next()).await.unwrap().unwrap() else { panic!("no error") };
+    let WatchEvent::Error(status) = within(events.next()).await.unwrap().unwrap() else {
+        panic!("no error")
+    };
     assert_eq!((status.code, status.message.as_str()), (410, "too old resource version: 1 (2)"));
     cluster.faults().clear();
     assert_eq!(get(&cluster, "/api/v1/pods?watch=1&timeoutSeconds=1").await.0, 200);
@@ -145,8 +150,11 @@ async fn watches_break_without_an_end() {
     let (cluster, _runtime) = cluster().await;
     cluster.create_pod(web("web")).await.unwrap();
     let url = format!("{}/api/v1/pods?watch=true", cluster.url());
-    let mut curl =
-        Command::new("curl").args(["--silent", "--no-buffer", &url]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut curl = Command::new("curl")
+        .args(["--silent", "--no-buffer", &url])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
     let mut lines = BufReader::new(curl.stdout.take().unwrap()).lines();
     let first = within(spawn_blocking(move || lines.next())).await.unwrap().unwrap().unwrap();
     assert!(first.starts_with("{\"object\":{\"apiVersion\":\"v1\",\"kind\":\"Pod\""), "{first}");

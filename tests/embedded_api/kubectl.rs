@@ -73,7 +73,8 @@ async fn a_pod_from_creation_to_deletion() {
         kubectl.ok(&["wait", "--for=condition=Ready", &timeout, "pod/web"]).await,
         "pod/web condition met\n"
     );
-    let pod: Value = serde_json::from_str(&kubectl.ok(&["get", "pod", "web", "-o", "json"]).await).unwrap();
+    let pod: Value =
+        serde_json::from_str(&kubectl.ok(&["get", "pod", "web", "-o", "json"]).await).unwrap();
     assert_eq!(pod["status"]["phase"], "Running");
     assert_eq!(pod["status"]["qosClass"], "BestEffort");
     assert_eq!(pod["status"]["podIP"], "10.0.0.7");
@@ -95,7 +96,10 @@ async fn a_pod_from_creation_to_deletion() {
     assert_eq!(names(&["-l", "app in (web,db),!gone"]).await, "pod/web\n");
     assert_eq!(names(&["-l", "app!=web"]).await, "");
     assert_eq!(names(&["-l", "app notin (web)"]).await, "");
-    assert_eq!(names(&["--field-selector", "spec.nodeName=node-a,status.phase=Running"]).await, "pod/web\n");
+    assert_eq!(
+        names(&["--field-selector", "spec.nodeName=node-a,status.phase=Running"]).await,
+        "pod/web\n"
+    );
     assert_eq!(names(&["--field-selector", "spec.nodeName=node-b"]).await, "");
     let error = kubectl.fails(&["get", "pods", "--field-selector", "spec.color=red"]).await;
     assert!(error.contains("field label not supported: spec.color"), "{error}");
@@ -148,7 +152,8 @@ async fn debug_adds_a_container_with_a_target() {
     let capabilities = starts[0].security.capabilities.clone().unwrap();
     assert_eq!(capabilities.add.unwrap(), ["SYS_PTRACE"]);
     // kubectl says in its patch that the new one comes last.
-    let pod: Value = serde_json::from_str(&kubectl.ok(&["get", "pod", "web", "-o", "json"]).await).unwrap();
+    let pod: Value =
+        serde_json::from_str(&kubectl.ok(&["get", "pod", "web", "-o", "json"]).await).unwrap();
     let names: Vec<&Value> =
         pod["spec"]["ephemeralContainers"].as_array().unwrap().iter().map(|c| &c["name"]).collect();
     assert_eq!(names, ["first", "second"]);
@@ -160,7 +165,8 @@ async fn debug_adds_a_container_with_a_target() {
     assert_eq!(phase(&pod), "Running");
     assert_eq!(runtime.starts("first").len(), 1);
 
-    let output = kubectl.output(&["debug", "web", "--image=busybox", "--target=nobody", "--", "true"]).await;
+    let output =
+        kubectl.output(&["debug", "web", "--image=busybox", "--target=nobody", "--", "true"]).await;
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(error.contains("targetContainerName: Not found: \"nobody\""), "{error}");
 }
@@ -171,8 +177,14 @@ async fn a_watch_shows_each_change() {
     let kubectl = Kubectl::new(&cluster);
     cluster.create_pod(web("web")).await.unwrap();
     wait(&cluster, "web", |pod| running(pod, "web")).await;
-    let arguments =
-        kubectl.arguments(&["get", "pod", "web", "-w", "-o", "jsonpath={.metadata.labels.tier}{\"\\n\"}"]);
+    let arguments = kubectl.arguments(&[
+        "get",
+        "pod",
+        "web",
+        "-w",
+        "-o",
+        "jsonpath={.metadata.labels.tier}{\"\\n\"}",
+    ]);
     let mut child = Command::new("kubectl").args(arguments).stdout(Stdio::piped()).spawn().unwrap();
     let (sender, mut lines) = mpsc::channel(16);
     let stdout = BufReader::new(child.stdout.take().unwrap());
@@ -213,8 +225,9 @@ async fn https_with_a_kubeconfig_and_a_token() {
     let (code, answer) = get(&cluster, "/readyz").await;
     assert_eq!((code, answer), (200, json!("ok")));
 
-    let pods =
-        kube::Api::<k8s_openapi::api::core::v1::Pod>::default_namespaced(cluster.https_client().unwrap());
+    let pods = kube::Api::<k8s_openapi::api::core::v1::Pod>::default_namespaced(
+        cluster.https_client().unwrap(),
+    );
     assert_eq!(within(pods.list(&Default::default())).await.unwrap().items.len(), 0);
 
     // A pod finds the server, trusts it, and is known.
@@ -224,10 +237,14 @@ async fn https_with_a_kubeconfig_and_a_token() {
     wait(&cluster, "web", |pod| running(pod, "web")).await;
     let start = &runtime.starts("web")[0];
     let env: std::collections::HashMap<_, _> = start.env.iter().cloned().collect();
-    let server = format!("https://{}:{}", env["KUBERNETES_SERVICE_HOST"], env["KUBERNETES_SERVICE_PORT"]);
+    let server =
+        format!("https://{}:{}", env["KUBERNETES_SERVICE_HOST"], env["KUBERNETES_SERVICE_PORT"]);
     assert_eq!(Some(server.clone()), cluster.https_url());
     let mount = &start.mounts[0];
-    assert_eq!(mount.container_path.to_str(), Some("/var/run/secrets/kubernetes.io/serviceaccount"));
+    assert_eq!(
+        mount.container_path.to_str(),
+        Some("/var/run/secrets/kubernetes.io/serviceaccount")
+    );
     let read = |file: &str| std::fs::read_to_string(mount.host_path.join(file)).unwrap();
     assert_eq!(read("namespace"), "default");
     let mut header = tempfile::NamedTempFile::new().unwrap();

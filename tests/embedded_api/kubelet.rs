@@ -38,10 +38,17 @@ async fn containers_start_in_their_order() {
     assert_eq!(runtime.order(), ["first", "sidecar", "second"]);
     assert_eq!(phase(&pod), "Pending");
     assert_eq!(waiting(&pod, "web"), "PodInitializing");
-    assert_eq!((condition(&pod, "Initialized"), condition(&pod, "Ready")), ("False".into(), "False".into()));
+    assert_eq!(
+        (condition(&pod, "Initialized"), condition(&pod, "Ready")),
+        ("False".into(), "False".into())
+    );
     assert!(running(&pod, "sidecar"));
     // Ephemeral ones do not wait for init containers.
-    debug(&cluster, json!({ "name": "debug", "image": "busybox:1", "targetContainerName": "sidecar" })).await;
+    debug(
+        &cluster,
+        json!({ "name": "debug", "image": "busybox:1", "targetContainerName": "sidecar" }),
+    )
+    .await;
     wait(&cluster, "web", |pod| running(pod, "debug")).await;
 
     runtime.exit("second", 0);
@@ -135,8 +142,14 @@ async fn restarts_follow_the_policy() {
     cluster.create_pod(web("web")).await.unwrap();
     let pod = wait(&cluster, "web", |pod| waiting(pod, "web") == "CrashLoopBackOff").await;
     assert_eq!(phase(&pod), "Running");
-    assert_eq!(status(&pod, "web").unwrap().last_state.clone().unwrap().terminated.unwrap().exit_code, 1);
-    wait(&cluster, "web", |pod| running(pod, "web") && status(pod, "web").unwrap().restart_count == 3).await;
+    assert_eq!(
+        status(&pod, "web").unwrap().last_state.clone().unwrap().terminated.unwrap().exit_code,
+        1
+    );
+    wait(&cluster, "web", |pod| {
+        running(pod, "web") && status(pod, "web").unwrap().restart_count == 3
+    })
+    .await;
     let attempts: Vec<u32> = runtime.starts("web").iter().map(|start| start.attempt).collect();
     assert_eq!(attempts, [0, 1, 2, 3]);
 
@@ -166,13 +179,19 @@ async fn a_deleted_pod_ends_before_it_goes() {
     let path = "/api/v1/namespaces/default/pods/web";
     assert_eq!(curl(&cluster, "DELETE", path, "", &Value::Null).await.0, 200);
     super::within(cluster.wait_deleted("default", "web")).await;
-    let url = format!("{}/api/v1/pods?watch=1&timeoutSeconds=1&resourceVersion={version}", cluster.url());
+    let url =
+        format!("{}/api/v1/pods?watch=1&timeoutSeconds=1&resourceVersion={version}", cluster.url());
     let output = super::run("curl", vec!["--silent".into(), url]).await.stdout;
-    let events: Vec<Value> =
-        String::from_utf8(output).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let events: Vec<Value> = String::from_utf8(output)
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
     let seen: Vec<(&str, &str)> = events
         .iter()
-        .map(|event| (event["type"].as_str().unwrap(), event["object"]["status"]["phase"].as_str().unwrap()))
+        .map(|event| {
+            (event["type"].as_str().unwrap(), event["object"]["status"]["phase"].as_str().unwrap())
+        })
         .collect();
     assert_eq!(seen, [("MODIFIED", "Running"), ("MODIFIED", "Failed"), ("DELETED", "Failed")]);
     let last = &events[2]["object"]["status"]["containerStatuses"][0]["state"]["terminated"];
@@ -201,7 +220,8 @@ async fn pods_with_one_name_after_another() {
     assert_eq!(code, 200);
     assert_eq!(curl(&cluster, "GET", path, "", &Value::Null).await.0, 404);
     let third = cluster.create_pod(web("web")).await.unwrap();
-    wait(&cluster, "web", |pod| running(pod, "web") && pod.metadata.uid == third.metadata.uid).await;
+    wait(&cluster, "web", |pod| running(pod, "web") && pod.metadata.uid == third.metadata.uid)
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -258,7 +278,8 @@ async fn everything_a_container_is_told() {
     assert_eq!((security.run_as_user, security.run_as_group), (Some(1001), Some(2000)));
     assert_eq!(security.seccomp_profile.unwrap().type_, "RuntimeDefault");
     assert_eq!(security.capabilities.unwrap().drop.unwrap(), ["ALL"]);
-    let env: Vec<String> = start.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let env: Vec<String> =
+        start.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
     assert_eq!(
         env,
         [
@@ -288,7 +309,8 @@ async fn everything_a_container_is_told() {
     assert_eq!(labels, ["web", "web", "default", uid.as_str()]);
 
     // The namespace is shared already: a target makes no difference.
-    debug(&cluster, json!({ "name": "debug", "image": "busybox:1", "targetContainerName": "web" })).await;
+    debug(&cluster, json!({ "name": "debug", "image": "busybox:1", "targetContainerName": "web" }))
+        .await;
     wait(&cluster, "web", |pod| running(pod, "debug")).await;
     assert_eq!(runtime.starts("debug")[0].pid, PidMode::Pod);
     let directory = host(0, "");
@@ -311,7 +333,10 @@ async fn pid_namespaces_and_configuration_errors() {
     let broken = |name: &'static str, field: Value| {
         let mut pod = web(name);
         pod["spec"]["containers"][0]["name"] = name.into();
-        pod["spec"]["containers"][0].as_object_mut().unwrap().extend(field.as_object().unwrap().clone());
+        pod["spec"]["containers"][0]
+            .as_object_mut()
+            .unwrap()
+            .extend(field.as_object().unwrap().clone());
         pod
     };
     for (pod, name, message) in [
@@ -327,7 +352,8 @@ async fn pid_namespaces_and_configuration_errors() {
         ),
     ] {
         cluster.create_pod(pod).await.unwrap();
-        let pod = wait(&cluster, name, |pod| waiting(pod, name) == "CreateContainerConfigError").await;
+        let pod =
+            wait(&cluster, name, |pod| waiting(pod, name) == "CreateContainerConfigError").await;
         let told = state(&pod, name).waiting.unwrap().message.unwrap();
         assert!(told.starts_with(message), "{told}");
         assert!(runtime.starts(name).is_empty());

@@ -35,7 +35,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// A cluster of one node, `node-a`.
 async fn cluster() -> (Cluster, Arc<Fake>) {
     let runtime = Arc::new(Fake::default());
-    let builder = Cluster::builder().node("node-a", runtime.clone()).back_off(Duration::from_millis(20));
+    let builder =
+        Cluster::builder().node("node-a", runtime.clone()).back_off(Duration::from_millis(20));
     (builder.start().await.unwrap(), runtime)
 }
 
@@ -63,11 +64,15 @@ fn phase(pod: &Pod) -> &str {
 /// The status of a container, of whatever kind.
 fn status<'a>(pod: &'a Pod, container: &str) -> Option<&'a ContainerStatus> {
     let status = pod.status.as_ref()?;
-    [&status.container_statuses, &status.init_container_statuses, &status.ephemeral_container_statuses]
-        .into_iter()
-        .flatten()
-        .flatten()
-        .find(|status| status.name == container)
+    [
+        &status.container_statuses,
+        &status.init_container_statuses,
+        &status.ephemeral_container_statuses,
+    ]
+    .into_iter()
+    .flatten()
+    .flatten()
+    .find(|status| status.name == container)
 }
 
 fn state(pod: &Pod, container: &str) -> ContainerState {
@@ -84,12 +89,22 @@ fn waiting(pod: &Pod, container: &str) -> String {
 }
 
 async fn run(program: &'static str, arguments: Vec<String>) -> Output {
-    let command = move || Command::new(program).args(arguments).env("KUBECONFIG", "/dev/null").output();
-    within(spawn_blocking(command)).await.unwrap().unwrap_or_else(|error| panic!("{program}: {error}"))
+    let command =
+        move || Command::new(program).args(arguments).env("KUBECONFIG", "/dev/null").output();
+    within(spawn_blocking(command))
+        .await
+        .unwrap()
+        .unwrap_or_else(|error| panic!("{program}: {error}"))
 }
 
 /// Runs `curl` and returns the answer's code and body.
-async fn curl(cluster: &Cluster, method: &str, path: &str, media_type: &str, body: &Value) -> (u16, Value) {
+async fn curl(
+    cluster: &Cluster,
+    method: &str,
+    path: &str,
+    media_type: &str,
+    body: &Value,
+) -> (u16, Value) {
     let mut arguments = vec![
         "--silent".to_owned(),
         "--write-out".into(),

@@ -34,7 +34,8 @@ async fn exchange(stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Un
     let mut received = vec![0; sent.len()];
     let (mut read, mut write) = split(stream);
     let (write, read) =
-        within(async { tokio::join!(write.write_all(&sent), read.read_exact(&mut received)) }).await;
+        within(async { tokio::join!(write.write_all(&sent), read.read_exact(&mut received)) })
+            .await;
     write.unwrap();
     read.unwrap();
     assert!(sent == received, "what came back differs");
@@ -93,7 +94,8 @@ async fn what_can_not_be_forwarded() {
     pod["spec"]["schedulerName"] = "mine".into();
     cluster.create_pod(pod).await.unwrap();
     let pods: Api<Pod> = Api::default_namespaced(cluster.client().unwrap());
-    let failure = async |name: &str| within(pods.portforward(name, &[80])).await.err().unwrap().to_string();
+    let failure =
+        async |name: &str| within(pods.portforward(name, &[80])).await.err().unwrap().to_string();
     let error = failure("web").await;
     assert!(error.contains("pod is not running. Current status=Pending"), "{error}");
     assert!(failure("none").await.contains("pods \"none\" not found"));

@@ -61,16 +61,21 @@ async fn a_watch_tells_what_came_after_its_version() {
     assert_eq!(steps, [&Value::Null, &json!("one"), &json!("two"), &json!("two")]);
     let versions: Vec<u64> = events
         .iter()
-        .map(|event| event["object"]["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap())
+        .map(|event| {
+            event["object"]["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap()
+        })
         .collect();
     assert!(versions.is_sorted() && versions[0] > version.parse().unwrap(), "{versions:?}");
     // From one of those: only what came after it.
-    let events = watch(&cluster, &format!("resourceVersion={}&timeoutSeconds=1", versions[1])).await;
+    let events =
+        watch(&cluster, &format!("resourceVersion={}&timeoutSeconds=1", versions[1])).await;
     assert_eq!(kinds(&events), ["MODIFIED", "DELETED"]);
     // A selector sees objects come and go that merely change.
-    let events =
-        watch(&cluster, &format!("resourceVersion={version}&timeoutSeconds=1&labelSelector=step%3Done"))
-            .await;
+    let events = watch(
+        &cluster,
+        &format!("resourceVersion={version}&timeoutSeconds=1&labelSelector=step%3Done"),
+    )
+    .await;
     assert_eq!(kinds(&events), ["ADDED", "DELETED"]);
     assert_eq!(events[1]["object"]["metadata"]["labels"]["step"], "one");
     assert_eq!(events[1]["object"]["metadata"]["resourceVersion"], versions[2].to_string());
@@ -116,8 +121,7 @@ async fn bookmarks_and_initial_events() {
     let events = watch(&cluster, "timeoutSeconds=1&allowWatchBookmarks=true").await;
     assert_eq!(kinds(&events), ["ADDED", "BOOKMARK"]);
     assert_eq!(&events[1]["object"]["metadata"]["resourceVersion"], version);
-    let query =
-        "timeoutSeconds=1&allowWatchBookmarks=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan";
+    let query = "timeoutSeconds=1&allowWatchBookmarks=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan";
     let events = watch(&cluster, query).await;
     assert_eq!(kinds(&events), ["ADDED", "BOOKMARK", "BOOKMARK"]);
     let initial = json!({ "k8s.io/initial-events-end": "true" });
@@ -131,7 +135,8 @@ async fn bookmarks_and_initial_events() {
 async fn what_is_too_old_is_gone() {
     let (cluster, _runtime) = cluster().await;
     let pods: Api<Pod> = Api::default_namespaced(cluster.client().unwrap());
-    let version = within(pods.list(&ListParams::default())).await.unwrap().metadata.resource_version.unwrap();
+    let version =
+        within(pods.list(&ListParams::default())).await.unwrap().metadata.resource_version.unwrap();
     let mut open = pin!(within(pods.watch(&WatchParams::default(), &version)).await.unwrap());
     cluster.faults().compact();
     // One that is open, and one that is opened.
@@ -175,8 +180,7 @@ async fn what_is_too_old_is_gone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_history_is_bounded() {
     let cluster = Cluster::builder().history(4).start().await.unwrap();
-    let lease =
-        |n: usize| json!({ "metadata": { "name": format!("l{n}") }, "spec": { "holderIdentity": "me" } });
+    let lease = |n: usize| json!({ "metadata": { "name": format!("l{n}") }, "spec": { "holderIdentity": "me" } });
     let leases = "/apis/coordination.k8s.io/v1/namespaces/default/leases";
     let mut versions = Vec::new();
     for n in 0..6 {
@@ -185,7 +189,8 @@ async fn the_history_is_bounded() {
         versions.push(made["metadata"]["resourceVersion"].as_str().unwrap().to_owned());
     }
     let first = |version: &String| {
-        let url = format!("{}{leases}?watch=1&timeoutSeconds=1&resourceVersion={version}", cluster.url());
+        let url =
+            format!("{}{leases}?watch=1&timeoutSeconds=1&resourceVersion={version}", cluster.url());
         async move {
             let output = run("curl", vec!["--silent".into(), url]).await;
             let lines = String::from_utf8(output.stdout).unwrap();
@@ -213,7 +218,8 @@ async fn lists_come_in_pages() {
     let mut pages = Vec::new();
     loop {
         let page = within(pods.list(&params)).await.unwrap();
-        let names: Vec<String> = page.items.into_iter().map(|pod| pod.metadata.name.unwrap()).collect();
+        let names: Vec<String> =
+            page.items.into_iter().map(|pod| pod.metadata.name.unwrap()).collect();
         pages.push((names.concat(), page.metadata.remaining_item_count));
         match page.metadata.continue_ {
             Some(token) => params = params.continue_token(&token),
@@ -244,8 +250,9 @@ async fn leases_and_events_are_kept_like_pods() {
     let version = made.metadata.resource_version.clone().unwrap();
     let mut events = pin!(within(leases.watch(&WatchParams::default(), &version)).await.unwrap());
     let renew = json!({ "spec": { "renewTime": "2026-01-02T03:04:05.678901Z" } });
-    let renewed =
-        within(leases.patch("node-a", &PatchParams::default(), &Patch::Merge(&renew))).await.unwrap();
+    let renewed = within(leases.patch("node-a", &PatchParams::default(), &Patch::Merge(&renew)))
+        .await
+        .unwrap();
     let WatchEvent::Modified(seen) = next(&mut events).await else { panic!("not modified") };
     assert_eq!(seen, renewed);
     assert_eq!(renewed.spec.as_ref().unwrap().holder_identity.as_deref(), Some("a"));
@@ -277,11 +284,27 @@ async fn bad_requests_are_refused() {
     let mut misspelt = web("web");
     misspelt["spec"]["nodename"] = "x".into();
     let cases: HashMap<&str, (u16, Value)> = [
-        ("no containers", curl(&cluster, "POST", pods, JSON, &json!({ "metadata": { "name": "x" } })).await),
-        ("no namespace", curl(&cluster, "POST", "/api/v1/namespaces/none/pods", JSON, &web("web")).await),
-        ("wrong type", curl(&cluster, "POST", pods, JSON, &json!({ "spec": { "containers": 1 } })).await),
-        ("wrong kind", curl(&cluster, "POST", pods, JSON, &json!({ "kind": "Node", "metadata": {} })).await),
-        ("strict", curl(&cluster, "POST", &format!("{pods}?fieldValidation=Strict"), JSON, &misspelt).await),
+        (
+            "no containers",
+            curl(&cluster, "POST", pods, JSON, &json!({ "metadata": { "name": "x" } })).await,
+        ),
+        (
+            "no namespace",
+            curl(&cluster, "POST", "/api/v1/namespaces/none/pods", JSON, &web("web")).await,
+        ),
+        (
+            "wrong type",
+            curl(&cluster, "POST", pods, JSON, &json!({ "spec": { "containers": 1 } })).await,
+        ),
+        (
+            "wrong kind",
+            curl(&cluster, "POST", pods, JSON, &json!({ "kind": "Node", "metadata": {} })).await,
+        ),
+        (
+            "strict",
+            curl(&cluster, "POST", &format!("{pods}?fieldValidation=Strict"), JSON, &misspelt)
+                .await,
+        ),
         ("no resource", get(&cluster, "/api/v1/secrets").await),
         ("no method", curl(&cluster, "PUT", pods, JSON, &json!({})).await),
         ("no subresource", get(&cluster, &format!("{pods}/web/exec")).await),

@@ -73,7 +73,8 @@ async fn the_web_server_answers_from_everywhere() {
     let pod = OnePod::new("web").await;
     let web = pod.start(&container("web", "podsonde.dev/demo/web:1")).await.unwrap();
     let pid = View::here().pid(&web.id);
-    let inside = format!("nsenter -t {pid} -n curl -sf --retry 20 --retry-connrefused --retry-delay 1");
+    let inside =
+        format!("nsenter -t {pid} -n curl -sf --retry 20 --retry-connrefused --retry-delay 1");
     let page = View::here().run(&format!("{inside} http://127.0.0.1:80/"));
     assert!(page.contains("<h1>It works</h1>"), "{page:?}");
     assert_eq!(page, fs::read_to_string(format!("/proc/{pid}/root/srv/www/index.html")).unwrap());
@@ -81,12 +82,15 @@ async fn the_web_server_answers_from_everywhere() {
     let ip = pod.sandbox.ip.unwrap();
     assert_eq!(View::here().run(&format!("curl -sf http://{ip}/index.html")), page);
     // Nothing of the runtime's is open in it: sockets and what its program opened.
-    let open = View::here()
-        .run(&format!("ls -l /proc/{pid}/fd | grep -vE 'socket:|/dev/null|/var/log/web.log|^total'"));
+    let open = View::here().run(&format!(
+        "ls -l /proc/{pid}/fd | grep -vE 'socket:|/dev/null|/var/log/web.log|^total'"
+    ));
     assert_eq!(open, "");
-    let status = View::here().run(&format!("curl -s -o /dev/null -w '%{{http_code}}' http://{ip}/nope"));
+    let status =
+        View::here().run(&format!("curl -s -o /dev/null -w '%{{http_code}}' http://{ip}/nope"));
     assert_eq!(status, "404");
-    let status = View::here().run(&format!("curl -s -o /dev/null -w '%{{http_code}}' -d x http://{ip}/"));
+    let status =
+        View::here().run(&format!("curl -s -o /dev/null -w '%{{http_code}}' -d x http://{ip}/"));
     assert_eq!(status, "405");
 
     let mut stream = pod.runtime.connect(&pod.sandbox, 80).await.unwrap();
@@ -133,7 +137,11 @@ async fn programs_that_cannot_be_executed_are_reported_in_runcs_words() {
     }
     let pod = OnePod::new("noexec").await;
     for (image, command, expected) in [
-        ("podsonde.dev/demo/sleep:1", Some("nope"), r#"exec: "nope": executable file not found in $PATH"#),
+        (
+            "podsonde.dev/demo/sleep:1",
+            Some("nope"),
+            r#"exec: "nope": executable file not found in $PATH"#,
+        ),
         (
             "podsonde.dev/demo/sleep:1",
             Some("/nope"),
@@ -308,7 +316,8 @@ async fn the_security_context_decides_what_a_container_may_do() {
         supplemental_groups: Some(vec![3000]),
         ..PodSecurityContext::default()
     };
-    let pod = OnePod::with("security", options(), |spec| spec.security_context = Some(groups)).await;
+    let pod =
+        OnePod::with("security", options(), |spec| spec.security_context = Some(groups)).await;
     let mut c = container("c", SLEEP);
     let plain = pod.start(&c).await.unwrap();
     assert_eq!(status(&plain.id, "Uid"), "0 0 0 0");
@@ -346,7 +355,8 @@ async fn the_security_context_decides_what_a_container_may_do() {
     let own = fs::read_to_string("/proc/self/status").unwrap();
     assert!(own.contains(&status(&privileged.id, "CapBnd")));
 
-    let out = pod.script("echo x >/x && echo wrote; echo 1 >/proc/sys/net/ipv4/ip_forward", |_| {}).await;
+    let out =
+        pod.script("echo x >/x && echo wrote; echo 1 >/proc/sys/net/ipv4/ip_forward", |_| {}).await;
     assert!(out.contains("wrote") && out.contains("Read-only file system"), "{out}");
     let volume = tempfile::tempdir().unwrap();
     let out = pod
@@ -374,7 +384,8 @@ async fn a_container_sees_its_own_world() {
         .script(script, |c| {
             c.env = vec![("GREETING".to_owned(), "hello".to_owned())];
             c.working_dir = Some("/made/for/it".to_owned());
-            c.mounts = vec![mount(volume.path(), "/data", false), mount(volume.path(), "/ro", true)];
+            c.mounts =
+                vec![mount(volume.path(), "/data", false), mount(volume.path(), "/ro", true)];
         })
         .await;
     let lines: Vec<&str> = out.lines().collect();

@@ -76,7 +76,8 @@ fn host() {
             let b = runtime.start_container(&pod, &sandbox, &b).await.unwrap();
             if shape.name == "host-pid" {
                 // Ends at once and leaves a process behind that nothing but its parentage ties to it.
-                let mut forking = shell(&format!("setsid sh -c 'sleep 600; :' {} & exit 0", uid(&pod)));
+                let mut forking =
+                    shell(&format!("setsid sh -c 'sleep 600; :' {} & exit 0", uid(&pod)));
                 forking.pid = PidMode::Node;
                 let forking = runtime.start_container(&pod, &sandbox, &forking).await.unwrap();
                 assert_eq!(forking.exit.await.code, 0);
@@ -145,8 +146,11 @@ impl Host {
     /// Executed, with nothing known to run yet.
     pub(crate) fn execute(prefix: &[&str], hierarchy: Option<&Path>) -> Self {
         let test = std::env::current_exe().unwrap();
-        let words =
-            [prefix, &[test.to_str().unwrap(), "host::host", "--exact", "--ignored", "--nocapture"]].concat();
+        let words = [
+            prefix,
+            &[test.to_str().unwrap(), "host::host", "--exact", "--ignored", "--nocapture"],
+        ]
+        .concat();
         let mut command = Command::new(words[0]);
         command.args(&words[1..]).stdin(Stdio::piped()).stdout(Stdio::piped());
         if let Some(hierarchy) = hierarchy {

@@ -12,7 +12,8 @@ use podsonde::embedded::{
 use crate::support::*;
 
 /// Leaves processes behind that have nothing to do with the first any more.
-const FORKS: &str = "for i in 1 2 3; do (setsid sleep 600 &); sleep 600 & done; echo >/tmp/forked; wait";
+const FORKS: &str =
+    "for i in 1 2 3; do (setsid sleep 600 &); sleep 600 & done; echo >/tmp/forked; wait";
 
 #[tokio::test]
 async fn processes_that_a_container_left_behind_end_with_it() {
@@ -24,7 +25,8 @@ async fn processes_that_a_container_left_behind_end_with_it() {
         (PidMode::Pod, CgroupDriver::Cgroupfs),
         (PidMode::Node, CgroupDriver::Systemd),
     ] {
-        let runtime = NamespaceRuntime::new(Options { cgroup_driver: driver, ..options() }).unwrap();
+        let runtime =
+            NamespaceRuntime::new(Options { cgroup_driver: driver, ..options() }).unwrap();
         let mut pod = pod("forks");
         let spec = pod.spec.as_mut().unwrap();
         spec.host_pid = Some(mode == PidMode::Node);
@@ -140,11 +142,13 @@ async fn a_v1_hierarchy_serves_as_well() {
         println!("skipped: needs root and cgroup v1");
         return;
     }
-    let runtime = NamespaceRuntime::new(Options { cgroup_hierarchy: Some(hierarchy), ..options() }).unwrap();
+    let runtime =
+        NamespaceRuntime::new(Options { cgroup_hierarchy: Some(hierarchy), ..options() }).unwrap();
     let pod = pod("v1");
     let sandbox = runtime.run_sandbox(&pod).await.unwrap();
     let started = runtime.start_container(&pod, &sandbox, &container("c", SLEEP)).await.unwrap();
-    let cgroup = std::fs::read_to_string(format!("/proc/{}/cgroup", View::here().pid(&started.id))).unwrap();
+    let cgroup =
+        std::fs::read_to_string(format!("/proc/{}/cgroup", View::here().pid(&started.id))).unwrap();
     let tail = format!("/kubepods/besteffort/pod{}/{}", uid(&pod), started.id);
     let lines: Vec<&str> = cgroup.lines().filter(|line| line.ends_with(&tail)).collect();
     assert!(lines.len() == 1 && lines[0].contains(":pids:"), "{cgroup}");

@@ -119,9 +119,13 @@ fn check_shapes(host: &Host, view: &View) {
     assert_eq!(host.pods.len(), shapes.len());
     for (pod, shape) in host.pods.iter().zip(shapes) {
         assert_eq!(pod.shape, shape.name);
-        let [sandbox, a, b] = [&pod.sandbox, &pod.a, &pod.b].map(|id| view.namespaces(view.pid(id)));
-        let all: BTreeSet<&str> =
-            [shape.host, shape.sandbox, shape.own, shape.target].into_iter().flatten().copied().collect();
+        let [sandbox, a, b] =
+            [&pod.sandbox, &pod.a, &pod.b].map(|id| view.namespaces(view.pid(id)));
+        let all: BTreeSet<&str> = [shape.host, shape.sandbox, shape.own, shape.target]
+            .into_iter()
+            .flatten()
+            .copied()
+            .collect();
         assert_eq!(all.len(), 8, "{}: every namespace has an expectation", shape.name);
         let relation = |kind: &str| {
             (
@@ -166,16 +170,19 @@ fn pods_of_every_shape_share_what_they_must() {
     check_shapes(&host, &view);
 
     // The same figures from lsns, which reads them in its own way.
-    let lsns: serde_json::Value = serde_json::from_str(&view.run("lsns -J -o NS,TYPE,PID")).unwrap();
+    let lsns: serde_json::Value =
+        serde_json::from_str(&view.run("lsns -J -o NS,TYPE,PID")).unwrap();
     for pod in &host.pods {
         for (kind, link) in view.namespaces(view.pid(&pod.a)) {
-            let inode: u64 =
-                link.trim_start_matches(|c: char| !c.is_ascii_digit()).trim_end_matches(']').parse().unwrap();
-            let listed = lsns["namespaces"]
-                .as_array()
-                .unwrap()
-                .iter()
-                .any(|namespace| namespace["ns"] == inode && namespace["type"] == kind.as_str());
+            let inode: u64 = link
+                .trim_start_matches(|c: char| !c.is_ascii_digit())
+                .trim_end_matches(']')
+                .parse()
+                .unwrap();
+            let listed =
+                lsns["namespaces"].as_array().unwrap().iter().any(|namespace| {
+                    namespace["ns"] == inode && namespace["type"] == kind.as_str()
+                });
             assert!(listed, "{}: {link} not in lsns", pod.shape);
         }
     }
@@ -192,7 +199,10 @@ fn pods_of_every_shape_share_what_they_must() {
     let users = host.pods.iter().find(|pod| pod.shape == "user-namespace").unwrap();
     let map = fs::read_to_string(format!("/proc/{}/uid_map", view.pid(&users.a))).unwrap();
     let map: Vec<u32> = map.split_whitespace().map(|number| number.parse().unwrap()).collect();
-    assert!(map[0] == 0 && map[1] >= 65536 && map[1].is_multiple_of(65536) && map[2] == 65536, "{map:?}");
+    assert!(
+        map[0] == 0 && map[1] >= 65536 && map[1].is_multiple_of(65536) && map[2] == 65536,
+        "{map:?}"
+    );
 
     host.end();
     check_nothing_left(&host);
@@ -305,7 +315,8 @@ fn a_runtime_killed_in_the_middle_leaves_nothing() {
         pidfd_send_signal(&pid, Signal::STOP).unwrap();
         wait_until(|| stopped(host.process.id()));
         let shims = View::here().run(&format!("ps -o pid= --ppid {}", host.process.id()));
-        let shims: Vec<OwnedFd> = shims.lines().map(|pid| pidfd(pid.trim().parse().unwrap())).collect();
+        let shims: Vec<OwnedFd> =
+            shims.lines().map(|pid| pidfd(pid.trim().parse().unwrap())).collect();
         host.process.kill().unwrap();
         host.process.wait().unwrap();
         wait_for_end(&shims);
@@ -350,7 +361,9 @@ fn what_keeps_an_ordinary_user_out_is_named() {
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(!output.status.success());
     assert!(
-        said.starts_with("this system does not let ordinary users make user namespaces: run as root, or"),
+        said.starts_with(
+            "this system does not let ordinary users make user namespaces: run as root, or"
+        ),
         "{said}"
     );
     assert!(said.contains("sysctl user.max_user_namespaces="), "{said}");

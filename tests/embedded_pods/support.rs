@@ -117,8 +117,10 @@ impl View {
         let links = self.run(&format!(
             "for kind in cgroup ipc mnt net pid time user uts; do readlink /proc/{pid}/ns/$kind; done"
         ));
-        let namespaces: BTreeMap<_, _> =
-            links.lines().map(|link| (link.split(':').next().unwrap().to_owned(), link.to_owned())).collect();
+        let namespaces: BTreeMap<_, _> = links
+            .lines()
+            .map(|link| (link.split(':').next().unwrap().to_owned(), link.to_owned()))
+            .collect();
         assert_eq!(namespaces.len(), 8, "namespaces of {pid}: {namespaces:?}");
         namespaces
     }

@@ -41,18 +41,25 @@ fn command(f: &Fixture, here: &Path, arguments: &[&str]) -> Command {
 #[track_caller]
 fn ends(output: &Output, code: i32) -> String {
     let stderr = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(code), "{}{stderr}", String::from_utf8_lossy(&output.stdout));
+    assert_eq!(
+        output.status.code(),
+        Some(code),
+        "{}{stderr}",
+        String::from_utf8_lossy(&output.stdout)
+    );
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn commands_on_a_real_container() {
     let limits = Limits::default();
-    let files = podsonde::agent::config::FileLimits { allow_file_writes: true, ..limits.files.clone() };
+    let files =
+        podsonde::agent::config::FileLimits { allow_file_writes: true, ..limits.files.clone() };
     let f = Fixture::with(|_| {}, Limits { files, ..limits }).await;
     let inside = Inside::start(&f, "app", sleep(json!({}))).await;
     let other = Inside::start(&f, "other", sleep(json!({}))).await;
-    let noise: Vec<u8> = (0..5_000_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let noise: Vec<u8> =
+        (0..5_000_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     for (one, text) in [(&inside, "old\n"), (&other, "new\n")] {
         fs::create_dir_all(one.path("/root/tree/sub/deep")).unwrap();
         one.write("/root/tree/noise", &noise);
@@ -60,7 +67,8 @@ async fn commands_on_a_real_container() {
         for i in 0..300 {
             one.write(&format!("/root/tree/sub/deep/{i}"), i.to_string());
         }
-        fs::set_permissions(one.path("/root/tree/noise"), fs::Permissions::from_mode(0o750)).unwrap();
+        fs::set_permissions(one.path("/root/tree/noise"), fs::Permissions::from_mode(0o750))
+            .unwrap();
         symlink("sub/text", one.path("/root/tree/link")).unwrap();
         symlink("/etc/passwd", one.path("/root/tree/passwd")).unwrap();
     }
@@ -100,11 +108,16 @@ async fn commands_on_a_real_container() {
 
     ends(&run(&["cp", "-pq", "--links", "app:/root/tree", "."]), 0);
     assert_eq!(
-        tool(here, "diff", &["-r", "--no-dereference", "tree", root.join("tree").to_str().unwrap()]),
+        tool(
+            here,
+            "diff",
+            &["-r", "--no-dereference", "tree", root.join("tree").to_str().unwrap()]
+        ),
         format!("Only in {}: passwd\n", root.join("tree").display())
     );
-    let sums =
-        |directory: &Path| tool(directory, "sh", &["-c", "find tree -type f | sort | xargs sha256sum"]);
+    let sums = |directory: &Path| {
+        tool(directory, "sh", &["-c", "find tree -type f | sort | xargs sha256sum"])
+    };
     assert_eq!(sums(here), sums(&root));
     let compared = ends(&run(&["diff", "app:/root/tree", "other:/root/tree"]), 1);
     assert!(

@@ -35,7 +35,12 @@ impl Follower {
     }
 
     async fn event(&mut self) -> Event {
-        let event = within("something happens", self.stream.message()).await.unwrap().unwrap().event.unwrap();
+        let event = within("something happens", self.stream.message())
+            .await
+            .unwrap()
+            .unwrap()
+            .event
+            .unwrap();
         match &event {
             Event::Data(data) => self.data.extend_from_slice(data),
             Event::Change(change) => self.changes.push(change.change()),
@@ -67,8 +72,9 @@ async fn no_line_is_lost_or_repeated() {
     let mut follower = Follower::start(&f, &inside, "/tmp/log", Some(1)).await;
 
     // Appended, also by halves.
-    let append =
-        |text: &str| fs::File::options().append(true).open(&log).unwrap().write_all(text.as_bytes()).unwrap();
+    let append = |text: &str| {
+        fs::File::options().append(true).open(&log).unwrap().write_all(text.as_bytes()).unwrap()
+    };
     append("one\nhal");
     append("f\n");
     follower.until("half").await;
@@ -86,12 +92,20 @@ async fn no_line_is_lost_or_repeated() {
     follower.data.clear();
     fs::rename(&log, inside.path("/tmp/log.old")).unwrap();
     follower.until_change(FileChange::Missing).await;
-    fs::File::options().append(true).open(inside.path("/tmp/log.old")).unwrap().write_all(b"late\n").unwrap();
+    fs::File::options()
+        .append(true)
+        .open(inside.path("/tmp/log.old"))
+        .unwrap()
+        .write_all(b"late\n")
+        .unwrap();
     follower.until("late").await;
     fs::write(&log, "new\n").unwrap();
     follower.until("new").await;
     assert_eq!(follower.data, b"late\nnew\n");
-    assert_eq!(follower.changes, [FileChange::Truncated, FileChange::Missing, FileChange::Replaced]);
+    assert_eq!(
+        follower.changes,
+        [FileChange::Truncated, FileChange::Missing, FileChange::Replaced]
+    );
     f.end().await;
 }
 

@@ -33,8 +33,11 @@ fn targets(lab: &Lab, canary: &File) -> Vec<(String, &'static [Reason])> {
     const PROC: &[Reason] = &[Reason::PathRefused, Reason::PathNotFound, Reason::FilePermission];
     let absolute = lab.host("outside").join(CANARY_NAME).display().to_string();
     let fd = canary.as_raw_fd();
-    let mut targets =
-        vec![(absolute.clone(), NONE), (format!("/..{absolute}"), NONE), (format!("//{absolute}"), NONE)];
+    let mut targets = vec![
+        (absolute.clone(), NONE),
+        (format!("/..{absolute}"), NONE),
+        (format!("//{absolute}"), NONE),
+    ];
     for ups in [1, 2, 3, 8, 64] {
         targets.push((format!("{}{CANARY_NAME}", "../".repeat(ups)), NONE));
         targets.push((format!("{}{absolute}", "../".repeat(ups)), NONE));
@@ -74,7 +77,8 @@ fn no_link_leads_out() {
         // As in a container that shares the host's pid namespace, and once more under another name.
         fs::create_dir(root("elsewhere")).unwrap();
         for place in ["proc", "elsewhere"] {
-            mount(Some("proc"), &root(place), Some("proc"), MsFlags::empty(), None::<&str>).unwrap();
+            mount(Some("proc"), &root(place), Some("proc"), MsFlags::empty(), None::<&str>)
+                .unwrap();
         }
         symlink("/proc/self/fd", root("dev/fd")).unwrap();
         let canary = File::open(lab.host("outside").join(CANARY_NAME)).unwrap();
@@ -82,9 +86,11 @@ fn no_link_leads_out() {
         for (number, (target, reasons)) in targets(&lab, &canary).into_iter().enumerate() {
             // The file itself, and its directory on the way to it.
             let (parent, name) = target.rsplit_once('/').unwrap();
-            for (position, link, rest) in
-                [("last", target.as_str(), ""), ("on the way", parent, name), ("in between", parent, name)]
-            {
+            for (position, link, rest) in [
+                ("last", target.as_str(), ""),
+                ("on the way", parent, name),
+                ("in between", parent, name),
+            ] {
                 for chain in [1, 2, 7, 39, 60] {
                     let at = format!(
                         "{}{number}-{}-{chain}",
@@ -113,14 +119,16 @@ fn no_link_leads_out() {
                         let what = format!("{path} -> {target} ({position}, {chain} links)");
                         cases += 1;
                         naive += usize::from(
-                            fs::read(root(path.trim_start_matches('/'))).is_ok_and(|data| data == CANARY),
+                            fs::read(root(path.trim_start_matches('/')))
+                                .is_ok_and(|data| data == CANARY),
                         );
                         match checked(&what, lab.read(path.as_bytes())) {
                             Ok(_) => panic!("{what}: read something"),
                             Err(Reason::TooManyLinks) if chain > 30 => {}
                             Err(Reason::NotADirectory) if path.ends_with('.') => {}
                             // Some other test renames as fast as it can.
-                            Err(Reason::FileChanged) if path.contains("..") || target.contains("..") => {}
+                            Err(Reason::FileChanged)
+                                if path.contains("..") || target.contains("..") => {}
                             Err(reason) => assert!(reasons.contains(&reason), "{what}: {reason}"),
                         }
                         // What is told of it is told of the link alone.
@@ -213,13 +221,22 @@ fn what_is_not_a_file_is_described_and_never_opened() {
             assert_eq!(lab.stat(name.as_bytes(), false).unwrap().kind, Some(kind));
             for path in [name.to_owned(), format!("link-{name}")] {
                 assert_eq!(lab.stat(path.as_bytes(), true).unwrap().kind, Some(kind));
-                assert_eq!(lab.read(path.as_bytes()).unwrap_err().reason, Reason::NotAFile, "{path}");
-                assert_eq!(lab.list(path.as_bytes()).unwrap_err().reason, Reason::NotADirectory, "{path}");
+                assert_eq!(
+                    lab.read(path.as_bytes()).unwrap_err().reason,
+                    Reason::NotAFile,
+                    "{path}"
+                );
+                assert_eq!(
+                    lab.list(path.as_bytes()).unwrap_err().reason,
+                    Reason::NotADirectory,
+                    "{path}"
+                );
             }
         }
         assert_eq!(lab.stat(b"zero", true).unwrap().device_file, (1, 5));
         // A reader, had there been one, would let a writer in.
-        let writer = File::options().write(true).custom_flags(nix::libc::O_NONBLOCK).open(at("fifo"));
+        let writer =
+            File::options().write(true).custom_flags(nix::libc::O_NONBLOCK).open(at("fifo"));
         assert_eq!(writer.unwrap_err().raw_os_error(), Some(nix::libc::ENXIO));
         let kinds = lab
             .walk(b"/", false)
@@ -267,7 +284,11 @@ fn file_systems_of_the_kernel_are_refused() {
             // Its top is told of, since it is in the list of the directory that it is in.
             let entry = lab.stat(path.as_bytes(), true).unwrap();
             assert!(entry.mount_point && entry.file_system == kind, "{kind}: {entry:?}");
-            assert_eq!(lab.list(path.as_bytes()).unwrap_err().reason, Reason::PathRefused, "{kind}");
+            assert_eq!(
+                lab.list(path.as_bytes()).unwrap_err().reason,
+                Reason::PathRefused,
+                "{kind}"
+            );
             let mut inside = 0;
             for found in fs::read_dir(&place).unwrap().take(50) {
                 let path = format!("{path}/{}", found.unwrap().file_name().display());
@@ -277,7 +298,10 @@ fn file_systems_of_the_kernel_are_refused() {
                     lab.list(path.as_bytes()).map(drop),
                 ] {
                     let reason = result.unwrap_err().reason;
-                    assert!(matches!(reason, Reason::PathRefused | Reason::PathNotFound), "{path}: {reason}");
+                    assert!(
+                        matches!(reason, Reason::PathRefused | Reason::PathNotFound),
+                        "{path}: {reason}"
+                    );
                 }
                 inside += 1;
             }
@@ -286,14 +310,19 @@ fn file_systems_of_the_kernel_are_refused() {
                 let below = lab.walk(b"/", cross).unwrap();
                 let top = below.iter().find(|e| e.path == path.as_bytes()[1..]).unwrap();
                 assert_eq!(top.reason, cross.then_some(Reason::PathRefused), "{kind}");
-                assert!(below.iter().all(|e| !e.path.starts_with(format!("a-{kind}/").as_bytes())), "{kind}");
+                assert!(
+                    below.iter().all(|e| !e.path.starts_with(format!("a-{kind}/").as_bytes())),
+                    "{kind}"
+                );
             }
             // A file or directory of it alone, bound to an innocent name.
-            let some = fs::read_dir(&place).unwrap().filter_map(Result::ok).find(|e| e.path().is_file());
+            let some =
+                fs::read_dir(&place).unwrap().filter_map(Result::ok).find(|e| e.path().is_file());
             if let Some(file) = some {
                 let innocent = lab.root.join(format!("innocent-{kind}"));
                 fs::write(&innocent, "").unwrap();
-                mount(Some(&file.path()), &innocent, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
+                mount(Some(&file.path()), &innocent, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+                    .unwrap();
                 assert_eq!(
                     lab.read(format!("innocent-{kind}").as_bytes()).unwrap_err().reason,
                     Reason::PathRefused,
@@ -312,16 +341,25 @@ fn what_is_mounted_over_a_path_is_what_is_there() {
     with_mounts(|| {
         let lab = Lab::new();
         // The kubelet binds volumes like this, and a hostile one may bind anything of its own.
-        mount(Some(&lab.root.join("etc")), &lab.root.join("d"), None::<&str>, MsFlags::MS_BIND, None::<&str>)
-            .unwrap();
+        mount(
+            Some(&lab.root.join("etc")),
+            &lab.root.join("d"),
+            None::<&str>,
+            MsFlags::MS_BIND,
+            None::<&str>,
+        )
+        .unwrap();
         fs::write(lab.root.join("etc/only"), "in etc").unwrap();
         assert_eq!(lab.read(b"/d/only").as_deref(), Ok(&b"in etc"[..]));
         assert_eq!(lab.read(b"/d/e/file").unwrap_err().reason, Reason::PathNotFound);
-        mount(Some("x"), &lab.root.join("tmp"), Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+        mount(Some("x"), &lab.root.join("tmp"), Some("tmpfs"), MsFlags::empty(), None::<&str>)
+            .unwrap();
         fs::write(lab.root.join("tmp/volume"), INSIDE).unwrap();
         let names = |entries: Vec<podsonde::sys::rooted::entry::Entry>| {
-            let points =
-                entries.iter().filter(|e| e.mount_point).map(|e| String::from_utf8(e.path.clone()).unwrap());
+            let points = entries
+                .iter()
+                .filter(|e| e.mount_point)
+                .map(|e| String::from_utf8(e.path.clone()).unwrap());
             (points.collect::<Vec<_>>(), entries.iter().any(|e| e.path == b"tmp/volume"))
         };
         let (mut points, entered) = names(lab.walk(b"/", false).unwrap());
@@ -404,8 +442,13 @@ fn names_are_bytes() {
     for name in &names {
         assert_eq!(lab.read(&[b"names/", name.as_slice()].concat()).unwrap(), *name);
     }
-    let mut walked: Vec<_> =
-        lab.walk(b"names", false).unwrap().into_iter().map(|e| e.path).filter(|p| !p.is_empty()).collect();
+    let mut walked: Vec<_> = lab
+        .walk(b"names", false)
+        .unwrap()
+        .into_iter()
+        .map(|e| e.path)
+        .filter(|p| !p.is_empty())
+        .collect();
     walked.sort();
     assert_eq!(walked, names);
     println!("{} names", names.len());
@@ -438,7 +481,8 @@ fn files_are_read_as_somebody() {
     let lab = std::sync::Arc::new(Lab::new());
     let root = &lab.root;
     for directory in [lab.directory.path().to_owned(), lab.host("jail"), root.clone()] {
-        fs::set_permissions(directory, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        fs::set_permissions(directory, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+            .unwrap();
     }
     let file = |name: &str, owner: u32, group: u32, mode: u32| {
         let path = root.join(name);
@@ -451,7 +495,8 @@ fn files_are_read_as_somebody() {
     file("roots", 0, 0, 0o600);
     fs::create_dir(root.join("closed")).unwrap();
     file("closed/file", 1001, 1001, 0o666);
-    fs::set_permissions(root.join("closed"), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    fs::set_permissions(root.join("closed"), std::os::unix::fs::PermissionsExt::from_mode(0o700))
+        .unwrap();
     let read = |identity, path: &'static str| {
         let lab = std::sync::Arc::clone(&lab);
         run_as(identity, move || checked(path, lab.read(path.as_bytes())))
@@ -468,7 +513,9 @@ fn files_are_read_as_somebody() {
         (root_user, [&ok, &ok, &ok, &ok]),
     ];
     for (identity, expected) in table {
-        for (path, expected) in ["private", "group", "roots", "closed/file"].into_iter().zip(expected) {
+        for (path, expected) in
+            ["private", "group", "roots", "closed/file"].into_iter().zip(expected)
+        {
             // As coreutils are told by the same kernel.
             let theirs = Command::new("setpriv")
                 .args([format!("--reuid={}", identity.uid), format!("--regid={}", identity.gid)])
@@ -488,7 +535,11 @@ fn files_are_read_as_somebody() {
                 .arg(root.join(path))
                 .output()
                 .unwrap();
-            assert_eq!(theirs.status.success(), expected.is_ok(), "{identity:?} {path}: {theirs:?}");
+            assert_eq!(
+                theirs.status.success(),
+                expected.is_ok(),
+                "{identity:?} {path}: {theirs:?}"
+            );
             assert_eq!(&read(identity.clone(), path), expected, "{identity:?} {path}");
         }
     }
@@ -496,7 +547,10 @@ fn files_are_read_as_somebody() {
     let lab2 = std::sync::Arc::clone(&lab);
     let walked = run_as(user(1001, &[]), move || lab2.walk(b"/", false).unwrap());
     let closed = walked.iter().find(|e| e.path == b"closed").unwrap();
-    assert_eq!((closed.kind, closed.reason), (Some(FileType::Directory), Some(Reason::FilePermission)));
+    assert_eq!(
+        (closed.kind, closed.reason),
+        (Some(FileType::Directory), Some(Reason::FilePermission))
+    );
 }
 
 #[test]
@@ -626,7 +680,10 @@ fn naive_read(path: &Path) -> bool {
     match fs::read(path) {
         Ok(data) => data == CANARY,
         Err(error) => {
-            assert!(matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory), "{error}");
+            assert!(
+                matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory),
+                "{error}"
+            );
             false
         }
     }

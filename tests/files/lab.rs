@@ -90,14 +90,16 @@ impl Lab {
 
     /// How many descriptors of this process lead anywhere in it.
     pub(crate) fn descriptors(&self) -> usize {
-        let links =
-            fs::read_dir("/proc/self/fd").unwrap().filter_map(|fd| fs::read_link(fd.ok()?.path()).ok());
+        let links = fs::read_dir("/proc/self/fd")
+            .unwrap()
+            .filter_map(|fd| fs::read_link(fd.ok()?.path()).ok());
         links.filter(|link| link.starts_with(self.directory.path())).count()
     }
 }
 
 pub(crate) fn open(path: &Path) -> OwnedFd {
-    let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
+    let flags =
+        rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
     rustix::fs::open(path, flags, rustix::fs::Mode::empty()).unwrap()
 }
 
@@ -105,14 +107,19 @@ pub(crate) fn open(path: &Path) -> OwnedFd {
 pub(crate) fn with_mounts<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     let run = || {
         unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS).unwrap();
-        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
+        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
+            .unwrap();
         work()
     };
-    thread::scope(|scope| scope.spawn(run).join()).unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    thread::scope(|scope| scope.spawn(run).join())
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// Runs as somebody else, as the service does.
-pub(crate) fn run_as<T: Send + 'static>(identity: Identity, work: impl FnOnce() -> T + Send + 'static) -> T {
+pub(crate) fn run_as<T: Send + 'static>(
+    identity: Identity,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> T {
     let (sender, result) = std::sync::mpsc::channel();
     identity.run(work, move |result| sender.send(result).unwrap()).unwrap();
     result.recv().unwrap().unwrap()

@@ -26,7 +26,11 @@ use crate::{
     support::{Inside, cat, client, read, sleep},
 };
 
-async fn stat(f: &Fixture, target: FileTarget, path: &str) -> Result<v1::FilesStatResponse, Status> {
+async fn stat(
+    f: &Fixture,
+    target: FileTarget,
+    path: &str,
+) -> Result<v1::FilesStatResponse, Status> {
     let request = v1::FilesStatRequest { target: Some(target), path: path.into(), follow: true };
     client(f).stat(request).await.map(tonic::Response::into_inner)
 }
@@ -63,7 +67,8 @@ async fn as_the_containers_user_and_as_root() {
     // As the kernel lets a process of the container: found out by entering it as that user with its capabilities.
     let exec = |container: &Inside, name: &str| {
         let status = fs::read_to_string(format!("/proc/{}/status", container.pid)).unwrap();
-        let field = |key: &str| status.lines().find_map(|l| l.strip_prefix(key)).unwrap().trim().to_owned();
+        let field =
+            |key: &str| status.lines().find_map(|l| l.strip_prefix(key)).unwrap().trim().to_owned();
         let first = |key: &str| field(key).split_ascii_whitespace().next().unwrap().to_owned();
         let effective = u64::from_str_radix(&field("CapEff:"), 16).unwrap();
         let groups = field("Groups:").split_ascii_whitespace().collect::<Vec<_>>().join(",");
@@ -93,15 +98,20 @@ async fn as_the_containers_user_and_as_root() {
                 assert_eq!(exec(container, name), expected, "{} {name}", container.pod);
             }
             match cat(&f, container, &path).await {
-                Ok(data) => assert!(expected && data == name.as_bytes(), "{} {name}", container.pod),
+                Ok(data) => {
+                    assert!(expected && data == name.as_bytes(), "{} {name}", container.pod)
+                }
                 Err(status) => {
                     assert!(!expected, "{} {name}: {status:?}", container.pod);
                     refused(Err::<(), _>(status), Code::PermissionDenied, "FILE_PERMISSION");
                 }
             }
             let target = FileTarget { as_root: true, ..container.target().unwrap() };
-            let request =
-                v1::FilesReadRequest { target: Some(target), path: path.into(), ..Default::default() };
+            let request = v1::FilesReadRequest {
+                target: Some(target),
+                path: path.into(),
+                ..Default::default()
+            };
             assert_eq!(read(&f, request).await.unwrap().data, name.as_bytes());
             count += 2;
         }
@@ -125,13 +135,21 @@ async fn a_user_namespaced_pod() {
     let own = |name: &str, owner: u32| {
         inside.write(&format!("/tmp/{name}"), name);
         chown(inside.path(&format!("/tmp/{name}")), Some(owner), Some(owner)).unwrap();
-        fs::set_permissions(inside.path(&format!("/tmp/{name}")), fs::Permissions::from_mode(0o600)).unwrap();
+        fs::set_permissions(
+            inside.path(&format!("/tmp/{name}")),
+            fs::Permissions::from_mode(0o600),
+        )
+        .unwrap();
     };
     own("own", base);
     own("seven", base + 7);
     own("hosts", 0);
     for (name, uid) in [("own", 0), ("seven", 7), ("hosts", 65534)] {
-        let entry = stat(&f, inside.target().unwrap(), &format!("/tmp/{name}")).await.unwrap().entry.unwrap();
+        let entry = stat(&f, inside.target().unwrap(), &format!("/tmp/{name}"))
+            .await
+            .unwrap()
+            .entry
+            .unwrap();
         assert_eq!((entry.uid, entry.gid), (uid, uid), "{name}");
     }
     assert_eq!(cat(&f, &inside, "/tmp/own").await.unwrap(), b"own");
@@ -153,9 +171,11 @@ async fn proc_1_root_is_whose_it_is() {
         spec[key] = json!(true);
         spec
     };
-    for (pod, spec) in
-        [("plain", web.clone()), ("share", with("shareProcessNamespace")), ("host", with("hostPID"))]
-    {
+    for (pod, spec) in [
+        ("plain", web.clone()),
+        ("share", with("shareProcessNamespace")),
+        ("host", with("hostPID")),
+    ] {
         f.pod(pod, spec).await;
     }
     // Pod, target, whose it is, which container's.
@@ -186,8 +206,11 @@ async fn proc_1_root_is_whose_it_is() {
                 let same = fs::read_link(format!("/proc/{pid}/ns/pid")).ok()
                     == fs::read_link(format!("/proc/{}/ns/pid", inside.pid)).ok();
                 let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-                let nspid =
-                    status.lines().find_map(|l| l.strip_prefix("NSpid:")).unwrap_or_default().to_owned();
+                let nspid = status
+                    .lines()
+                    .find_map(|l| l.strip_prefix("NSpid:"))
+                    .unwrap_or_default()
+                    .to_owned();
                 same && nspid.split_ascii_whitespace().last() == Some("1")
             });
         if let (Some(pid), true) = (pid1, owner != RootOwner::Host) {
@@ -207,7 +230,8 @@ async fn proc_1_root_is_whose_it_is() {
     other.custom_json = r#"{"securityContext": {"runAsUser": 1234}}"#.into();
     f.created(other).await;
     let view = RootView::Proc1Root.into();
-    let asked = FileTarget { pod: pod_ref("plain"), container: "other".into(), view, as_root: false };
+    let asked =
+        FileTarget { pod: pod_ref("plain"), container: "other".into(), view, as_root: false };
     refused(stat(&f, asked.clone(), "/").await, Code::PermissionDenied, "FILE_PERMISSION");
     assert!(stat(&f, FileTarget { as_root: true, ..asked }, "/").await.is_ok());
     f.end().await;
@@ -218,8 +242,11 @@ async fn it_is_over_when_the_container_is() {
     let f = Fixture::start().await;
     let inside = Inside::start(&f, "mortal", sleep(json!({}))).await;
     File::create(inside.path("/tmp/large")).unwrap().set_len(1 << 40).unwrap();
-    let request =
-        v1::FilesReadRequest { target: inside.target(), path: b"/tmp/large".into(), ..Default::default() };
+    let request = v1::FilesReadRequest {
+        target: inside.target(),
+        path: b"/tmp/large".into(),
+        ..Default::default()
+    };
     let mut stream = client(&f).read(request.clone()).await.unwrap().into_inner();
     let first = stream.message().await.unwrap().unwrap();
     assert!(matches!(first.event, Some(Event::Start(_))));
@@ -240,22 +267,28 @@ async fn it_is_over_when_the_container_is() {
     .await;
     let why = reason(&ended).0;
     assert!(
-        ended.code() == Code::Aborted && ["PROCESS_GONE", "CONTAINER_RESTARTED"].contains(&why.as_str()),
+        ended.code() == Code::Aborted
+            && ["PROCESS_GONE", "CONTAINER_RESTARTED"].contains(&why.as_str()),
         "{ended:?}"
     );
     // It is started again, is another container, and its files are others.
     f.wait("mortal", |pod| {
-        let status = pod.status.as_ref().and_then(|s| s.container_statuses.as_ref()).and_then(|s| s.first());
-        status.is_some_and(|s| s.restart_count > 0 && s.state.as_ref().is_some_and(|s| s.running.is_some()))
+        let status =
+            pod.status.as_ref().and_then(|s| s.container_statuses.as_ref()).and_then(|s| s.first());
+        status.is_some_and(|s| {
+            s.restart_count > 0 && s.state.as_ref().is_some_and(|s| s.running.is_some())
+        })
     })
     .await;
     let again = Inside::of(&f, "mortal", "app").await;
     assert_ne!(again.pid, inside.pid);
     refused(cat(&f, &again, "/tmp/large").await, Code::NotFound, "PATH_NOT_FOUND");
     // A pod of which nothing runs.
-    f.submit("never", json!({"containers": [{"name": "app", "image": "no.such.registry/x:1"}]})).await;
+    f.submit("never", json!({"containers": [{"name": "app", "image": "no.such.registry/x:1"}]}))
+        .await;
     let target = FileTarget { pod: pod_ref("never"), ..Default::default() };
-    let code = refused(stat(&f, target, "/").await, Code::FailedPrecondition, "CONTAINER_NOT_RUNNING");
+    let code =
+        refused(stat(&f, target, "/").await, Code::FailedPrecondition, "CONTAINER_NOT_RUNNING");
     assert!(code.contains("so it has no files"), "{code}");
     let target = FileTarget { pod: pod_ref("none"), ..Default::default() };
     refused(stat(&f, target, "/").await, Code::NotFound, "POD_NOT_FOUND");
@@ -264,8 +297,11 @@ async fn it_is_over_when_the_container_is() {
     let mut target = again.target().unwrap();
     target.pod.as_mut().unwrap().uid = "other".into();
     refused(stat(&f, target, "/").await, Code::FailedPrecondition, "POD_REPLACED");
-    f.submit("vm", json!({"runtimeClassName": "kata-qemu", "containers": [{"name": "app", "image": SLEEP}]}))
-        .await;
+    f.submit(
+        "vm",
+        json!({"runtimeClassName": "kata-qemu", "containers": [{"name": "app", "image": SLEEP}]}),
+    )
+    .await;
     let target = FileTarget { pod: pod_ref("vm"), ..Default::default() };
     refused(stat(&f, target, "/").await, Code::FailedPrecondition, "VM_ISOLATED");
     f.end().await;
@@ -280,8 +316,10 @@ fn mount_silent_fuse(inside: &Inside, at: &str) -> File {
         let enter = || {
             unshare(CloneFlags::CLONE_FS).unwrap();
             setns(&mounts, CloneFlags::CLONE_NEWNS).unwrap();
-            let options = format!("fd={},rootmode=40000,user_id=0,group_id=0,allow_other", fuse.as_raw_fd());
-            mount(Some("silent"), at, Some("fuse"), MsFlags::empty(), Some(options.as_str())).unwrap();
+            let options =
+                format!("fd={},rootmode=40000,user_id=0,group_id=0,allow_other", fuse.as_raw_fd());
+            mount(Some("silent"), at, Some("fuse"), MsFlags::empty(), Some(options.as_str()))
+                .unwrap();
         };
         scope.spawn(enter).join().unwrap();
     });
@@ -290,8 +328,11 @@ fn mount_silent_fuse(inside: &Inside, at: &str) -> File {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_silent_fuse_costs_its_container_a_slot_and_nobody_else_anything() {
-    let files =
-        FileLimits { file_threads: 8, file_timeout: Duration::from_millis(500), ..FileLimits::default() };
+    let files = FileLimits {
+        file_threads: 8,
+        file_timeout: Duration::from_millis(500),
+        ..FileLimits::default()
+    };
     let f = Fixture::with(|_| {}, Limits { files, ..Limits::default() }).await;
     let inside = Inside::start(&f, "stuck", sleep(json!({}))).await;
     let healthy = Inside::start(&f, "healthy", sleep(json!({}))).await;
@@ -301,20 +342,35 @@ async fn a_silent_fuse_costs_its_container_a_slot_and_nobody_else_anything() {
     symlink("/mnt-silent/x", inside.path("/tmp/innocent")).unwrap();
     let metrics = || async {
         let text = crate::support::http_get(f.metrics_address(), "/metrics").await;
-        let line =
-            text.lines().find(|l| l.starts_with("podsonde_file_threads{state=\"stuck\"")).unwrap().to_owned();
+        let line = text
+            .lines()
+            .find(|l| l.starts_with("podsonde_file_threads{state=\"stuck\""))
+            .unwrap()
+            .to_owned();
         line.rsplit(' ').next().unwrap().parse::<u32>().unwrap()
     };
     within("a stuck stat", async {
-        refused(cat(&f, &inside, "/tmp/innocent").await, Code::DeadlineExceeded, "FILE_SYSTEM_STUCK");
+        refused(
+            cat(&f, &inside, "/tmp/innocent").await,
+            Code::DeadlineExceeded,
+            "FILE_SYSTEM_STUCK",
+        );
     })
     .await;
     assert_eq!(metrics().await, 1);
     // One of the two that the container may have is left, and the rest to everybody else.
     assert_eq!(cat(&f, &inside, "/tmp/file").await.unwrap(), b"still readable");
     within("another one", async {
-        refused(cat(&f, &inside, "/mnt-silent/y").await, Code::DeadlineExceeded, "FILE_SYSTEM_STUCK");
-        refused(cat(&f, &inside, "/tmp/file").await, Code::ResourceExhausted, "TOO_MANY_FILE_REQUESTS");
+        refused(
+            cat(&f, &inside, "/mnt-silent/y").await,
+            Code::DeadlineExceeded,
+            "FILE_SYSTEM_STUCK",
+        );
+        refused(
+            cat(&f, &inside, "/tmp/file").await,
+            Code::ResourceExhausted,
+            "TOO_MANY_FILE_REQUESTS",
+        );
         for _ in 0..20 {
             assert_eq!(cat(&f, &healthy, "/tmp/file").await.unwrap(), b"healthy");
         }
@@ -330,7 +386,11 @@ async fn a_silent_fuse_costs_its_container_a_slot_and_nobody_else_anything() {
     })
     .await;
     assert_eq!(cat(&f, &inside, "/tmp/file").await.unwrap(), b"still readable");
-    refused(cat(&f, &inside, "/mnt-silent/y").await, Code::FailedPrecondition, "FILE_SYSTEM_FAILED");
+    refused(
+        cat(&f, &inside, "/mnt-silent/y").await,
+        Code::FailedPrecondition,
+        "FILE_SYSTEM_FAILED",
+    );
     f.end().await;
 }
 
@@ -342,7 +402,11 @@ async fn bad_input_is_told_by_field() {
     let field = |result: Result<(), Status>| {
         let status = result.unwrap_err();
         let (why, metadata) = reason(&status);
-        assert_eq!((status.code(), why.as_str()), (Code::InvalidArgument, "INVALID_FIELD"), "{status:?}");
+        assert_eq!(
+            (status.code(), why.as_str()),
+            (Code::InvalidArgument, "INVALID_FIELD"),
+            "{status:?}"
+        );
         metadata.get("field").cloned().unwrap_or_default()
     };
     for path in [&b""[..], b"\0", b"/etc/\0passwd", &[b'a'; 4096], &[b'/'; 100_000]] {
@@ -359,7 +423,8 @@ async fn bad_input_is_told_by_field() {
         let mut stream = client(&f).checksum(sum).await.unwrap().into_inner();
         assert_eq!(field(stream.message().await.map(drop)), "path");
     }
-    let base = v1::FilesReadRequest { target: target(), path: b"/etc".into(), ..Default::default() };
+    let base =
+        v1::FilesReadRequest { target: target(), path: b"/etc".into(), ..Default::default() };
     let reads = [
         ("length", v1::FilesReadRequest { length: -1, ..base.clone() }),
         ("length", v1::FilesReadRequest { length: i64::MIN, ..base.clone() }),
@@ -398,7 +463,12 @@ async fn bad_input_is_told_by_field() {
         let mut stream = client(&f).checksum(sum).await.unwrap().into_inner();
         assert!(["offset", "length"].contains(&field(stream.message().await.map(drop)).as_str()));
     }
-    let list = v1::FilesListRequest { target: target(), path: b"/".into(), page_size: 10_001, after: vec![] };
+    let list = v1::FilesListRequest {
+        target: target(),
+        path: b"/".into(),
+        page_size: 10_001,
+        after: vec![],
+    };
     assert_eq!(field(client(&f).list(list).await.map(drop)), "page_size");
     for follow in [false, true] {
         refused(
@@ -411,7 +481,11 @@ async fn bad_input_is_told_by_field() {
     refused(cat(&f, &inside, "/proc/self/environ").await, Code::NotFound, "PATH_NOT_FOUND");
     refused(cat(&f, &inside, "/proc/1/environ").await, Code::PermissionDenied, "PATH_REFUSED");
     // Whom it is read as is not let into another process either.
-    refused(cat(&f, &inside, "/proc/1/root/etc/hostname").await, Code::PermissionDenied, "FILE_PERMISSION");
+    refused(
+        cat(&f, &inside, "/proc/1/root/etc/hostname").await,
+        Code::PermissionDenied,
+        "FILE_PERMISSION",
+    );
     refused(cat(&f, &inside, "/dev/zero").await, Code::FailedPrecondition, "NOT_A_FILE");
     f.end().await;
 }

@@ -21,21 +21,34 @@ async fn files_are_as_the_kernel_has_them() {
     symlink("/root/large", inside.path("/root/link")).unwrap();
     symlink("../../../../root/large", inside.path("/root/up")).unwrap();
 
-    for path in ["/root/large", "root/large", "/root/link", "/root/up", "//root/./large", "/../../root/large"]
-    {
+    for path in [
+        "/root/large",
+        "root/large",
+        "/root/link",
+        "/root/up",
+        "//root/./large",
+        "/../../root/large",
+    ] {
         assert!(cat(&f, &inside, path).await.unwrap() == content, "{path}");
     }
-    let request = v1::FilesStatRequest { target: inside.target(), path: b"/root/link".into(), follow: false };
+    let request =
+        v1::FilesStatRequest { target: inside.target(), path: b"/root/link".into(), follow: false };
     let answer = client(&f).stat(request.clone()).await.unwrap().into_inner();
     let entry = answer.entry.unwrap();
-    assert_eq!((entry.r#type(), entry.link_target.as_slice()), (FileType::Symlink, &b"/root/large"[..]));
+    assert_eq!(
+        (entry.r#type(), entry.link_target.as_slice()),
+        (FileType::Symlink, &b"/root/large"[..])
+    );
     let root = answer.root.unwrap();
     assert_eq!((root.owner(), root.uid), (RootOwner::Container, 0));
     assert_eq!(root.owner_container, root.container);
     assert_eq!(root.container.unwrap().host_pid, inside.pid);
 
-    let answer =
-        client(&f).stat(v1::FilesStatRequest { follow: true, ..request }).await.unwrap().into_inner();
+    let answer = client(&f)
+        .stat(v1::FilesStatRequest { follow: true, ..request })
+        .await
+        .unwrap()
+        .into_inner();
     let entry = answer.entry.unwrap();
     let theirs = Command::new("stat")
         .args(["-c", "%i %d %s %b %a %u %g %h %Y %Z %X"])
@@ -90,7 +103,8 @@ async fn lists_and_walks_are_what_find_prints() {
     symlink("..", inside.path("/root/tree/loop")).unwrap();
     Command::new("mkfifo").arg(inside.path("/root/tree/a/b/fifo")).status().unwrap();
 
-    for (path, depth) in [("/root/tree", None), ("/", None), ("/root/tree", Some(1)), ("/root/tree", Some(0))]
+    for (path, depth) in
+        [("/root/tree", None), ("/", None), ("/root/tree", Some(1)), ("/root/tree", Some(0))]
     {
         let request = v1::FilesWalkRequest {
             target: inside.target(),

@@ -7,8 +7,8 @@ use std::{
 };
 
 use podsonde::proto::v1::{
-    self, FileEntry, FileTarget, FilesReadEnd, FilesReadStart, FilesWalkEnd, files_client::FilesClient,
-    files_read_response::Event, files_walk_response,
+    self, FileEntry, FileTarget, FilesReadEnd, FilesReadStart, FilesWalkEnd,
+    files_client::FilesClient, files_read_response::Event, files_walk_response,
 };
 use serde_json::{Value, json};
 use tonic::{Status, Streaming, transport::Channel};
@@ -76,7 +76,9 @@ pub(crate) async fn read(f: &Fixture, request: v1::FilesReadRequest) -> Result<C
     collect(client(f).read(request).await?.into_inner()).await
 }
 
-pub(crate) async fn collect(mut stream: Streaming<v1::FilesReadResponse>) -> Result<Content, Status> {
+pub(crate) async fn collect(
+    mut stream: Streaming<v1::FilesReadResponse>,
+) -> Result<Content, Status> {
     let mut content = Content::default();
     while let Some(message) = stream.message().await? {
         assert!(content.end.is_none(), "the end is the last");
@@ -92,7 +94,8 @@ pub(crate) async fn collect(mut stream: Streaming<v1::FilesReadResponse>) -> Res
 }
 
 pub(crate) async fn cat(f: &Fixture, inside: &Inside, path: &str) -> Result<Vec<u8>, Status> {
-    let request = v1::FilesReadRequest { target: inside.target(), path: path.into(), ..Default::default() };
+    let request =
+        v1::FilesReadRequest { target: inside.target(), path: path.into(), ..Default::default() };
     read(f, request).await.map(|content| content.data)
 }
 
@@ -115,7 +118,13 @@ pub(crate) async fn walk(
 /// What coreutils say of a file.
 pub(crate) fn sha256sum(path: &Path) -> String {
     let output = Command::new("sha256sum").arg(path).output().unwrap();
-    String::from_utf8(output.stdout).unwrap().split(' ').next().unwrap().trim_start_matches('\\').to_owned()
+    String::from_utf8(output.stdout)
+        .unwrap()
+        .split(' ')
+        .next()
+        .unwrap()
+        .trim_start_matches('\\')
+        .to_owned()
 }
 
 pub(crate) fn hex(bytes: &[u8]) -> String {

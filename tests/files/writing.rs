@@ -38,22 +38,35 @@ fn why<T: std::fmt::Debug>(result: Result<T, Status>) -> (Code, String) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn files_appear_whole_or_not_at_all() {
-    let files = FileLimits { allow_file_writes: true, max_write_bytes: 8 << 20, ..FileLimits::default() };
+    let files =
+        FileLimits { allow_file_writes: true, max_write_bytes: 8 << 20, ..FileLimits::default() };
     let f = Fixture::with(|_| {}, Limits { files, ..Limits::default() }).await;
     let spec = sleep(json!({"securityContext": {"runAsUser": 1000, "runAsGroup": 1000}}));
     let inside = Inside::start(&f, "app", spec).await;
-    let start =
-        |path: &str| FilesWriteStart { target: inside.target(), path: path.into(), ..Default::default() };
+    let start = |path: &str| FilesWriteStart {
+        target: inside.target(),
+        path: path.into(),
+        ..Default::default()
+    };
     let content: Vec<u8> = (0..1_500_001_u32).flat_map(u32::to_le_bytes).collect();
 
     let answer = write(&f, start("/tmp/new"), &content).await.unwrap();
     let entry = answer.entry.unwrap();
-    assert_eq!((entry.size, entry.mode, entry.uid, entry.gid), (content.len() as u64, 0o600, 1000, 1000));
+    assert_eq!(
+        (entry.size, entry.mode, entry.uid, entry.gid),
+        (content.len() as u64, 0o600, 1000, 1000)
+    );
     let there = fs::metadata(inside.path("/tmp/new")).unwrap();
-    assert_eq!((there.uid(), there.gid(), there.mode() & 0o7777, there.nlink()), (1000, 1000, 0o600, 1));
+    assert_eq!(
+        (there.uid(), there.gid(), there.mode() & 0o7777, there.nlink()),
+        (1000, 1000, 0o600, 1)
+    );
     assert!(fs::read(inside.path("/tmp/new")).unwrap() == content);
     // What is there stays, unless it is to be replaced; a link that is there is not followed, nor replaced.
-    assert_eq!(why(write(&f, start("/tmp/new"), b"x").await), (Code::AlreadyExists, "FILE_EXISTS".into()));
+    assert_eq!(
+        why(write(&f, start("/tmp/new"), b"x").await),
+        (Code::AlreadyExists, "FILE_EXISTS".into())
+    );
     assert!(fs::read(inside.path("/tmp/new")).unwrap() == content);
     let over = FilesWriteStart { overwrite: true, mode: 0o640, ..start("/tmp/new") };
     write(&f, over.clone(), b"replaced").await.unwrap();
@@ -71,11 +84,15 @@ async fn files_appear_whole_or_not_at_all() {
 
     // Checked before it appears.
     let sum = sha256sum(&inside.path("/tmp/new"));
-    let sum: Vec<u8> = (0..32).map(|i| u8::from_str_radix(&sum[2 * i..2 * i + 2], 16).unwrap()).collect();
+    let sum: Vec<u8> =
+        (0..32).map(|i| u8::from_str_radix(&sum[2 * i..2 * i + 2], 16).unwrap()).collect();
     let checked = FilesWriteStart { sha256: sum, ..start("/tmp/checked") };
     write(&f, checked.clone(), b"replaced").await.unwrap();
     let other = FilesWriteStart { path: b"/tmp/other".into(), ..checked };
-    assert_eq!(why(write(&f, other, b"other").await), (Code::InvalidArgument, "INVALID_FIELD".into()));
+    assert_eq!(
+        why(write(&f, other, b"other").await),
+        (Code::InvalidArgument, "INVALID_FIELD".into())
+    );
     assert!(!inside.path("/tmp/other").exists());
     // A caller who breaks off leaves nothing.
     let (messages, queue) = tokio::sync::mpsc::channel(1);
@@ -92,9 +109,12 @@ async fn files_appear_whole_or_not_at_all() {
     }
     call.abort();
     assert!(call.await.unwrap_err().is_cancelled());
-    let left: Vec<_> = fs::read_dir(inside.path("/tmp")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    let left: Vec<_> =
+        fs::read_dir(inside.path("/tmp")).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert!(
-        !left.iter().any(|name| name == "broken" || name.as_encoded_bytes().starts_with(b".podsonde")),
+        !left
+            .iter()
+            .any(|name| name == "broken" || name.as_encoded_bytes().starts_with(b".podsonde")),
         "{left:?}"
     );
 
@@ -132,7 +152,8 @@ async fn files_appear_whole_or_not_at_all() {
 async fn not_unless_the_agent_was_started_with_it() {
     let f = Fixture::start().await;
     let inside = Inside::start(&f, "app", sleep(json!({}))).await;
-    let start = FilesWriteStart { target: inside.target(), path: b"/tmp/x".into(), ..Default::default() };
+    let start =
+        FilesWriteStart { target: inside.target(), path: b"/tmp/x".into(), ..Default::default() };
     assert_eq!(why(write(&f, start, b"x").await), (Code::Unimplemented, "WRITES_DISABLED".into()));
     assert!(!inside.path("/tmp/x").exists());
     f.end().await;

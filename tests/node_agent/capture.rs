@@ -65,8 +65,12 @@ impl Capturing {
     /// `tcpdump` in the network namespace of a process, on this interface.
     async fn tcpdump(fixture: &Fixture, pid: u32, interface: &str) -> Self {
         let file = fixture.node.dir.join(format!("{}.pcap", uuid::Uuid::new_v4()));
-        let mut command = inside(pid, &["tcpdump", "--nano", "-n", "-U", "-i", interface, "-w", "-", FILTER]);
-        command.stdin(Stdio::null()).stdout(File::create(&file).expect("a file")).stderr(Stdio::piped());
+        let mut command =
+            inside(pid, &["tcpdump", "--nano", "-n", "-U", "-i", interface, "-w", "-", FILTER]);
+        command
+            .stdin(Stdio::null())
+            .stdout(File::create(&file).expect("a file"))
+            .stderr(Stdio::piped());
         Self::started(command.spawn().expect("tcpdump"), file).await
     }
 
@@ -163,7 +167,8 @@ impl Web {
 
     /// How many packet sockets there are in the pod's network namespace, by the kernel.
     fn sockets(&self) -> usize {
-        let table = fs::read_to_string(format!("/proc/{}/net/packet", self.pid)).expect("the table");
+        let table =
+            fs::read_to_string(format!("/proc/{}/net/packet", self.pid)).expect("the table");
         table.lines().count() - 1
     }
 
@@ -188,8 +193,10 @@ fn contents(packets: Vec<Packet>) -> Vec<(u32, Vec<u8>)> {
 
 /// The number before these words in tcpdump's closing lines.
 fn figure(said: &str, words: &str) -> usize {
-    let line =
-        said.lines().find(|line| line.ends_with(words)).unwrap_or_else(|| panic!("no {words}: {said}"));
+    let line = said
+        .lines()
+        .find(|line| line.ends_with(words))
+        .unwrap_or_else(|| panic!("no {words}: {said}"));
     let line = line.trim_start_matches("podsonde: ").trim_start_matches("at least ");
     line.split(' ').next().and_then(|word| word.parse().ok()).unwrap_or_else(|| panic!("{line}"))
 }
@@ -198,15 +205,19 @@ fn figure(said: &str, words: &str) -> usize {
 #[track_caller]
 fn add_up(said: &str, packets: usize) {
     assert_eq!(figure(said, " captured"), packets, "{said}");
-    let under_way =
-        if said.contains("still under way") { figure(said, " still under way at the end") } else { 0 };
+    let under_way = if said.contains("still under way") {
+        figure(said, " still under way at the end")
+    } else {
+        0
+    };
     let lost = figure(said, " dropped by kernel") + figure(said, " dropped on the way");
     assert_eq!(figure(said, " received by filter"), packets + lost + under_way, "{said}");
 }
 
 /// The names of the interfaces of a file's packets, by tshark.
 fn interfaces(file: &Path) -> Vec<String> {
-    let listed = node::output("tshark", &["-r", text(file), "-T", "fields", "-e", "frame.interface_name"]);
+    let listed =
+        node::output("tshark", &["-r", text(file), "-T", "fields", "-e", "frame.interface_name"]);
     let mut names: Vec<String> = listed.lines().map(str::to_owned).collect();
     names.dedup();
     names
@@ -241,12 +252,17 @@ async fn requests_to_a_pod_are_captured_as_tcpdump_inside_captures_them() {
         assert_eq!(figure(&said, " dropped by kernel") + figure(&said, " dropped on the way"), 0);
 
         for flags in [&[][..], &["-e"], &["-v"], &["-e", "-vv"], &["-X"], &["-tttt", "-q"]] {
-            let ours_printed = fixture.spawn(&[&["capture", "-r", text(&ours.file)], flags].concat());
+            let ours_printed =
+                fixture.spawn(&[&["capture", "-r", text(&ours.file)], flags].concat());
             let ours_printed = ours_printed.ended().await.expect(0).stdout;
             // tcpdump asks the kernel for the names of interfaces, so it asks in the pod.
             let read = [&["tcpdump", "-n", "-r", text(&ours.file)], flags].concat();
             let theirs_printed = inside(web.pid, &read).output().expect("tcpdump").stdout;
-            assert_eq!(ours_printed, String::from_utf8(theirs_printed).unwrap(), "{interface} {flags:?}");
+            assert_eq!(
+                ours_printed,
+                String::from_utf8(theirs_printed).unwrap(),
+                "{interface} {flags:?}"
+            );
         }
         web.without_sockets().await;
         println!("{interface}: {} packets as tcpdump has them", packets.len());
@@ -258,16 +274,22 @@ async fn requests_to_a_pod_are_captured_as_tcpdump_inside_captures_them() {
 async fn filters_compile_and_interfaces_are_listed_in_the_shipped_container() {
     let Some(fixture) = Fixture::start().await else { return };
     let web = Web::start(&fixture).await;
-    for filter in
-        ["tcp port 80", "host 10.88.0.1 and not (udp port 53 or icmp)", "tcp[tcpflags] & tcp-syn != 0"]
-    {
+    for filter in [
+        "tcp port 80",
+        "host 10.88.0.1 and not (udp port 53 or icmp)",
+        "tcp[tcpflags] & tcp-syn != 0",
+    ] {
         let ours = fixture.podsonde(&["capture", "web", "-d", filter]).await.expect(0).stdout;
         assert_eq!(ours, node::output("tcpdump", &["-y", "LINUX_SLL2", "-d", filter]), "{filter}");
     }
     for (filter, says) in [("tcp prot 80", "syntax error"), ("host example.com", "example.com")] {
         let refused = fixture.podsonde(&["capture", "web", "--count", "1", filter]).await.expect(1);
         println!("{}", refused.stderr);
-        assert!(refused.stderr.contains("error: ") && refused.stderr.contains(says), "{}", refused.stderr);
+        assert!(
+            refused.stderr.contains("error: ") && refused.stderr.contains(says),
+            "{}",
+            refused.stderr
+        );
     }
     let listed = fixture.podsonde(&["capture", "web", "-D", "-o", "json"]).await.expect(0).stdout;
     let links: Value =
@@ -277,7 +299,11 @@ async fn filters_compile_and_interfaces_are_listed_in_the_shipped_container() {
         assert!(listed.contains(&format!("\"{}\"", link["ifname"].as_str().unwrap())), "{listed}");
     }
     let unknown = fixture.podsonde(&["capture", "web", "-i", "eth7"]).await.expect(1);
-    assert!(unknown.stderr.contains("eth0") && unknown.stderr.contains("eth7"), "{}", unknown.stderr);
+    assert!(
+        unknown.stderr.contains("eth0") && unknown.stderr.contains("eth7"),
+        "{}",
+        unknown.stderr
+    );
 
     // Limits end a capture by themselves.
     let mut counted = Capturing::podsonde(&fixture, &["--count", "5", "tcp", "port", "80"]).await;
@@ -321,12 +347,16 @@ fn cut_off(ours: &Capturing) {
     let read = Command::new("tshark").args(args).output().expect("tshark");
     let complaint = String::from_utf8_lossy(&read.stderr);
     assert!(read.status.success() || complaint.contains("cut short"), "{complaint}");
-    let lengths: Vec<usize> =
-        String::from_utf8_lossy(&read.stdout).lines().map(|line| line.parse().expect("a length")).collect();
+    let lengths: Vec<usize> = String::from_utf8_lossy(&read.stdout)
+        .lines()
+        .map(|line| line.parse().expect("a length"))
+        .collect();
     assert_eq!(lengths, packets.iter().map(|packet| packet.data.len()).collect::<Vec<_>>());
     // Its exit status says whether the file was cut short; its figures are of what is there.
-    let table =
-        Command::new("capinfos").args(["-M", "-T", "-r", "-c", text(&ours.file)]).output().expect("capinfos");
+    let table = Command::new("capinfos")
+        .args(["-M", "-T", "-r", "-c", text(&ours.file)])
+        .output()
+        .expect("capinfos");
     let table = String::from_utf8_lossy(&table.stdout);
     let count = table.split_whitespace().last().and_then(|word| word.parse().ok());
     assert_eq!(count, Some(packets.len()), "{table}");
@@ -391,7 +421,10 @@ async fn a_deleted_pod_ends_its_capture_with_totals() {
         assert_eq!(status.code(), Some(1), "nobody asked it to end: {said}");
         assert!(said.contains("the capture of pod default/web has ended: the "), "{said}");
         let packets = capturing.packets();
-        assert!(packets.iter().any(|packet| packet.data.ends_with(b"mark")), "what came before is there");
+        assert!(
+            packets.iter().any(|packet| packet.data.ends_with(b"mark")),
+            "what came before is there"
+        );
         assert_eq!(pcap::accepted(&fs::read(&capturing.file).unwrap()), packets.len() as u64);
         assert!(!said.contains("at least"), "the figures are the agent's last: {said}");
         add_up(&said, packets.len());
@@ -415,15 +448,17 @@ async fn pods_without_rights_and_on_the_host_are_captured_and_printed() {
     let pid = node::pid(&running(&pod, "app").expect("runs")).expect("runs");
     until("it answers", async || matches!(http(ip, 8080, "/").await, Ok((200, _)))).await;
     let mut ours =
-        Capturing::podsonde(&fixture, &["--print", "-e", "-v", "--count", "8", "tcp port 8080"]).await;
+        Capturing::podsonde(&fixture, &["--print", "-e", "-v", "--count", "8", "tcp port 8080"])
+            .await;
     assert_eq!(http(ip, 8080, "/").await.expect("an answer"), (200, "distroless\n".to_owned()));
     let (status, said) = ours.ended().await;
     assert!(status.success(), "{said}");
     add_up(&said, 8);
     // Printed while it was captured, as tcpdump prints the file.
     let printed = ours.printed();
-    let theirs =
-        inside(pid, &["tcpdump", "-n", "-e", "-v", "-r", text(&ours.file)]).output().expect("tcpdump");
+    let theirs = inside(pid, &["tcpdump", "-n", "-e", "-v", "-r", text(&ours.file)])
+        .output()
+        .expect("tcpdump");
     assert_eq!(printed, String::from_utf8(theirs.stdout).expect("UTF-8"));
     println!("{printed}");
     let pods: Api<Pod> = Api::namespaced(fixture.cluster.client().expect("client"), "default");
@@ -433,7 +468,8 @@ async fn pods_without_rights_and_on_the_host_are_captured_and_printed() {
     // The node's own network, with a right that the administrator has.
     let host = with(sleeping(), json!({"hostNetwork": true}));
     fixture.pod("web", host).await;
-    let mut ours = Capturing::podsonde(&fixture, &["-i", "lo", "--count", "1", "udp dst port 9"]).await;
+    let mut ours =
+        Capturing::podsonde(&fixture, &["-i", "lo", "--count", "1", "udp dst port 9"]).await;
     node::output("bash", &["-c", "echo -n mark > /dev/udp/127.0.0.1/9"]);
     let (status, said) = ours.ended().await;
     assert!(status.success(), "{said}");

@@ -25,7 +25,13 @@ const FAILURES: [Failure; 11] = [
     },
     Failure {
         name: "an image that is not there and must not be pulled",
-        args: &["web", "--image=registry.test/absent:1", "--image-pull-policy=Never", "-c", "never"],
+        args: &[
+            "web",
+            "--image=registry.test/absent:1",
+            "--image-pull-policy=Never",
+            "-c",
+            "never",
+        ],
         error: &["ErrImageNeverPull", "is not present with pull policy of Never"],
         hint: "check the image's name",
         entry: true,
@@ -62,7 +68,10 @@ const FAILURES: [Failure; 11] = [
             "root",
             "--profile=restricted",
         ],
-        error: &["CreateContainerConfigError", "container has runAsNonRoot and image will run as root"],
+        error: &[
+            "CreateContainerConfigError",
+            "container has runAsNonRoot and image will run as root",
+        ],
         hint: "with --profile=restricted the image must not run as root",
         entry: true,
     },
@@ -123,7 +132,9 @@ async fn each_failure_is_told_with_its_reason_and_what_to_do() {
     let ends = json!({"name": "done", "image": "busybox", "command": ["sh", "-c", "exit 7"]});
     let both = json!([sleeping()["containers"][0], ends]);
     fixture.create("half", json!({"restartPolicy": "Never", "containers": both})).await;
-    fixture.create("finished", with(json!({"restartPolicy": "Never"}), json!({"containers": [ends]}))).await;
+    fixture
+        .create("finished", with(json!({"restartPolicy": "Never"}), json!({"containers": [ends]})))
+        .await;
     fixture.pod("web", sleeping()).await;
     fixture.wait("finished", |pod| phase(pod) == "Failed").await;
     let ended = |pod: &_| Some(status(pod, "done")?.state.as_ref()?.terminated.is_some());
@@ -136,13 +147,19 @@ async fn each_failure_is_told_with_its_reason_and_what_to_do() {
         println!("# {name} ({:.2?})\n{}", ended.took, ended.stderr);
         let ended = ended.expect(1);
         assert_eq!(ended.stdout, "", "{name}: nothing is a result");
-        let line =
-            |label: &str| ended.stderr.lines().find(|line| line.starts_with(label)).unwrap_or_default();
+        let line = |label: &str| {
+            ended.stderr.lines().find(|line| line.starts_with(label)).unwrap_or_default()
+        };
         for text in error {
             assert!(line("error: ").contains(text), "{name}: {text:?} is not in: {}", ended.stderr);
         }
         assert!(line("hint: ").contains(hint), "{name}: {}", ended.stderr);
-        assert_eq!(line("note: ").contains("stays in the pod's spec"), entry, "{name}: {}", ended.stderr);
+        assert_eq!(
+            line("note: ").contains("stays in the pod's spec"),
+            entry,
+            "{name}: {}",
+            ended.stderr
+        );
 
         // What is said to stay does, and nothing else does.
         let container = command[command.iter().position(|word| *word == "-c").expect("-c") + 1];
@@ -150,7 +167,8 @@ async fn each_failure_is_told_with_its_reason_and_what_to_do() {
             fixture.cluster.client().expect("client"),
         );
         let pod = pods.get_opt(args[0]).await.expect("get").and_then(|pod| pod.spec);
-        let entries = pod.into_iter().flat_map(|spec| spec.ephemeral_containers.unwrap_or_default());
+        let entries =
+            pod.into_iter().flat_map(|spec| spec.ephemeral_containers.unwrap_or_default());
         assert_eq!(entries.into_iter().any(|c| c.name == container), entry, "{name}");
     }
     // None of them spoils a later one.

@@ -33,7 +33,8 @@ impl Inside {
     /// What `find -printf` prints of a tree without what is mounted in it, by path.
     fn find(&self, path: &str) -> BTreeMap<String, String> {
         let top = format!("{}/", self.path(path).display());
-        let listed = node::output("find", &[&top, "-xdev", "-printf", "%P\t%y %s %m %U %G %n %i %T@ %l\n"]);
+        let listed =
+            node::output("find", &[&top, "-xdev", "-printf", "%P\t%y %s %m %U %G %n %i %T@ %l\n"]);
         listed
             .lines()
             // How many processes there are.
@@ -169,7 +170,9 @@ async fn a_distroless_container_is_read_like_any_other() {
     assert_eq!(refused.reason, "FILE_PERMISSION", "{refused:?}");
     let root = agent.files(FileTarget { as_root: true, ..target("distroless", "app") });
     assert_eq!(read(&root, "/scratch/other").await.unwrap(), b"other");
-    for refused in ["/proc/1/environ", "/proc/self/environ", "/proc/1/root/etc/passwd", "/sys/kernel/notes"] {
+    for refused in
+        ["/proc/1/environ", "/proc/self/environ", "/proc/1/root/etc/passwd", "/sys/kernel/notes"]
+    {
         for files in [&files, &root] {
             let error = read(files, refused).await.unwrap_err();
             assert!(
@@ -222,8 +225,11 @@ async fn a_distroless_container_is_read_like_any_other() {
     );
     let (whose, entries, _) = seen.list(b"/", Vec::new()).await.unwrap();
     assert_eq!(whose.owner_container.unwrap().container, "app");
-    let names =
-        entries.iter().map(|e| String::from_utf8_lossy(&e.path).into_owned()).collect::<Vec<_>>().join("\n");
+    let names = entries
+        .iter()
+        .map(|e| String::from_utf8_lossy(&e.path).into_owned())
+        .collect::<Vec<_>>()
+        .join("\n");
     assert_eq!(names.trim(), node::exec(&debugger, &["ls", "/proc/1/root/"]).trim());
     fixture.end().await;
 }
@@ -243,8 +249,9 @@ async fn what_exec_reads_is_what_is_read() {
         let spec = json!({"containers": [
             {"name": "app", "image": "busybox", "command": ["sleep", "infinity"], "securityContext": context},
         ]});
-        let pod =
-            fixture.pod(name, with(spec, json!({"securityContext": {"supplementalGroups": [3000]}}))).await;
+        let pod = fixture
+            .pod(name, with(spec, json!({"securityContext": {"supplementalGroups": [3000]}})))
+            .await;
         let id = running(&pod, "app").expect("runs");
         let pid = node::pid(&id).expect("runs");
         let files = agent.files(target(name, "app"));
@@ -267,9 +274,14 @@ async fn what_exec_reads_is_what_is_read() {
                 .args(["tasks", "exec", "--exec-id", &exec_id, &id, "cat", &file])
                 .output()
                 .unwrap();
-            let reading =
-                files.read(FilesReadRequest { path: file.clone().into(), ..Default::default() }).await;
-            assert_eq!(reading.is_ok(), exec.status.success(), "{name} {file}: {reading:?} {exec:?}");
+            let reading = files
+                .read(FilesReadRequest { path: file.clone().into(), ..Default::default() })
+                .await;
+            assert_eq!(
+                reading.is_ok(),
+                exec.status.success(),
+                "{name} {file}: {reading:?} {exec:?}"
+            );
             if let Err(error) = &reading {
                 assert_eq!(error.reason, "FILE_PERMISSION");
             }

@@ -70,7 +70,10 @@ impl Fixture {
         let path = kubeconfig.to_str().expect("UTF-8");
         for file in ["rbac.yaml", "roles.yaml"] {
             let file = format!("{}/deploy/base/{file}", env!("CARGO_MANIFEST_DIR"));
-            node::output("kubectl", &["--kubeconfig", path, "create", "--validate=false", "-f", &file]);
+            node::output(
+                "kubectl",
+                &["--kubeconfig", path, "create", "--validate=false", "-f", &file],
+            );
         }
         let token = kubeconfig.with_extension("token");
         let user = UserInfo {
@@ -97,7 +100,8 @@ impl Fixture {
     pub(crate) async fn agent_ready(&self, name: &str) -> Pod {
         let pod = self.wait_in("podsonde", name, |pod| pod_ip(pod).is_some()).await;
         let (ip, (port, path)) = (pod_ip(&pod).expect("an address"), probe("readinessProbe"));
-        until("the agent is ready", async || matches!(http(ip, port, &path).await, Ok((200, _)))).await;
+        until("the agent is ready", async || matches!(http(ip, port, &path).await, Ok((200, _))))
+            .await;
         self.wait_in("podsonde", name, |pod| running(pod, "agent").is_some()).await
     }
 
@@ -133,7 +137,12 @@ impl Fixture {
         self.wait_in("default", name, wanted).await
     }
 
-    pub(crate) async fn wait_in(&self, namespace: &str, name: &str, wanted: impl Fn(&Pod) -> bool) -> Pod {
+    pub(crate) async fn wait_in(
+        &self,
+        namespace: &str,
+        name: &str,
+        wanted: impl Fn(&Pod) -> bool,
+    ) -> Pod {
         let wait = self.cluster.wait_pod(namespace, name, wanted);
         match tokio::time::timeout(LIMIT, wait).await {
             Ok(pod) => pod.expect("the pod is there"),
@@ -151,7 +160,8 @@ impl Fixture {
     /// The agent, as the client library reaches it.
     pub(crate) async fn agent_client(&self) -> podsonde::client::Agent {
         use podsonde::client::{Credentials, Fleet, Options};
-        let options = Options { credentials: Credentials::token_file(&self.token), ..Options::default() };
+        let options =
+            Options { credentials: Credentials::token_file(&self.token), ..Options::default() };
         let client = self.cluster.https_client().expect("a client");
         let fleet = Fleet::cluster(client, None, options);
         let place = fleet.place_of_node(NAME).await.expect("an agent");
@@ -166,7 +176,9 @@ impl Fixture {
     /// Starts `podsonde` with these arguments, in an environment that knows this cluster only.
     pub(crate) fn spawn(&self, args: &[&str]) -> Run {
         let mut command = Command::new(env!("CARGO_BIN_EXE_podsonde"));
-        for variable in ["PODSONDE_AGENT", "RUST_LOG", "NO_COLOR", "KUBERNETES_SERVICE_HOST", "HTTPS_PROXY"] {
+        for variable in
+            ["PODSONDE_AGENT", "RUST_LOG", "NO_COLOR", "KUBERNETES_SERVICE_HOST", "HTTPS_PROXY"]
+        {
             command.env_remove(variable);
         }
         command.env("KUBECONFIG", &self.kubeconfig).env("PODSONDE_TOKEN_FILE", &self.token);
@@ -199,7 +211,12 @@ impl Run {
             let mut stdout = String::new();
             self.child.stdout.take().expect("stdout").read_to_string(&mut stdout).expect("UTF-8");
             let code = self.child.wait().expect("its end").code();
-            Ended { code, stdout, stderr: reader.join().expect("stderr"), took: self.began.elapsed() }
+            Ended {
+                code,
+                stdout,
+                stderr: reader.join().expect("stderr"),
+                took: self.began.elapsed(),
+            }
         });
         tokio::time::timeout(LIMIT, wait).await.expect("podsonde ends").expect("its output")
     }
@@ -214,7 +231,8 @@ impl Ended {
 
     #[track_caller]
     pub(crate) fn json(&self) -> Value {
-        serde_json::from_str(&self.stdout).unwrap_or_else(|_| panic!("{}\n{}", self.stdout, self.stderr))
+        serde_json::from_str(&self.stdout)
+            .unwrap_or_else(|_| panic!("{}\n{}", self.stdout, self.stderr))
     }
 }
 
@@ -246,7 +264,9 @@ pub(crate) fn probe(name: &str) -> (u16, String) {
 pub(crate) async fn http(ip: IpAddr, port: u16, path: &str) -> io::Result<(u16, String)> {
     let mut stream = tokio::net::TcpStream::connect((ip, port)).await?;
     stream
-        .write_all(format!("GET {path} HTTP/1.1\r\nHost: {ip}\r\nConnection: close\r\n\r\n").as_bytes())
+        .write_all(
+            format!("GET {path} HTTP/1.1\r\nHost: {ip}\r\nConnection: close\r\n\r\n").as_bytes(),
+        )
         .await?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await?;
@@ -274,8 +294,11 @@ pub(crate) fn pod_ip(pod: &Pod) -> Option<IpAddr> {
 /// The status of a container of any kind.
 pub(crate) fn status<'a>(pod: &'a Pod, name: &str) -> Option<&'a ContainerStatus> {
     let status = pod.status.as_ref()?;
-    let all =
-        [&status.init_container_statuses, &status.container_statuses, &status.ephemeral_container_statuses];
+    let all = [
+        &status.init_container_statuses,
+        &status.container_statuses,
+        &status.ephemeral_container_statuses,
+    ];
     all.into_iter().flatten().flatten().find(|container| container.name == name)
 }
 
@@ -299,7 +322,11 @@ pub(crate) fn links(container: &Value, which: &str) -> BTreeMap<String, String> 
 
 /// Asserts that these ids are those that a tool found. Links for children's namespaces are no namespaces of its own.
 #[track_caller]
-pub(crate) fn assert_ids(what: &str, ours: &BTreeMap<String, String>, theirs: BTreeMap<String, String>) {
+pub(crate) fn assert_ids(
+    what: &str,
+    ours: &BTreeMap<String, String>,
+    theirs: BTreeMap<String, String>,
+) {
     let theirs: BTreeMap<_, _> =
         theirs.into_iter().filter(|(kind, _)| !kind.ends_with("_for_children")).collect();
     assert_eq!(*ours, theirs, "{what}");

@@ -59,10 +59,12 @@ async fn sessions_outlive_the_agent() {
     let Some(fixture) = Fixture::start().await else { return };
     fixture.pod("web", nginx()).await;
     let user = fixture.user_1000();
-    let (lasting, pid) = debug(&fixture, "lasting", &["--ttl=1h", "--profile=restricted", &user]).await;
+    let (lasting, pid) =
+        debug(&fixture, "lasting", &["--ttl=1h", "--profile=restricted", &user]).await;
     // Another user's than the agent's, so that it takes a capability to end it.
     assert!(node::status_of(pid, "Uid").starts_with("1000\t"));
-    let (short, short_pid) = debug(&fixture, "short", &["--ttl=10s", "--profile=restricted", &user]).await;
+    let (short, short_pid) =
+        debug(&fixture, "short", &["--ttl=10s", "--profile=restricted", &user]).await;
     assert!(processes(&short).len() >= 2 && processes(&short).contains(&short_pid));
 
     // Its process is killed; the kubelet starts another one.
@@ -80,7 +82,8 @@ async fn sessions_outlive_the_agent() {
 
     // The other agent ends what the first one started.
     until("the session has expired", async || processes(&short).is_empty()).await;
-    let code = |pod: &Pod| Some(status(pod, "short")?.state.as_ref()?.terminated.as_ref()?.exit_code);
+    let code =
+        |pod: &Pod| Some(status(pod, "short")?.state.as_ref()?.terminated.as_ref()?.exit_code);
     let pod = fixture.wait("web", |pod| code(pod).is_some()).await;
     // 143 is by SIGTERM, 137 by SIGKILL: a shell that waits for a child ends by the first.
     assert_eq!(code(&pod), Some(143));
@@ -92,16 +95,24 @@ async fn sessions_outlive_the_agent() {
     let none = fixture.podsonde(&["sessions"]).await.expect(1);
     println!("{}", none.stderr);
     let said = |text: &str| none.stderr.contains(text);
-    assert!(said("error: there is no podsonde agent on node node") && said("hint: "), "{}", none.stderr);
+    assert!(
+        said("error: there is no podsonde agent on node node") && said("hint: "),
+        "{}",
+        none.stderr
+    );
     assert!(!said("No sessions found"), "nobody knows: {}", none.stderr);
     fixture.start_agent().await;
-    let expected =
-        [("lasting", "Running"), ("short", "Terminated")].map(|(a, b)| (a.to_owned(), b.to_owned()));
+    let expected = [("lasting", "Running"), ("short", "Terminated")]
+        .map(|(a, b)| (a.to_owned(), b.to_owned()));
     assert_eq!(sessions(&fixture).await, expected);
 
     let ended = fixture.podsonde(&["end", "web", "lasting"]).await.expect(0);
     println!("{}", ended.stdout);
-    assert!(ended.stdout.starts_with("session lasting in pod default/web ended: "), "{}", ended.stdout);
+    assert!(
+        ended.stdout.starts_with("session lasting in pod default/web ended: "),
+        "{}",
+        ended.stdout
+    );
     assert_eq!(processes(&lasting), Vec::<u32>::new());
     fixture.end().await;
 }
@@ -125,30 +136,47 @@ async fn a_deleted_agent_drains_within_its_grace_period() {
     let pods: Api<Pod> = Api::namespaced(fixture.cluster.client().expect("client"), "podsonde");
     pods.delete(&name, &DeleteParams::default()).await.expect("delete");
     let last = async {
-        fixture.wait_in("podsonde", &name, |pod| phase(pod) == "Succeeded" || phase(pod) == "Failed").await
+        fixture
+            .wait_in("podsonde", &name, |pod| phase(pod) == "Succeeded" || phase(pod) == "Failed")
+            .await
     };
     let (last, refused) = tokio::join!(last, request.ended());
     println!("drained in {:?}; the request: {}", began.elapsed(), refused.stderr);
-    let terminated = status(&last, "agent").unwrap().state.as_ref().unwrap().terminated.as_ref().unwrap();
-    assert_eq!(terminated.exit_code, 0, "not killed at the end of its grace period: it ended by itself");
+    let terminated =
+        status(&last, "agent").unwrap().state.as_ref().unwrap().terminated.as_ref().unwrap();
+    assert_eq!(
+        terminated.exit_code, 0,
+        "not killed at the end of its grace period: it ended by itself"
+    );
     let refused = refused.expect(1);
     assert!(
         refused.stderr.contains("the agent is shutting down; the container may still start"),
         "{}",
         refused.stderr
     );
-    assert!(refused.stderr.contains("container waiting stays in the pod's spec"), "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("container waiting stays in the pod's spec"),
+        "{}",
+        refused.stderr
+    );
     assert!(refused.stderr.contains("hint: try again in a moment"), "{}", refused.stderr);
 
     let log = fixture.node.dir.join("logs").join(format!("podsonde_{name}_{uid}/agent/0.log"));
     let log = fs::read_to_string(&log).expect("the agent's log");
     println!("{log}");
-    let messages: Vec<Value> =
-        log.lines().filter_map(|line| serde_json::from_str(line.splitn(4, ' ').nth(3)?).ok()).collect();
+    let messages: Vec<Value> = log
+        .lines()
+        .filter_map(|line| serde_json::from_str(line.splitn(4, ' ').nth(3)?).ok())
+        .collect();
     let position = |wanted: &str| {
-        messages.iter().position(|line| line["fields"]["message"] == wanted || line["message"] == wanted)
+        messages
+            .iter()
+            .position(|line| line["fields"]["message"] == wanted || line["message"] == wanted)
     };
     assert!(position("podsonde-agent started") < position("draining"), "{messages:#?}");
-    assert!(position("draining").is_some() && position("draining") < position("stopped"), "{messages:#?}");
+    assert!(
+        position("draining").is_some() && position("draining") < position("stopped"),
+        "{messages:#?}"
+    );
     fixture.end().await;
 }

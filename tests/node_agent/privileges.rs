@@ -12,8 +12,8 @@ use crate::{
 
 /// The first two cells of the table of privileges in `deploy/README.md`: which, and which process has it.
 fn documented() -> Vec<(String, String)> {
-    let readme =
-        fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/README.md")).expect("the README");
+    let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/README.md"))
+        .expect("the README");
     let section = readme.split("## What each privilege is for").nth(1).expect("the section");
     let section = section.split("\n## ").next().expect("the section");
     let rows = section.lines().filter_map(|line| {
@@ -25,7 +25,8 @@ fn documented() -> Vec<(String, String)> {
 
 /// The mask of these capabilities, numbered by the kernel's own header.
 fn mask(names: &[&str]) -> String {
-    let header = fs::read_to_string("/usr/include/linux/capability.h").expect("the kernel's header");
+    let header =
+        fs::read_to_string("/usr/include/linux/capability.h").expect("the kernel's header");
     let number = |name: &&str| {
         let define = format!("#define CAP_{name} ");
         let line = header.lines().find_map(|line| line.strip_prefix(&define));
@@ -44,7 +45,8 @@ async fn the_agent_has_what_the_table_says_and_no_more() {
     assert!(has("hostPID: true") && has("runAsUser: 0"), "{table:?}");
 
     // The broker, which is the agent's only child.
-    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("children");
+    let children =
+        fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("children");
     let broker: u32 = children.trim().parse().expect("one child");
     for (process, pid) in [("gRPC", pid), ("broker", broker)] {
         let of = |wanted: &[&str]| {
@@ -60,10 +62,15 @@ async fn the_agent_has_what_the_table_says_and_no_more() {
         let of = |field: &str| node::status_of(pid, field);
         assert_eq!([of("CapInh"), of("CapAmb")], ["0000000000000000"; 2], "{process}");
         // The container's own filter, and the process'.
-        assert_eq!([of("NoNewPrivs"), of("Seccomp"), of("Seccomp_filters")], ["1", "2", "2"], "{process}");
+        assert_eq!(
+            [of("NoNewPrivs"), of("Seccomp"), of("Seccomp_filters")],
+            ["1", "2", "2"],
+            "{process}"
+        );
     }
     let of = |field: &str| node::status_of(pid, field);
-    for field in ["CapEff", "CapPrm", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp", "Uid", "VmRSS", "Threads"]
+    for field in
+        ["CapEff", "CapPrm", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp", "Uid", "VmRSS", "Threads"]
     {
         println!("{field}: {}", of(field));
     }
@@ -83,11 +90,13 @@ async fn the_agent_has_what_the_table_says_and_no_more() {
         line.split(' ').nth(5).map(str::to_owned)
     };
     assert!(options("/").expect("a root").starts_with("ro"), "{mounts}");
-    for writable in mounts.lines().filter(|line| line.split(' ').nth(5).unwrap().starts_with("rw")) {
+    for writable in mounts.lines().filter(|line| line.split(' ').nth(5).unwrap().starts_with("rw"))
+    {
         println!("writable: {writable}");
     }
-    let sockets =
-        mounts.lines().filter(|line| line.contains("containerd.sock") || line.contains("docker.sock"));
+    let sockets = mounts
+        .lines()
+        .filter(|line| line.contains("containerd.sock") || line.contains("docker.sock"));
     assert_eq!(sockets.count(), 0, "no runtime's socket: {mounts}");
 
     // No descriptor that a program it would execute inherits, none of a file of the node's.
@@ -101,7 +110,10 @@ async fn the_agent_has_what_the_table_says_and_no_more() {
         assert!(number <= 2 || close_on_exec, "fd {number} {}", target.display());
         let target = target.display().to_string();
         let known = ["socket:", "pipe:", "anon_inode:", "/proc", "/dev/null", "/sys/fs/cgroup"];
-        assert!(number <= 2 || known.iter().any(|start| target.starts_with(start)), "fd {number}: {target}");
+        assert!(
+            number <= 2 || known.iter().any(|start| target.starts_with(start)),
+            "fd {number}: {target}"
+        );
     }
 
     // What the agent itself found, by the way that people ask.
@@ -109,7 +121,8 @@ async fn the_agent_has_what_the_table_says_and_no_more() {
     let report = ended.json();
     println!("{}", fixture.podsonde(&["node", "-o", "wide"]).await.expect(0).stdout);
     let features = report["nodes"][0]["features"].as_array().expect("features");
-    let names: Vec<&str> = features.iter().map(|feature| feature["name"].as_str().unwrap()).collect();
+    let names: Vec<&str> =
+        features.iter().map(|feature| feature["name"].as_str().unwrap()).collect();
     for needed in [
         "host-pid",
         "cap-sys-ptrace",
@@ -122,7 +135,8 @@ async fn the_agent_has_what_the_table_says_and_no_more() {
     ] {
         assert!(names.contains(&needed), "{names:?}");
     }
-    let missing: Vec<&Value> = features.iter().filter(|feature| feature["available"] != true).collect();
+    let missing: Vec<&Value> =
+        features.iter().filter(|feature| feature["available"] != true).collect();
     assert!(missing.iter().all(|feature| feature["name"] == "pid-translation"), "{missing:?}");
     assert_eq!(report["nodes"][0]["node"], node::NAME);
     assert_eq!(report["nodes"][0]["kernel"], node::output("uname", &["-r"]).trim());
@@ -137,7 +151,11 @@ async fn probes_and_metrics_are_served_to_everybody_and_grpc_to_who_says_who_the
     let ip = pod_ip(&agent).expect("an address");
     for (name, body) in [("livenessProbe", "ok\n"), ("readinessProbe", "ok\n")] {
         let (port, path) = probe(name);
-        assert_eq!(http(ip, port, &path).await.expect("an answer"), (200, body.to_owned()), "{name}");
+        assert_eq!(
+            http(ip, port, &path).await.expect("an answer"),
+            (200, body.to_owned()),
+            "{name}"
+        );
     }
     let (port, _) = probe("readinessProbe");
     assert_eq!(http(ip, port, "/").await.expect("an answer").0, 404);
@@ -166,14 +184,19 @@ async fn probes_and_metrics_are_served_to_everybody_and_grpc_to_who_says_who_the
     assert_eq!(value(r#"podsonde_verdicts_total{outcome="drift"}"#), 0.0);
     // The agent's own pod and nginx.
     assert_eq!(value("podsonde_pods"), 2.0);
-    assert_eq!(value(r#"podsonde_request_duration_seconds_count{method="Debug/Create",code="OK"}"#), 1.0);
+    assert_eq!(
+        value(r#"podsonde_request_duration_seconds_count{method="Debug/Create",code="OK"}"#),
+        1.0
+    );
     assert!(value("process_resident_memory_bytes") > 0.0);
     assert!(metrics.ends_with("# EOF\n"), "OpenMetrics");
 
     // The API is there with TLS alone, and for whom the API server knows.
     let ports = template()["spec"]["containers"][0]["ports"].as_array().expect("ports");
-    let grpc =
-        ports.iter().find(|port| port["name"] == "grpc").and_then(|port| port["containerPort"].as_u64());
+    let grpc = ports
+        .iter()
+        .find(|port| port["name"] == "grpc")
+        .and_then(|port| port["containerPort"].as_u64());
     let port = u16::try_from(grpc.expect("a port")).unwrap();
     let in_the_clear = http(ip, port, "/").await;
     assert!(!matches!(in_the_clear, Ok((1.., _))), "{in_the_clear:?}");
@@ -181,7 +204,12 @@ async fn probes_and_metrics_are_served_to_everybody_and_grpc_to_who_says_who_the
     let nothing = fixture.node.dir.join("nothing");
     fs::write(&nothing, "nothing").expect("write");
     let nothing = nothing.to_str().expect("UTF-8");
-    let refused = fixture.podsonde(&["verify", "web", "--direct", "--token-file", nothing]).await.expect(1);
-    assert!(refused.stderr.contains("the API server does not know this token"), "{}", refused.stderr);
+    let refused =
+        fixture.podsonde(&["verify", "web", "--direct", "--token-file", nothing]).await.expect(1);
+    assert!(
+        refused.stderr.contains("the API server does not know this token"),
+        "{}",
+        refused.stderr
+    );
     fixture.end().await;
 }

@@ -34,7 +34,8 @@ async fn a_full_node_is_verified_at_once() {
         let lsns = lsns.elapsed();
         let (port, _) = probe("readinessProbe");
         let (_, metrics) = http(ip, port, "/metrics").await.expect("metrics");
-        let sum = "podsonde_request_duration_seconds_sum{method=\"Namespaces/VerifyNode\",code=\"OK\"} ";
+        let sum =
+            "podsonde_request_duration_seconds_sum{method=\"Namespaces/VerifyNode\",code=\"OK\"} ";
         let sum = metrics.lines().find_map(|line| line.strip_prefix(sum)).expect("the sum");
         let sum: f64 = sum.parse().expect("seconds");
         let own = Duration::from_secs_f64(sum - before);

@@ -12,14 +12,17 @@ fn ls(container_id: &str) -> BTreeMap<String, String> {
     let listed = node::exec(container_id, &["ls", "-l", "/proc/self/ns"]);
     println!("{listed}");
     let links = listed.lines().filter_map(|line| line.split_once(" -> "));
-    links.map(|(line, link)| (line.rsplit(' ').next().unwrap().to_owned(), link.trim().to_owned())).collect()
+    links
+        .map(|(line, link)| (line.rsplit(' ').next().unwrap().to_owned(), link.trim().to_owned()))
+        .collect()
 }
 
 /// Two columns of a table on stdout: of each line's namespace this column.
 fn column(table: &str, name: &str) -> BTreeMap<String, String> {
     let lines = table.lines().skip_while(|line| !line.starts_with("NAMESPACE"));
     let mut lines = lines.take_while(|line| !line.is_empty());
-    let start = lines.next().and_then(|header| header.find(&format!(" {name} "))).expect("the column") + 1;
+    let start =
+        lines.next().and_then(|header| header.find(&format!(" {name} "))).expect("the column") + 1;
     lines
         .map(|line| {
             let kind = line.split_whitespace().next().expect("a kind").to_owned();
@@ -48,9 +51,15 @@ async fn a_debug_container_is_where_the_table_says_it_is() {
     ];
     let debug = fixture.podsonde(&args).await.expect(0);
     println!("{}{}", debug.stderr, debug.stdout);
-    assert!(debug.stdout.starts_with("container debugger: OK, compared with its target, container nginx\n"));
     assert!(
-        debug.stderr.contains("container debugger in pod default/web on node node runs, verdict OK"),
+        debug
+            .stdout
+            .starts_with("container debugger: OK, compared with its target, container nginx\n")
+    );
+    assert!(
+        debug
+            .stderr
+            .contains("container debugger in pod default/web on node node runs, verdict OK"),
         "{}",
         debug.stderr
     );
@@ -58,7 +67,8 @@ async fn a_debug_container_is_where_the_table_says_it_is() {
     let pod = fixture.wait("web", |pod| running(pod, "debugger").is_some()).await;
     let [nginx, debugger] = ["nginx", "debugger"].map(|name| running(&pod, name).expect("runs"));
     assert_ids("debugger", &column(&debug.stdout, "ID"), ls(&debugger));
-    let wide = fixture.podsonde(&["verify", "web", "-c", "debugger", "-o", "wide"]).await.expect(0).stdout;
+    let wide =
+        fixture.podsonde(&["verify", "web", "-c", "debugger", "-o", "wide"]).await.expect(0).stdout;
     println!("{wide}");
     assert_ids("debugger", &column(&wide, "ID"), ls(&debugger));
     assert_ids("nginx", &column(&wide, "REFERENCE"), ls(&nginx));

@@ -36,9 +36,19 @@ fn shapes() -> Vec<Shape> {
     let shape = |name, spec, target, sharing| Shape { name, spec, target, flags: &[], sharing };
     vec![
         shape("target", nginx(), "nginx", usual),
-        shape("no-target", nginx(), "", ["shared", "shared", "shared", "private", "private", cgroup]),
+        shape(
+            "no-target",
+            nginx(),
+            "",
+            ["shared", "shared", "shared", "private", "private", cgroup],
+        ),
         shape("share", with(nginx(), json!({"shareProcessNamespace": true})), "", usual),
-        shape("share-target", with(nginx(), json!({"shareProcessNamespace": true})), "nginx", usual),
+        shape(
+            "share-target",
+            with(nginx(), json!({"shareProcessNamespace": true})),
+            "nginx",
+            usual,
+        ),
         shape(
             "host-pid",
             with(nginx(), json!({"hostPID": true})),
@@ -66,7 +76,10 @@ fn shapes() -> Vec<Shape> {
         shape("init", with(sleeping(), json!({"initContainers": [init]})), "init", usual),
         shape(
             "sidecar",
-            with(sleeping(), json!({"initContainers": [with(init, json!({"restartPolicy": "Always"}))]})),
+            with(
+                sleeping(),
+                json!({"initContainers": [with(init, json!({"restartPolicy": "Always"}))]}),
+            ),
             "init",
             usual,
         ),
@@ -117,16 +130,27 @@ async fn every_pod_shape_gets_the_right_verdict() {
     }
     for Shape { name, spec, target, flags, sharing } in shapes {
         // An init container that never ends holds up the others.
-        let awaited =
-            if target.is_empty() { spec["containers"][0]["name"].as_str().expect("a name") } else { target };
+        let awaited = if target.is_empty() {
+            spec["containers"][0]["name"].as_str().expect("a name")
+        } else {
+            target
+        };
         let pod = fixture.wait(name, |pod| running(pod, awaited).is_some()).await;
 
         let target_flag = format!("--target={target}");
-        let mut args =
-            vec!["debug", name, "--image=busybox", "--image-pull-policy=IfNotPresent", "-c", "debugger"];
+        let mut args = vec![
+            "debug",
+            name,
+            "--image=busybox",
+            "--image-pull-policy=IfNotPresent",
+            "-c",
+            "debugger",
+        ];
         args.extend(["-o", "json"]);
         args.extend(
-            flags.iter().map(|flag| if *flag == "--custom=USER-1000" { custom.as_str() } else { *flag }),
+            flags
+                .iter()
+                .map(|flag| if *flag == "--custom=USER-1000" { custom.as_str() } else { *flag }),
         );
         if !target.is_empty() {
             args.push(&target_flag);
@@ -151,7 +175,9 @@ async fn every_pod_shape_gets_the_right_verdict() {
         ];
         let found = verdict["namespaces"].as_array().expect("namespaces").iter();
         let found: Vec<_> = found
-            .map(|namespace| (namespace["kind"].as_str().unwrap(), namespace["actual"].as_str().unwrap()))
+            .map(|namespace| {
+                (namespace["kind"].as_str().unwrap(), namespace["actual"].as_str().unwrap())
+            })
             .collect();
         assert_eq!(found, expected, "{name}: {verdict:#}");
         println!("{name:14} {:?} agent's own share {} ms", ended.took, report["agentMilliseconds"]);
@@ -192,9 +218,16 @@ async fn every_pod_shape_gets_the_right_verdict() {
         let verified = fixture.podsonde(&["verify", name, "-o", "json"]).await.expect(0).json();
         let containers = verified["pods"][0]["containers"].as_array().expect("containers");
         for container in containers {
-            let id = container["containerId"].as_str().expect("an id").trim_start_matches("containerd://");
+            let id = container["containerId"]
+                .as_str()
+                .expect("an id")
+                .trim_start_matches("containerd://");
             let pid = node::pid(id).expect("runs");
-            assert_eq!((&container["verdict"], &container["hostPid"]), (&json!("OK"), &json!(pid)), "{name}");
+            assert_eq!(
+                (&container["verdict"], &container["hostPid"]),
+                (&json!("OK"), &json!(pid)),
+                "{name}"
+            );
             assert_ids(name, &links(container, "id"), node::namespaces_by_lsns(pid));
         }
         assert!(containers.len() >= 2, "{name}: {containers:#?}");
@@ -208,8 +241,15 @@ async fn every_pod_shape_gets_the_right_verdict() {
 async fn without_a_target_it_is_said_that_pid_is_private() {
     let Some(fixture) = Fixture::start().await else { return };
     fixture.pod("web", nginx()).await;
-    let args =
-        ["debug", "web", "--image=busybox", "--image-pull-policy=IfNotPresent", "--", "sleep", "infinity"];
+    let args = [
+        "debug",
+        "web",
+        "--image=busybox",
+        "--image-pull-policy=IfNotPresent",
+        "--",
+        "sleep",
+        "infinity",
+    ];
     let ended = fixture.podsonde(&args).await.expect(0);
     println!("{}{}", ended.stdout, ended.stderr);
     let pid = ended.stdout.lines().find(|line| line.starts_with("pid ")).expect("a line for pid");

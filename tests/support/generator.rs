@@ -64,7 +64,14 @@ impl Generator {
                 frames[at..].iter().map(|frame| [IoSlice::new(frame)]).collect();
             let mut headers = MultiHeaders::<SockaddrStorage>::preallocate(slices.len(), None);
             let none: Vec<Option<SockaddrStorage>> = vec![None; slices.len()];
-            let sent = sendmmsg(self.socket.as_raw_fd(), &mut headers, &slices, none, [], MsgFlags::empty());
+            let sent = sendmmsg(
+                self.socket.as_raw_fd(),
+                &mut headers,
+                &slices,
+                none,
+                [],
+                MsgFlags::empty(),
+            );
             match sent {
                 Ok(sent) => at += sent.count(),
                 Err(nix::errno::Errno::ENOBUFS | nix::errno::Errno::EINTR) => {}
@@ -89,7 +96,8 @@ fn address(index: u32) -> SockaddrStorage {
     let length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
     #[allow(unsafe_code)]
     // SAFETY: a live sockaddr of that length.
-    unsafe { SockaddrStorage::from_raw((&raw const address).cast(), Some(length)) }.expect("an address")
+    unsafe { SockaddrStorage::from_raw((&raw const address).cast(), Some(length)) }
+        .expect("an address")
 }
 
 /// An Ethernet frame of `size` bytes with a UDP datagram to that port.

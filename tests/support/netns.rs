@@ -33,7 +33,9 @@ impl Netns {
     pub fn pair() -> (Self, Self) {
         let (here, there) = (Self::new(), Self::new());
         let pid = there.pid().to_string();
-        here.run(&["ip", "link", "add", "eth0", "type", "veth", "peer", "name", "peer0", "netns", &pid]);
+        here.run(&[
+            "ip", "link", "add", "eth0", "type", "veth", "peer", "name", "peer0", "netns", &pid,
+        ]);
         for (end, name, last) in [(&here, "eth0", 1), (&there, "peer0", 2)] {
             end.run(&["ip", "link", "set", name, "up"]);
             end.run(&["ip", "addr", "add", &format!("192.0.2.{last}/24"), "dev", name]);

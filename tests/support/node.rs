@@ -38,7 +38,10 @@ impl Node {
     /// If it runs on none although `CI` is set: there every test must run.
     pub fn get() -> Option<Self> {
         let Some(socket) = env::var_os("PODSONDE_NODE_CRI") else {
-            assert!(env::var_os("CI").is_none(), "no node to test on, and CI is set: use tests/run node");
+            assert!(
+                env::var_os("CI").is_none(),
+                "no node to test on, and CI is set: use tests/run node"
+            );
             // Not through a macro, whose output is caught while a test passes.
             let _ = writeln!(io::stderr(), "skipped: no node to test on; use tests/run node");
             return None;
@@ -106,8 +109,10 @@ pub fn container(name: &str, image: &str, command: &[&str]) -> ContainerStart {
 /// # Panics
 /// If it fails.
 pub fn output(program: &str, args: &[&str]) -> String {
-    let output =
-        Command::new(program).args(args).output().unwrap_or_else(|error| panic!("{program}: {error}"));
+    let output = Command::new(program)
+        .args(args)
+        .output()
+        .unwrap_or_else(|error| panic!("{program}: {error}"));
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{program} {args:?}: {}: {stderr}", output.status);
     String::from_utf8(output.stdout).expect("UTF-8")
@@ -148,8 +153,12 @@ pub fn namespaces_inside(container_id: &str) -> BTreeMap<String, String> {
 /// The same of a process, by `lsns`, which has no links for children's namespaces.
 pub fn namespaces_by_lsns(pid: u32) -> BTreeMap<String, String> {
     // Its exit status says that a process ended while it looked, which others here do all the time.
-    let list =
-        || Command::new("lsns").args(["-J", "-o", "NS,TYPE", "-p", &pid.to_string()]).output().expect("lsns");
+    let list = || {
+        Command::new("lsns")
+            .args(["-J", "-o", "NS,TYPE", "-p", &pid.to_string()])
+            .output()
+            .expect("lsns")
+    };
     let mut tries = std::iter::repeat_with(list).take(50);
     let listed = tries.find(|output| output.status.success()).expect("lsns succeeds");
     let listed: Value = serde_json::from_slice(&listed.stdout).expect("JSON");

@@ -130,7 +130,16 @@ impl Tcp {
         let mut segment = [self.source.to_be_bytes(), self.destination.to_be_bytes()].concat();
         segment.extend(self.sequence.to_be_bytes());
         segment.extend(self.acknowledged.to_be_bytes());
-        segment.extend([u8::try_from(5 + options.len() / 4).unwrap() << 4, self.flags, 0x20, 0, 0, 0, 0, 7]);
+        segment.extend([
+            u8::try_from(5 + options.len() / 4).unwrap() << 4,
+            self.flags,
+            0x20,
+            0,
+            0,
+            0,
+            0,
+            7,
+        ]);
         segment.extend(options);
         segment.extend(&self.data);
         summed(is_v6, 6, 16, segment)
@@ -146,7 +155,8 @@ impl Tcp {
 }
 
 pub(crate) fn udp(is_v6: bool, source: u16, destination: u16, data: &[u8]) -> Vec<u8> {
-    let begin = [source.to_be_bytes(), destination.to_be_bytes(), short(8 + data.len()), [0, 0]].concat();
+    let begin =
+        [source.to_be_bytes(), destination.to_be_bytes(), short(8 + data.len()), [0, 0]].concat();
     summed(is_v6, 17, 6, [&begin, data].concat())
 }
 
@@ -185,8 +195,15 @@ pub(crate) fn question(text: &str, kind: u16, class: u16) -> Vec<u8> {
 
 /// A record of the name at `owner`, already in bytes.
 pub(crate) fn record(owner: &[u8], kind: u16, class: u16, ttl: u32, value: &[u8]) -> Vec<u8> {
-    [owner, &kind.to_be_bytes(), &class.to_be_bytes(), &ttl.to_be_bytes(), &short(value.len()), value]
-        .concat()
+    [
+        owner,
+        &kind.to_be_bytes(),
+        &class.to_be_bytes(),
+        &ttl.to_be_bytes(),
+        &short(value.len()),
+        value,
+    ]
+    .concat()
 }
 
 /// A DNS message with so many things in each section.

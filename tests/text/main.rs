@@ -1,5 +1,10 @@
 //! Capture files and packet text, against what tcpdump, tshark and capinfos make of the same bytes.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 #![allow(clippy::print_stdout, reason = "how much was compared")]
 
 mod frames;

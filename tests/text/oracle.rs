@@ -37,7 +37,8 @@ const NOT_DECODED: &[(&str, &str)] = &[
 
 /// Protocols above IP that are not decoded, of which ours prints the number.
 const NOT_DECODED_IP: &[&str] = &[
-    "8", "9", "33", "46", "47", "50", "51", "55", "62", "88", "89", "103", "108", "112", "113", "132", "135",
+    "8", "9", "33", "46", "47", "50", "51", "55", "62", "88", "89", "103", "108", "112", "113",
+    "132", "135",
 ];
 
 /// Ethernet protocols that are not decoded.
@@ -69,16 +70,17 @@ const NOT_DECODED_ETHERNET: &[&str] = &[
 
 /// Ports whose protocol tcpdump decodes and ours does not.
 const NOT_DECODED_PORTS: &[u16] = &[
-    23, 67, 68, 69, 88, 123, 137, 138, 139, 161, 162, 179, 319, 320, 323, 445, 496, 500, 514, 520, 521, 525,
-    546, 547, 639, 646, 654, 698, 701, 750, 921, 1589, 1645, 1646, 1700, 1701, 1723, 1812, 1813, 1985, 2049,
-    2103, 2104, 3456, 3503, 3784, 3785, 3799, 4342, 4500, 4567, 4784, 4790, 5359, 6343, 6633, 6635, 6653,
-    6696, 6697, 6784, 7000, 7001, 7002, 7003, 7004, 7005, 7006, 7007, 7008, 7009, 7500, 8231, 8500, 10288,
-    12222, 12223, 17754, 30490, 49152,
+    23, 67, 68, 69, 88, 123, 137, 138, 139, 161, 162, 179, 319, 320, 323, 445, 496, 500, 514, 520,
+    521, 525, 546, 547, 639, 646, 654, 698, 701, 750, 921, 1589, 1645, 1646, 1700, 1701, 1723,
+    1812, 1813, 1985, 2049, 2103, 2104, 3456, 3503, 3784, 3785, 3799, 4342, 4500, 4567, 4784, 4790,
+    5359, 6343, 6633, 6635, 6653, 6696, 6697, 6784, 7000, 7001, 7002, 7003, 7004, 7005, 7006, 7007,
+    7008, 7009, 7500, 8231, 8500, 10288, 12222, 12223, 17754, 30490, 49152,
 ];
 
 /// Why texts may differ, if they may.
 fn not_decoded(ours: &str, theirs: &str) -> Option<&'static str> {
-    if let Some((_, why)) = NOT_DECODED.iter().find(|(mark, _)| theirs.contains(mark) || ours.contains(mark))
+    if let Some((_, why)) =
+        NOT_DECODED.iter().find(|(mark, _)| theirs.contains(mark) || ours.contains(mark))
     {
         return Some(why);
     }
@@ -88,7 +90,8 @@ fn not_decoded(ours: &str, theirs: &str) -> Option<&'static str> {
     if NOT_DECODED_ETHERNET.iter().any(|name| ours.contains(name)) {
         return Some("a protocol above Ethernet");
     }
-    let mut ports = ours.split([' ', '>', ':', '!']).filter_map(|word| word.rsplit('.').next()?.parse().ok());
+    let mut ports =
+        ours.split([' ', '>', ':', '!']).filter_map(|word| word.rsplit('.').next()?.parse().ok());
     ports.any(|port| NOT_DECODED_PORTS.contains(&port)).then_some("a protocol of a port")
 }
 
@@ -104,8 +107,15 @@ pub(crate) struct Tally {
 impl Tally {
     /// Prints what was compared, and fails if anything differed.
     pub(crate) fn finish(self, name: &str) {
-        println!("{name}: {} packets printed alike; not decoded here: {:?}", self.equal, self.excluded);
-        assert_eq!(self.wrong, 0, "{} packets differ, the first of them:\n{}", self.wrong, self.report);
+        println!(
+            "{name}: {} packets printed alike; not decoded here: {:?}",
+            self.equal, self.excluded
+        );
+        assert_eq!(
+            self.wrong, 0,
+            "{} packets differ, the first of them:\n{}",
+            self.wrong, self.report
+        );
         assert!(self.equal > 0, "nothing was compared");
         let excluded: usize = self.excluded.values().sum();
         assert!(excluded * 100 < self.equal, "too many are not decoded: {:?}", self.excluded);
@@ -128,7 +138,8 @@ pub(crate) fn timestamp(number: usize) -> u64 {
 
 /// Our options for tcpdump's.
 pub(crate) fn options(flags: &[&str], zone: &str) -> Options {
-    let mut options = Options { number: true, time_zone: TimeZone::get(zone).unwrap(), ..Options::default() };
+    let mut options =
+        Options { number: true, time_zone: TimeZone::get(zone).unwrap(), ..Options::default() };
     for flag in flags {
         if *flag == "--nano" {
             options.nanoseconds = true;
@@ -158,7 +169,11 @@ fn split(text: &[u8], count: usize) -> Vec<String> {
     let mut rest = &*text;
     for number in 1..=count {
         let next = format!("\n{:5}  ", number + 1);
-        let end = if number == count { rest.len() } else { rest.find(&next).map_or(rest.len(), |at| at + 1) };
+        let end = if number == count {
+            rest.len()
+        } else {
+            rest.find(&next).map_or(rest.len(), |at| at + 1)
+        };
         parts.push(rest[..end].to_owned());
         rest = &rest[end..];
     }
@@ -185,7 +200,13 @@ pub(crate) fn pcap(linktype: u16, packets: &[Captured]) -> Vec<u8> {
 }
 
 /// Compares the packets' texts.
-pub(crate) fn compare(tally: &mut Tally, linktype: u16, packets: &[Captured], flags: &[&str], zone: &str) {
+pub(crate) fn compare(
+    tally: &mut Tally,
+    linktype: u16,
+    packets: &[Captured],
+    flags: &[&str],
+    zone: &str,
+) {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("case.pcap");
     fs::write(&file, pcap(linktype, packets)).unwrap();

@@ -20,7 +20,10 @@ fn decoding_flags() -> Vec<Vec<&'static str>> {
             for quiet in ["", "-q", "-qq"] {
                 for sequence in ["", "-S"] {
                     all.push(
-                        [verbose, link, quiet, sequence].into_iter().filter(|f| !f.is_empty()).collect(),
+                        [verbose, link, quiet, sequence]
+                            .into_iter()
+                            .filter(|f| !f.is_empty())
+                            .collect(),
                     );
                 }
             }
@@ -74,8 +77,11 @@ fn dns_messages() -> Vec<Vec<u8>> {
         (999, vec![1, 2, 3]),
         (
             250,
-            [&name("hmac-sha256")[..], &[0, 0, 1, 2, 3, 4, 1, 44, 0, 4, 9, 9, 9, 9, 0x12, 0x34, 0, 0, 0, 0]]
-                .concat(),
+            [
+                &name("hmac-sha256")[..],
+                &[0, 0, 1, 2, 3, 4, 1, 44, 0, 4, 9, 9, 9, 9, 0x12, 0x34, 0, 0, 0, 0],
+            ]
+            .concat(),
         ),
     ];
     let mut messages = vec![
@@ -105,12 +111,22 @@ fn dns_messages() -> Vec<Vec<u8>> {
         dns(13, 0x0100, [1, 0, 0, 0], &[vec![0x41, 12, 0xab, 0xcd, 0, 0, 1, 0, 1]]),
         dns(14, 0x0100, [1, 0, 0, 0], &[vec![0x41, 3, 0xab, 0, 0, 1, 0, 1]]),
         dns(15, 0x0100, [1, 0, 0, 0], &[vec![0x42, 3, 0xab, 0, 0, 1, 0, 1]]),
-        dns(16, 0x0100, [1, 0, 0, 0], &[question(&"abcdefghijklmnopqrstuvwxyz0123456789.".repeat(9), 1, 1)]),
+        dns(
+            16,
+            0x0100,
+            [1, 0, 0, 0],
+            &[question(&"abcdefghijklmnopqrstuvwxyz0123456789.".repeat(9), 1, 1)],
+        ),
         dns(17, 0x0100, [3, 0, 0, 0], from_ref(&www)),
         vec![1, 2, 3],
     ];
     for (kind, value) in &values {
-        messages.push(dns(20, 0x8180, [1, 1, 0, 0], &[www.clone(), record(pointer, *kind, 1, 300, value)]));
+        messages.push(dns(
+            20,
+            0x8180,
+            [1, 1, 0, 0],
+            &[www.clone(), record(pointer, *kind, 1, 300, value)],
+        ));
     }
     for rcode in 0..16 {
         messages.push(dns(21, 0x8180 | rcode, [1, 0, 0, 0], from_ref(&www)));
@@ -277,7 +293,10 @@ fn tunnels() -> Vec<(u16, Vec<u8>)> {
         all.push((port, [&[8, 0, 0, 0, 0, 1, 2, 0][..], &inner].concat()));
     }
     let geneve = |first: u8, flags: u8, kind: u16, reserved: u8, rest: &[u8]| {
-        (6081, [&[first, flags][..], &kind.to_be_bytes(), &[0, 0x12, 0x34, reserved], rest].concat())
+        (
+            6081,
+            [&[first, flags][..], &kind.to_be_bytes(), &[0, 0x12, 0x34, reserved], rest].concat(),
+        )
     };
     all.push(geneve(0, 0, 0x6558, 0, &frame));
     all.push(geneve(0, 0xff, IP, 7, &frame[14..]));
@@ -306,16 +325,30 @@ fn v4_packets() -> Vec<Vec<u8>> {
         acknowledged: 1_000_001,
         ..tcp.clone()
     };
-    all.push(Tcp { flags: 2, acknowledged: 0, options: tcp_options()[1].clone(), ..tcp.clone() }.v4());
+    all.push(
+        Tcp { flags: 2, acknowledged: 0, options: tcp_options()[1].clone(), ..tcp.clone() }.v4(),
+    );
     all.push(Tcp { flags: 0x12, options: tcp_options()[1].clone(), ..back.clone() }.v4());
     all.push(Tcp { sequence: 1_000_001, acknowledged: 2_000_001, ..tcp.clone() }.v4());
     all.push(
-        Tcp { sequence: 1_000_001, acknowledged: 2_000_001, flags: 0x18, data: data.clone(), ..tcp.clone() }
-            .v4(),
+        Tcp {
+            sequence: 1_000_001,
+            acknowledged: 2_000_001,
+            flags: 0x18,
+            data: data.clone(),
+            ..tcp.clone()
+        }
+        .v4(),
     );
     all.push(
-        Tcp { sequence: 2_000_001, acknowledged: 1_000_038, flags: 0x18, data: data.clone(), ..back.clone() }
-            .v4(),
+        Tcp {
+            sequence: 2_000_001,
+            acknowledged: 1_000_038,
+            flags: 0x18,
+            data: data.clone(),
+            ..back.clone()
+        }
+        .v4(),
     );
     for options in tcp_options() {
         all.push(Tcp { sequence: 1_000_038, options: options.clone(), ..tcp.clone() }.v4());
@@ -328,11 +361,18 @@ fn v4_packets() -> Vec<Vec<u8>> {
     all.push(Tcp { flags: 0x14, data: [b'x'; 50].to_vec(), ..tcp.clone() }.v4());
     for port in [80, 8080, 25, 43, 21, 554, 8554] {
         for text in http_texts() {
-            all.push(Tcp { destination: port, flags: 0x18, data: text.to_vec(), ..tcp.clone() }.v4());
+            all.push(
+                Tcp { destination: port, flags: 0x18, data: text.to_vec(), ..tcp.clone() }.v4(),
+            );
         }
     }
     all.push(
-        Tcp { destination: 554, data: b"DESCRIBE rtsp://x RTSP/1.0\r\n\r\n".to_vec(), ..tcp.clone() }.v4(),
+        Tcp {
+            destination: 554,
+            data: b"DESCRIBE rtsp://x RTSP/1.0\r\n\r\n".to_vec(),
+            ..tcp.clone()
+        }
+        .v4(),
     );
     for text in redis_texts() {
         all.push(Tcp { destination: 6379, flags: 0x18, data: text.to_vec(), ..tcp.clone() }.v4());
@@ -360,7 +400,8 @@ fn v4_packets() -> Vec<Vec<u8>> {
     all.push(packet);
 
     for message in dns_messages() {
-        let prefixed = [&u16::try_from(message.len()).unwrap().to_be_bytes()[..], &message].concat();
+        let prefixed =
+            [&u16::try_from(message.len()).unwrap().to_be_bytes()[..], &message].concat();
         all.push(Tcp { destination: 53, flags: 0x18, data: prefixed, ..tcp.clone() }.v4());
         all.push(Tcp { destination: 53, flags: 0x18, data: message.clone(), ..tcp.clone() }.v4());
         all.push(v4(17, &udp(false, 40_000, 53, &message)));
@@ -404,15 +445,19 @@ fn v4_packets() -> Vec<Vec<u8>> {
     for (lifetime, routers) in [(59, 1), (60, 2), (3599, 1), (3600, 0), (65_535, 20)] {
         let mut rest = vec![u8::try_from(routers).unwrap(), 2];
         rest.extend(u16::to_be_bytes(lifetime));
-        (0..routers)
-            .for_each(|n: u32| rest.extend([200, 100, 100, 250, 255, 255, 255, u8::try_from(n).unwrap()]));
+        (0..routers).for_each(|n: u32| {
+            rest.extend([200, 100, 100, 250, 255, 255, 255, u8::try_from(n).unwrap()])
+        });
         all.push(v4(1, &icmp(9, 0, &rest)));
     }
     all.push(v4(1, &icmp(9, 0, &[1, 3, 0, 9, 0, 0])));
     for kind in [10, 13, 15, 16, 17, 18, 19, 40, 255] {
         all.push(v4(1, &icmp(kind, 1, &[0, 1, 0, 2, 0xff, 0xff, 0xff, 0])));
     }
-    all.push(v4(1, &icmp(14, 0, &[0, 1, 0, 2, 0, 0, 0, 1, 5, 0x26, 0x5b, 0xff, 0xff, 0xff, 0xff, 0xff])));
+    all.push(v4(
+        1,
+        &icmp(14, 0, &[0, 1, 0, 2, 0, 0, 0, 1, 5, 0x26, 0x5b, 0xff, 0xff, 0xff, 0xff, 0xff]),
+    ));
     // Extensions of errors, with and without a length, right and wrong.
     let padded = |length: u8, extension: &[u8]| {
         let mut rest = vec![0, length, 0, 0];
@@ -432,18 +477,27 @@ fn v4_packets() -> Vec<Vec<u8>> {
         all.push(padded(length, &[0x20, 0, 1]));
     }
 
-    for (kind, code) in [(0x11, 0), (0x11, 100), (0x11, 50), (0x12, 0), (0x16, 0), (0x17, 0), (0x77, 0)] {
+    for (kind, code) in
+        [(0x11, 0), (0x11, 100), (0x11, 50), (0x12, 0), (0x16, 0), (0x17, 0), (0x77, 0)]
+    {
         all.push(v4(2, &with_checksum(2, vec![kind, code, 0, 0, 224, 0, 0, 251])));
     }
     all.push(v4(2, &with_checksum(2, vec![0x11, 0, 0, 0, 0, 0, 0, 0])));
     all.push(v4(2, &[0x12, 0, 1, 1, 224, 0, 0, 251, 1]));
     for code in [100, 99, 0x81, 0xff, 0xf0] {
-        all.push(v4(2, &with_checksum(2, vec![0x11, code, 0, 0, 224, 0, 0, 251, 2, 125, 0, 1, 10, 0, 0, 7])));
+        all.push(v4(
+            2,
+            &with_checksum(2, vec![0x11, code, 0, 0, 224, 0, 0, 251, 2, 125, 0, 1, 10, 0, 0, 7]),
+        ));
     }
-    all.push(v4(2, &with_checksum(2, vec![0x11, 10, 0, 0, 224, 0, 0, 251, 2, 125, 0, 9, 10, 0, 0, 7])));
+    all.push(v4(
+        2,
+        &with_checksum(2, vec![0x11, 10, 0, 0, 224, 0, 0, 251, 2, 125, 0, 9, 10, 0, 0, 7]),
+    ));
     for kind in 0..8 {
         let report = vec![
-            0x22, 0, 0, 0, 0, 0, 0, 2, kind, 0, 0, 1, 224, 0, 0, 5, 10, 0, 0, 1, kind, 0, 0, 0, 239, 1, 1, 1,
+            0x22, 0, 0, 0, 0, 0, 0, 2, kind, 0, 0, 1, 224, 0, 0, 5, 10, 0, 0, 1, kind, 0, 0, 0,
+            239, 1, 1, 1,
         ];
         all.push(v4(2, &with_checksum(2, report)));
     }
@@ -451,7 +505,8 @@ fn v4_packets() -> Vec<Vec<u8>> {
 
     for reply in [[10, 0, 0, 9], [224, 0, 1, 32]] {
         for kind in [0x1e, 0x1f] {
-            let query = [&[kind, 0, 0, 0, 224, 0, 0, 5][..], &V4_A, &V4_B, &reply, &[63, 0, 1, 2]].concat();
+            let query =
+                [&[kind, 0, 0, 0, 224, 0, 0, 5][..], &V4_A, &V4_B, &reply, &[63, 0, 1, 2]].concat();
             all.push(v4(2, &with_checksum(2, query)));
         }
     }
@@ -459,7 +514,9 @@ fn v4_packets() -> Vec<Vec<u8>> {
 
     // The header itself.
     for tos in [1, 2, 3, 0xb8] {
-        all.push(V4 { tos, ttl: 0, id: 0, ..V4::default() }.with(17, &udp(false, 40_000, 2000, &data)));
+        all.push(
+            V4 { tos, ttl: 0, id: 0, ..V4::default() }.with(17, &udp(false, 40_000, 2000, &data)),
+        );
     }
     for fragment in [0, 0x2000, 0x2010, 0x0100, 0x8000, 0xe000, 0x1fff] {
         let header = V4 { fragment, ..V4::default() };
@@ -468,7 +525,9 @@ fn v4_packets() -> Vec<Vec<u8>> {
         all.push(header.with(1, &icmp(8, 0, &[0, 1, 0, 2])));
     }
     for length in [0, 10, 19, 20, 21, 27, 28, 40, 1000] {
-        all.push(V4 { length: Some(length), ..V4::default() }.with(17, &udp(false, 40_000, 2000, &data)));
+        all.push(
+            V4 { length: Some(length), ..V4::default() }.with(17, &udp(false, 40_000, 2000, &data)),
+        );
         all.push(V4 { length: Some(length), ..V4::default() }.with(6, &tcp.v4()[20..]));
     }
     for options in [
@@ -518,7 +577,9 @@ fn v6_packets() -> Vec<Vec<u8>> {
     let data = b"some data that is not of any protocol".to_vec();
     let tcp = Tcp::default();
     let datagram = udp(true, 40_000, 2000, &data);
-    all.push(Tcp { flags: 2, acknowledged: 0, options: tcp_options()[1].clone(), ..tcp.clone() }.v6());
+    all.push(
+        Tcp { flags: 2, acknowledged: 0, options: tcp_options()[1].clone(), ..tcp.clone() }.v6(),
+    );
     all.push(Tcp { sequence: 1_000_001, data: data.clone(), ..tcp.clone() }.v6());
     all.push(Tcp { source: 9999, destination: 40_000, data: data.clone(), ..tcp.clone() }.v6());
     all.push(Tcp { destination: 80, data: http_texts()[0].to_vec(), ..tcp.clone() }.v6());
@@ -605,7 +666,9 @@ fn v6_packets() -> Vec<Vec<u8>> {
     let in_later = v6(44, &[&[6, 0, 0, 9, 1, 2, 3, 4][..], &segment].concat());
     let in_ah = v6(51, &[&[17, 1, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8][..], &datagram].concat());
     for code in 0..7 {
-        for quoted in [&quoted, &quoted_tcp, &behind, &in_fragment, &in_later, &in_ah, &v6(99, &data)] {
+        for quoted in
+            [&quoted, &quoted_tcp, &behind, &in_fragment, &in_later, &in_ah, &v6(99, &data)]
+        {
             all.push(v6(58, &icmp6(1, code, &[&[0; 4][..], quoted].concat())));
         }
         for kind in [2, 3, 4] {
@@ -644,7 +707,8 @@ fn v6_packets() -> Vec<Vec<u8>> {
     let options: Vec<Vec<u8>> = vec![
         vec![1, 1, 2, 0, 0, 0, 0, 1],
         vec![2, 1, 2, 0, 0, 0, 0, 2],
-        [&[3, 4, 64, 0xe0, 0, 0, 0x38, 0x40, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0][..], &V6_A].concat(),
+        [&[3, 4, 64, 0xe0, 0, 0, 0x38, 0x40, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0][..], &V6_A]
+            .concat(),
         [&[3, 5, 64, 0, 0, 0, 0x38, 0x40, 0, 0, 0, 9, 0, 0, 0, 0][..], &V6_A, &[0; 8]].concat(),
         vec![4, 2, 0, 0, 0, 0, 0, 0, 0x60, 1, 2, 3, 4, 5, 6, 7],
         vec![5, 1, 0, 0, 0, 0, 5, 0xdc],
@@ -707,7 +771,8 @@ fn arp_packets() -> Vec<Vec<u8>> {
         (5, 0),
     ] {
         for operation in [1, 2, 3] {
-            let mut packet = [&[0, 1, 8, 0, 6, 4, 0, operation][..], &ends([7; 6]), &[0; 18]].concat();
+            let mut packet =
+                [&[0, 1, 8, 0, 6, 4, 0, operation][..], &ends([7; 6]), &[0; 18]].concat();
             packet[at] = value;
             all.push(packet);
         }
@@ -825,13 +890,20 @@ fn other_link_types() {
             cases.push((linktype::LINUX_SLL, inner(kind, &wrap_1)));
         }
         for kind in [0x8100, 4, 1, 0x88b5, 0x0003] {
-            let payloads =
-                [tagged.clone(), vlan(1, 0x1234, b"unknown"), vec![0, 1, 0], vec![0x04, 0x05, 0x03, 1, 2, 3]];
+            let payloads = [
+                tagged.clone(),
+                vlan(1, 0x1234, b"unknown"),
+                vec![0, 1, 0],
+                vec![0x04, 0x05, 0x03, 1, 2, 3],
+            ];
             // Novell's frames are not decoded.
             let payloads = payloads.iter().filter(|_| kind != 1);
             let frames: Vec<_> = payloads.clone().map(|payload| wrap_2(kind, payload)).collect();
             cases.push((linktype::LINUX_SLL2, frames));
-            cases.push((linktype::LINUX_SLL, payloads.map(|payload| wrap_1(kind, payload)).collect()));
+            cases.push((
+                linktype::LINUX_SLL,
+                payloads.map(|payload| wrap_1(kind, payload)).collect(),
+            ));
         }
     }
     let mut no_address = sll2(IP, 1, 0, &v4_packets()[0]);
@@ -859,7 +931,9 @@ fn other_link_types() {
     }
     for (linktype, frames) in cases {
         let frames = captured(frames);
-        for flags in [&[][..], &["-e"], &["-eq"], &["-q"], &["-v"], &["-evv"], &["-X"], &["-ex"], &["-A"]] {
+        for flags in
+            [&[][..], &["-e"], &["-eq"], &["-q"], &["-v"], &["-evv"], &["-X"], &["-ex"], &["-A"]]
+        {
             if !frames.is_empty() {
                 compare(&mut tally, linktype, &frames, flags, "UTC");
             }
@@ -875,7 +949,9 @@ fn cut_at_every_length() {
         let mut all = Vec::new();
         for frame in frames {
             let length = u32::try_from(frame.len()).unwrap();
-            all.extend((1..=frame.len()).map(|end| Captured { data: frame[..end].to_vec(), length }));
+            all.extend(
+                (1..=frame.len()).map(|end| Captured { data: frame[..end].to_vec(), length }),
+            );
         }
         all
     };

@@ -12,7 +12,11 @@ const BASE: u64 = 1_700_000_000_123_456_789;
 
 fn run(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).env("TZ", "UTC").output().unwrap();
-    assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{program} {arguments:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     String::from_utf8(output.stdout).unwrap()
 }
 
@@ -26,8 +30,12 @@ fn frame(length: usize) -> Vec<u8> {
 /// Everything that can be written, once.
 fn stream(pod: &str) -> Vec<u8> {
     let mut out = Vec::new();
-    let section =
-        Section { hardware: "x86_64", os: "Linux 6.18", application: "podsonde-agent 1", comment: "node-1" };
+    let section = Section {
+        hardware: "x86_64",
+        os: "Linux 6.18",
+        application: "podsonde-agent 1",
+        comment: "node-1",
+    };
     write::section_header(&mut out, &section);
     for name in ["eth0", "lo"] {
         let interface = Interface {
@@ -40,7 +48,9 @@ fn stream(pod: &str) -> Vec<u8> {
         };
         write::interface(&mut out, &interface);
     }
-    for (number, direction) in [Direction::In, Direction::Out, Direction::Unknown].into_iter().enumerate() {
+    for (number, direction) in
+        [Direction::In, Direction::Out, Direction::Unknown].into_iter().enumerate()
+    {
         let frame = frame(60 + number);
         let packet = write::Packet {
             interface: u32::try_from(number % 2).unwrap(),
@@ -125,7 +135,8 @@ fn merged_streams_are_one_file() {
         merged.append(&mut Source::default(), &stream(pod), &mut out).unwrap();
     }
     fs::write(&file, out).unwrap();
-    let names: Vec<_> = fields(&file).iter().map(|l| l.split(',').next().unwrap().to_owned()).collect();
+    let names: Vec<_> =
+        fields(&file).iter().map(|l| l.split(',').next().unwrap().to_owned()).collect();
     let expected = [
         "default/a/eth0",
         "default/a/lo",
@@ -150,7 +161,8 @@ fn a_file_that_ends_in_a_block_has_its_whole_packets() {
     fs::write(&file, &bytes).unwrap();
     let tcpdump = Command::new("tcpdump").args(["-n", "-r"]).arg(&file).output().unwrap();
     assert!(String::from_utf8_lossy(&tcpdump.stderr).contains("truncated"), "{tcpdump:?}");
-    let theirs = String::from_utf8_lossy(&tcpdump.stdout).lines().filter(|l| l.contains("length")).count();
+    let theirs =
+        String::from_utf8_lossy(&tcpdump.stdout).lines().filter(|l| l.contains("length")).count();
     let mut reader = Reader::new(bytes.as_slice());
     let mut ours = 0;
     let error = loop {

@@ -28,9 +28,17 @@ fn real_traffic() {
             packets.push(Captured { data: packet.data.to_vec(), length: packet.original_length });
         }
         assert!(packets.len() > 60, "{name}: only {} packets", packets.len());
-        for flags in
-            [&[][..], &["-v"], &["-vv"], &["-vvv", "-e"], &["-q"], &["-S", "-e"], &["-X"], &["-xx"], &["-A"]]
-        {
+        for flags in [
+            &[][..],
+            &["-v"],
+            &["-vv"],
+            &["-vvv", "-e"],
+            &["-q"],
+            &["-S", "-e"],
+            &["-X"],
+            &["-xx"],
+            &["-A"],
+        ] {
             compare(&mut tally, linktype, &packets, flags, "Europe/Berlin");
         }
     }

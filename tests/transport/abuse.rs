@@ -20,7 +20,9 @@ use tonic_health::pb::health_client::HealthClient;
 
 use crate::{
     agent::{Agent, MEMORY, tcp, within},
-    frames::{self, DATA, END_HEADERS, HEADERS, PING, RST_STREAM, call, flood, frame, greet, header, open},
+    frames::{
+        self, DATA, END_HEADERS, HEADERS, PING, RST_STREAM, call, flood, frame, greet, header, open,
+    },
 };
 
 const CHECK: &str = "/grpc.health.v1.Health/Check";
@@ -44,7 +46,10 @@ async fn under<T>(name: &str, agent: &Agent, attack: impl Future<Output = T>) ->
                 .is_served(ATTACKER)
                 .await
                 .unwrap_or_else(|e| panic!("{name}: a neighbour of the attacker's: {e}"));
-            agent.ask(&mut kept).await.unwrap_or_else(|e| panic!("{name}: a client that stays: {e}"));
+            agent
+                .ask(&mut kept)
+                .await
+                .unwrap_or_else(|e| panic!("{name}: a client that stays: {e}"));
             served.fetch_add(3, Ordering::Relaxed);
             let mut slowest = slowest.lock().unwrap();
             *slowest = (*slowest).max(began.elapsed() / 3);
@@ -59,7 +64,8 @@ async fn under<T>(name: &str, agent: &Agent, attack: impl Future<Output = T>) ->
         over.store(true, Ordering::Relaxed);
         result
     };
-    let (result, ()) = within(name, async { tokio::join!(Box::pin(attack), Box::pin(honest)) }).await;
+    let (result, ()) =
+        within(name, async { tokio::join!(Box::pin(attack), Box::pin(honest)) }).await;
     println!(
         "{name}: peak RSS {} KiB (before: {before} KiB), {} open files, {} honest requests served, slowest round {:?}",
         agent.peak(),
@@ -152,7 +158,8 @@ async fn broken_and_stretched_http2() {
     let id = |n: u32| 2 * n + 1;
 
     let (written, ended) = under("rapid reset", &agent, async {
-        let both = |n| [call(id(n), WATCH), frame(RST_STREAM, 0, id(n), &8_u32.to_be_bytes())].concat();
+        let both =
+            |n| [call(id(n), WATCH), frame(RST_STREAM, 0, id(n), &8_u32.to_be_bytes())].concat();
         flood(connect().await, 200_000, both).await
     })
     .await;
@@ -308,7 +315,8 @@ async fn the_port_of_probes() {
             let mut stream = tcp(port, ATTACKER).await.unwrap();
             let mut endless = b"GET /healthz HTTP/1.1\r\nHost: a\r\nx: ".to_vec();
             endless.resize(500_000, b'a');
-            let taken = tokio::time::timeout(Duration::from_millis(20), stream.write_all(&endless)).await;
+            let taken =
+                tokio::time::timeout(Duration::from_millis(20), stream.write_all(&endless)).await;
             held.push((stream, taken.is_ok()));
             let mut honest = tcp(port, HONEST).await.unwrap();
             honest.write_all(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
@@ -337,8 +345,11 @@ async fn messages_that_swell() {
                 let mut request = tonic::Request::new(message);
                 request.metadata_mut().insert("authorization", "Bearer nobody".parse().unwrap());
                 let refused = debug.create(request).await.unwrap_err();
-                let expected =
-                    if entries == 4000 { tonic::Code::Unauthenticated } else { tonic::Code::InvalidArgument };
+                let expected = if entries == 4000 {
+                    tonic::Code::Unauthenticated
+                } else {
+                    tonic::Code::InvalidArgument
+                };
                 assert_eq!(refused.code(), expected, "{refused:?}");
             }
         }

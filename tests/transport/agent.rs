@@ -42,7 +42,9 @@ pub(crate) struct Agent {
 }
 
 pub(crate) async fn within<T>(what: &str, work: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(60), work).await.unwrap_or_else(|_| panic!("{what}: timed out"))
+    tokio::time::timeout(Duration::from_secs(60), work)
+        .await
+        .unwrap_or_else(|_| panic!("{what}: timed out"))
 }
 
 impl Agent {
@@ -52,7 +54,11 @@ impl Agent {
     }
 
     /// `wrapper`: a command that executes another one.
-    pub(crate) async fn start_in(cluster: Arc<Cluster>, wrapper: &[&str], arguments: &[&str]) -> Self {
+    pub(crate) async fn start_in(
+        cluster: Arc<Cluster>,
+        wrapper: &[&str],
+        arguments: &[&str],
+    ) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let kubeconfig = directory.path().join("kubeconfig");
         fs::write(&kubeconfig, cluster.kubeconfig()).unwrap();
@@ -112,7 +118,10 @@ impl Agent {
     pub(crate) async fn ask(&self, health: &mut HealthClient<Channel>) -> Result<(), String> {
         let asked = health.check(HealthCheckRequest::default());
         let answer = tokio::time::timeout(Duration::from_secs(10), asked).await;
-        answer.map_err(|_| "no answer in 10 s".to_owned())?.map(drop).map_err(|status| format!("{status:?}"))
+        answer
+            .map_err(|_| "no answer in 10 s".to_owned())?
+            .map(drop)
+            .map_err(|status| format!("{status:?}"))
     }
 
     /// A connection from this address, with this client certificate and key, PEM.
@@ -126,7 +135,8 @@ impl Agent {
             let config = config.clone();
             async move { secure(address, from, config).await.map(TokioIo::new) }
         });
-        let endpoint = Endpoint::from_static("http://localhost").connect_timeout(Duration::from_secs(10));
+        let endpoint =
+            Endpoint::from_static("http://localhost").connect_timeout(Duration::from_secs(10));
         endpoint.connect_with_connector(connector).await.map_err(|error| format!("{error:?}"))
     }
 
@@ -151,7 +161,10 @@ pub(crate) async fn lease(cluster: &Cluster, wanted: impl Fn(&Lease) -> bool) ->
     await_condition(leases, &leases::name(NODE), condition).await.unwrap().unwrap()
 }
 
-pub(crate) fn client_config(authorities: &[&str], identity: Option<(&str, &str)>) -> Arc<ClientConfig> {
+pub(crate) fn client_config(
+    authorities: &[&str],
+    identity: Option<(&str, &str)>,
+) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
     for pem in authorities {
         roots.add(CertificateDer::from_pem_slice(pem.as_bytes()).unwrap()).unwrap();
@@ -164,9 +177,14 @@ pub(crate) fn client_config(authorities: &[&str], identity: Option<(&str, &str)>
     let mut config = match identity {
         None => builder.with_no_client_auth(),
         Some((certificate, key)) => {
-            let chain = CertificateDer::pem_slice_iter(certificate.as_bytes()).map(Result::unwrap).collect();
+            let chain = CertificateDer::pem_slice_iter(certificate.as_bytes())
+                .map(Result::unwrap)
+                .collect();
             builder
-                .with_client_auth_cert(chain, PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap())
+                .with_client_auth_cert(
+                    chain,
+                    PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap(),
+                )
                 .unwrap()
         }
     };
@@ -197,8 +215,9 @@ pub(crate) fn openssl(address: SocketAddr, arguments: &[&str]) -> (bool, String)
         .stdin(Stdio::null())
         .output()
         .unwrap();
-    let said =
-        [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+    let said = [output.stdout, output.stderr]
+        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        .concat();
     (output.status.success(), said)
 }
 

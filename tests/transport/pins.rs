@@ -90,7 +90,8 @@ async fn the_lease_is_believed_through_a_port_forward_and_directly() {
 async fn who_stands_in_between_is_found_out() {
     let agent = Agent::start(&[]).await;
     let key = KeyPair::generate().unwrap();
-    let own = CertificateParams::new([leases::server_name(NODE)]).unwrap().self_signed(&key).unwrap();
+    let own =
+        CertificateParams::new([leases::server_name(NODE)]).unwrap().self_signed(&key).unwrap();
     let with_own_certificate = impostor(&own.pem(), &key.serialize_pem()).await;
     let with_the_agent_s = impostor(&agent.certificate, &key.serialize_pem()).await;
     agent.cluster.register_agent(NODE, with_own_certificate).await.unwrap();
@@ -112,7 +113,10 @@ async fn an_endpoint_is_believed_by_what_was_given() {
     let endpoint: Endpoint = format!("https://{}", agent.address).parse().unwrap();
     let ask = async |trust: Option<Trust>| {
         let options = Options { trust, ..Options::default() };
-        client::connect(&endpoint, &options).await.map(drop).map_err(|error| error.reason.into_owned())
+        client::connect(&endpoint, &options)
+            .await
+            .map(drop)
+            .map_err(|error| error.reason.into_owned())
     };
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), &agent.certificate).unwrap();
@@ -121,12 +125,18 @@ async fn an_endpoint_is_believed_by_what_was_given() {
     assert_eq!(ask(Some(Trust::Fingerprint(right.parse().unwrap()))).await, Ok(()));
     let wrong = Trust::Fingerprint("00".repeat(32).parse().unwrap());
     assert_eq!(ask(Some(wrong)).await, Err(reason::CERTIFICATE_MISMATCH.into()));
-    assert_eq!(ask(None).await, Err(reason::CERTIFICATE_UNTRUSTED.into()), "the system's authorities");
+    assert_eq!(
+        ask(None).await,
+        Err(reason::CERTIFICATE_UNTRUSTED.into()),
+        "the system's authorities"
+    );
     // The Lease of that address.
     let (cluster, options) = (agent.cluster.client().unwrap(), Options::default());
-    let found = client::published_trust(&cluster, "podsonde", &agent.address.to_string(), &options).await;
+    let found =
+        client::published_trust(&cluster, "podsonde", &agent.address.to_string(), &options).await;
     assert_eq!(ask(found.unwrap()).await, Ok(()));
-    let none = client::published_trust(&cluster, "podsonde", "192.0.2.1:7463", &options).await.unwrap();
+    let none =
+        client::published_trust(&cluster, "podsonde", "192.0.2.1:7463", &options).await.unwrap();
     assert!(none.is_none());
 }
 

@@ -65,7 +65,8 @@ async fn openssl_gets_tls_1_3_with_h2_and_nothing_else() {
         ("-verify_ip", "127.0.0.1", true),
         ("-verify_hostname", "node-b.agent.podsonde.dev", false),
     ] {
-        let (connected, said) = ask(&["-CAfile", file, "-verify_return_error", flag, name, "-alpn", "h2"]);
+        let (connected, said) =
+            ask(&["-CAfile", file, "-verify_return_error", flag, name, "-alpn", "h2"]);
         assert_eq!(connected, good, "{name}: {said}");
     }
     // No session to resume, which would carry a client's certificate over.
@@ -129,13 +130,15 @@ async fn files_are_taken_up_when_they_change() {
     }
     agent.ask(&mut kept).await.expect("a connection that was open");
     let is_second = |lease: &k8s_openapi::api::coordination::v1::Lease| {
-        annotation(lease, leases::CERTIFICATE).is_some_and(|pem| fingerprint(&pem) == fingerprint(&second.0))
+        annotation(lease, leases::CERTIFICATE)
+            .is_some_and(|pem| fingerprint(&pem) == fingerprint(&second.0))
     };
     within("the Lease", lease(&agent.cluster, is_second)).await;
 
     // A key that belongs to another certificate, files that are none, files that are gone: the old ones stay.
     let (mixed, garbage) = (self_signed(), ("not a certificate".to_owned(), second.1.clone()));
-    for (version, files) in [("v3", (mixed.0, second.1.clone())), ("v4", garbage), ("v5", Default::default())]
+    for (version, files) in
+        [("v3", (mixed.0, second.1.clone())), ("v4", garbage), ("v5", Default::default())]
     {
         secret.swap(version, &files);
         // Longer than the pause between two looks.
@@ -196,8 +199,12 @@ async fn client_certificates_are_the_cluster_s_or_none() {
     let agent = Agent::start_in(cluster, &[], &[]).await;
     let began = Instant::now();
     // Read just after the Lease is written.
-    while openssl(agent.address, &["-alpn", "h2"]).1.contains("No client certificate CA names sent") {
-        assert!(began.elapsed() < Duration::from_secs(30), "the agent asks for no client certificate");
+    while openssl(agent.address, &["-alpn", "h2"]).1.contains("No client certificate CA names sent")
+    {
+        assert!(
+            began.elapsed() < Duration::from_secs(30),
+            "the agent asks for no client certificate"
+        );
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let endpoint: client::Endpoint = format!("https://{}", agent.address).parse().unwrap();
@@ -206,7 +213,8 @@ async fn client_certificates_are_the_cluster_s_or_none() {
             client::Identity::from_pem(certificate.as_bytes(), key.as_bytes()).unwrap()
         });
         let trust = client::Trust::Fingerprint(fingerprint(&agent.certificate).parse().unwrap());
-        let options = client::Options { identity, trust: Some(trust), ..client::Options::default() };
+        let options =
+            client::Options { identity, trust: Some(trust), ..client::Options::default() };
         let answer = match client::connect(&endpoint, &options).await {
             Ok(agent) => agent.node().await,
             Err(error) => Err(error),
@@ -229,7 +237,11 @@ async fn client_certificates_are_the_cluster_s_or_none() {
     let for_servers = |client: &mut CertificateParams| {
         client.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
     };
-    assert_eq!(ask(Some(wrong.client(|_| {}))).await, refused, "another authority of the same name");
+    assert_eq!(
+        ask(Some(wrong.client(|_| {}))).await,
+        refused,
+        "another authority of the same name"
+    );
     assert_eq!(ask(Some(right.client(expired))).await, refused, "expired");
     assert_eq!(ask(Some(right.client(for_servers))).await, refused, "not for clients");
     assert_eq!(ask(Some(self_signed())).await, refused, "signed by itself");
@@ -241,7 +253,10 @@ struct Mirror;
 
 #[tonic::async_trait]
 impl Node for Mirror {
-    async fn get(&self, request: Request<NodeGetRequest>) -> Result<Response<NodeGetResponse>, Status> {
+    async fn get(
+        &self,
+        request: Request<NodeGetRequest>,
+    ) -> Result<Response<NodeGetResponse>, Status> {
         let extensions = request.extensions();
         let tls = extensions.get::<TlsConnectInfo<TcpConnectInfo>>().expect("TLS");
         let tcp = extensions.get::<TcpConnectInfo>().expect("TCP");

@@ -127,8 +127,7 @@ pub fn peer<Q>(request: &Request<Q>) -> String {
 
 /// What to say to somebody who shows nothing.
 pub fn no_credentials() -> Error {
-    let message =
-        "the request says nothing of who sends it: a bearer token or a client certificate is needed";
+    let message = "the request says nothing of who sends it: a bearer token or a client certificate is needed";
     Error::new(Reason::NoCredentials, message)
 }
 
@@ -155,7 +154,8 @@ impl Claims {
     pub fn of(token: &Token) -> Self {
         let mut parts = token.expose().split('.');
         let payload = parts.nth(1).and_then(|payload| BASE64_URL_SAFE_NO_PAD.decode(payload).ok());
-        let claims: Value = payload.and_then(|p| serde_json::from_slice(&p).ok()).unwrap_or_default();
+        let claims: Value =
+            payload.and_then(|p| serde_json::from_slice(&p).ok()).unwrap_or_default();
         let expires_at = claims.get("exp").and_then(Value::as_f64);
         // Whole seconds are exact; a time too far away is none.
         #[allow(clippy::cast_possible_truncation)]
@@ -177,10 +177,12 @@ impl Claims {
 /// # Errors
 /// BAD_CERTIFICATE if it names no user or its time is over.
 pub fn from_certificate(der: &CertificateDer<'_>) -> Result<Caller> {
-    let bad = |why: &str| Error::new(Reason::BadCertificate, format!("the client certificate {why}"));
+    let bad =
+        |why: &str| Error::new(Reason::BadCertificate, format!("the client certificate {why}"));
     let (_, certificate) = X509Certificate::from_der(der).map_err(|_| bad("cannot be read"))?;
     let subject = certificate.subject();
-    let name = subject.iter_common_name().last().and_then(|cn| cn.as_str().ok()).unwrap_or_default();
+    let name =
+        subject.iter_common_name().last().and_then(|cn| cn.as_str().ok()).unwrap_or_default();
     if name.is_empty() {
         return Err(bad("has no common name, so it names no user"));
     }
@@ -221,7 +223,8 @@ mod tests {
         assert_eq!(of(&["Bearer abc.d_e-f~+/="]).unwrap(), "abc.d_e-f~+/=");
         assert_eq!(of(&["bearer x"]).unwrap(), "x");
         let long = format!("Bearer {}", "a".repeat(MAX_TOKEN + 1));
-        let bad = ["Bearer", "Bearer ", "Basic eDp5", "x", "Bearer a b", "Bearer a,b", "", long.as_str()];
+        let bad =
+            ["Bearer", "Bearer ", "Basic eDp5", "x", "Bearer a b", "Bearer a,b", "", long.as_str()];
         for header in bad {
             assert_eq!(of(&[header]).unwrap_err().reason, Reason::BadToken, "{header:.20}");
         }
@@ -271,7 +274,9 @@ mod tests {
         assert_eq!(caller.user.groups, ["debuggers", "system:authenticated"]);
         assert_eq!(caller.expires_at.unwrap().to_string(), "4000-01-01T00:00:00Z");
         let nobody = [(DnType::OrganizationName, "debuggers")];
-        for refused in [made(&jane, 2001), made(&nobody, 4000), from_certificate(&vec![0x30, 0x80].into())] {
+        for refused in
+            [made(&jane, 2001), made(&nobody, 4000), from_certificate(&vec![0x30, 0x80].into())]
+        {
             assert_eq!(refused.unwrap_err().reason, Reason::BadCertificate);
         }
     }

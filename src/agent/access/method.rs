@@ -153,9 +153,10 @@ impl Method {
                 on_host_paths: &[],
                 mutates: true,
             },
-            Self::DebugGet | Self::DebugList | Self::NamespacesVerify | Self::NamespacesVerifyNode => {
-                read(&[Right::SeePods])
-            }
+            Self::DebugGet
+            | Self::DebugList
+            | Self::NamespacesVerify
+            | Self::NamespacesVerifyNode => read(&[Right::SeePods]),
             Self::NodeGet => read(&[Right::SeeNode]),
             // A capture on the node's own network holds everybody's packets. Compiling and listing are parts of one.
             Self::CaptureStart | Self::CaptureCompile | Self::CaptureListInterfaces => Permission {
@@ -167,16 +168,18 @@ impl Method {
                 mutates: false,
             },
             // What `kubectl exec` reads with an image that has the tools. As root, what a debug container would.
-            Self::FilesStat | Self::FilesList | Self::FilesRead | Self::FilesWalk | Self::FilesChecksum => {
-                Permission {
-                    rights: &[Right::SeePods, Right::ExecInPod],
-                    as_root: &[Right::DebugPod],
-                    on_powerful_pods: &[Right::RuleNode],
-                    on_host_network: &[],
-                    on_host_paths: &[Right::RuleNode],
-                    mutates: false,
-                }
-            }
+            Self::FilesStat
+            | Self::FilesList
+            | Self::FilesRead
+            | Self::FilesWalk
+            | Self::FilesChecksum => Permission {
+                rights: &[Right::SeePods, Right::ExecInPod],
+                as_root: &[Right::DebugPod],
+                on_powerful_pods: &[Right::RuleNode],
+                on_host_network: &[],
+                on_host_paths: &[Right::RuleNode],
+                mutates: false,
+            },
             Self::FilesWrite => Permission {
                 rights: &[Right::SeePods, Right::ExecInPod, Right::WriteFiles],
                 as_root: &[Right::DebugPod],
@@ -230,10 +233,15 @@ impl Right {
             name: name.to_owned(),
             ..Attributes::default()
         };
-        let nodes = Attributes { resource: "nodes", name: node.to_owned(), ..Attributes::default() };
+        let nodes =
+            Attributes { resource: "nodes", name: node.to_owned(), ..Attributes::default() };
         match self {
-            Self::SeePods => Attributes { verb: if name.is_empty() { "list" } else { "get" }, ..pods },
-            Self::DebugPod => Attributes { verb: "patch", subresource: "ephemeralcontainers", ..pods },
+            Self::SeePods => {
+                Attributes { verb: if name.is_empty() { "list" } else { "get" }, ..pods }
+            }
+            Self::DebugPod => {
+                Attributes { verb: "patch", subresource: "ephemeralcontainers", ..pods }
+            }
             Self::CapturePod => {
                 Attributes { verb: "create", group: "podsonde.dev", resource: "captures", ..pods }
             }
@@ -259,7 +267,12 @@ mod tests {
     use super::*;
 
     fn asks(method: Method, object: &Object) -> Vec<String> {
-        method.permission().rights.iter().map(|right| right.attributes(object, "n").to_string()).collect()
+        method
+            .permission()
+            .rights
+            .iter()
+            .map(|right| right.attributes(object, "n").to_string())
+            .collect()
     }
 
     #[test]
@@ -279,7 +292,8 @@ mod tests {
         }
         assert_eq!(asks(Method::NodeGet, &Object::Node), ["get nodes n"]);
         let capture = "create captures.podsonde.dev web in namespace a";
-        for method in [Method::CaptureStart, Method::CaptureCompile, Method::CaptureListInterfaces] {
+        for method in [Method::CaptureStart, Method::CaptureCompile, Method::CaptureListInterfaces]
+        {
             assert_eq!(asks(method, &pod), [get, capture]);
             assert_eq!(method.permission().on_host_network, [Right::RuleNode]);
         }

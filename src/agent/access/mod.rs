@@ -147,7 +147,8 @@ impl Access {
                 local(format!("local:uid={uid}"), Authentication::Socket)
             }
             Credentials::Socket { uid } => {
-                let message = format!("user {uid} may not use this socket without a token; root may");
+                let message =
+                    format!("user {uid} may not use this socket without a token; root may");
                 Err(Error::new(Reason::PeerRefused, message))
             }
             Credentials::Loopback if self.options.insecure_loopback => {
@@ -214,7 +215,8 @@ impl Access {
 
     fn wrong_audience(&self) -> Error {
         let audiences = self.options.audiences.join(" or ");
-        let message = format!("the token is not meant for this agent: its audience must be {audiences}");
+        let message =
+            format!("the token is not meant for this agent: its audience must be {audiences}");
         Error::new(Reason::WrongAudience, message)
     }
 
@@ -222,7 +224,12 @@ impl Access {
     pub fn rights(&self, method: Method, as_root: bool, object: &Object) -> Vec<Attributes> {
         let permission = method.permission();
         let more = permission.as_root.iter().filter(|_| as_root);
-        permission.rights.iter().chain(more).map(|right| right.attributes(object, &self.node)).collect()
+        permission
+            .rights
+            .iter()
+            .chain(more)
+            .map(|right| right.attributes(object, &self.node))
+            .collect()
     }
 
     /// What it is asked besides, now that the pod is known.
@@ -246,7 +253,8 @@ impl Access {
             return Verdict { result: Ok(()), reason: "the caller is local".to_owned() };
         }
         let mut reason = String::new();
-        let decisions = join_all(rights.iter().map(|right| self.decide(&caller.user, right, fresh))).await;
+        let decisions =
+            join_all(rights.iter().map(|right| self.decide(&caller.user, right, fresh))).await;
         for (right, decision) in rights.iter().zip(decisions) {
             match decision {
                 Ok(decision) => {
@@ -256,7 +264,10 @@ impl Access {
                     }
                     if !decision.allowed {
                         let message = format!("user {:?} may not {right}", caller.user.name);
-                        return Verdict { result: Err(Error::new(Reason::Forbidden, message)), reason };
+                        return Verdict {
+                            result: Err(Error::new(Reason::Forbidden, message)),
+                            reason,
+                        };
                     }
                 }
                 Err(error) => return Verdict { result: Err(error), reason },
@@ -286,7 +297,9 @@ impl Access {
             let mut wait = self.options.reauthorize_interval;
             if let Some(at) = grant.caller.expires_at {
                 // The clock may be set meanwhile, but then the wait is over after the interval.
-                wait = wait.min(Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default());
+                wait = wait.min(
+                    Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default(),
+                );
             }
             tokio::time::sleep(wait).await;
             if let Err(error) = self.renew(grant).await {
@@ -353,10 +366,14 @@ mod tests {
             let (access, asked) = answering(status);
             let refused = access.authenticate(&token, true).await.unwrap_err();
             assert_eq!(refused.reason, Reason::WrongAudience, "{audiences}");
-            assert_eq!(asked.lock().unwrap()[0], json!({"token": "opaque", "audiences": ["podsonde"]}));
+            assert_eq!(
+                asked.lock().unwrap()[0],
+                json!({"token": "opaque", "audiences": ["podsonde"]})
+            );
         }
         // Nobody is not somebody.
-        let status = json!({"authenticated": true, "user": {"username": ""}, "audiences": ["podsonde"]});
+        let status =
+            json!({"authenticated": true, "user": {"username": ""}, "audiences": ["podsonde"]});
         let refused = answering(status).0.authenticate(&token, true).await.unwrap_err();
         assert_eq!(refused.reason, Reason::BadToken);
     }
@@ -371,7 +388,8 @@ mod tests {
             extra: [("scopes".to_owned(), vec!["a".to_owned()])].into(),
         };
         let caller = Caller { user, by: Authentication::Token, expires_at: None };
-        let object = Object::Pod { namespace: "default".into(), name: "web".into(), uid: String::new() };
+        let object =
+            Object::Pod { namespace: "default".into(), name: "web".into(), uid: String::new() };
         let rights = access.rights(Method::DebugCreate, false, &object);
         let verdict = access.authorize(&caller, &rights, true).await;
         // Denied counts for more than allowed.

@@ -144,7 +144,13 @@ impl Files {
         work.await.map_err(|e| Error::new(Reason::Bug, e.to_string()))?
     }
 
-    fn find(&self, user: &str, pod: &Arc<Pod>, container: &Container, target: &Target) -> Result<Root> {
+    fn find(
+        &self,
+        user: &str,
+        pod: &Arc<Pod>,
+        container: &Container,
+        target: &Target,
+    ) -> Result<Root> {
         let mut scan = None;
         let process = self.process(pod, container, &mut scan)?;
         let credentials = process.credentials()?;
@@ -162,7 +168,8 @@ impl Files {
                     || own_mounts.is_none()
                     || own_mounts == self.containers.host().namespaces.get(NamespaceKind::Mnt)
                 {
-                    let message = "its root is the host's: it is still being set up, or it has moved there";
+                    let message =
+                        "its root is the host's: it is still being set up, or it has moved there";
                     return Err(Error::new(Reason::HostRoot, message));
                 }
                 if !Arc::ptr_eq(of, &process) && !target.as_root {
@@ -171,7 +178,8 @@ impl Files {
                 root
             }
         };
-        let identity = if target.as_root { Identity::ROOT } else { self.identity(&process, credentials)? };
+        let identity =
+            if target.as_root { Identity::ROOT } else { self.identity(&process, credentials)? };
         let maps = process.id_maps()?;
         process.check_alive()?;
         let lane = self.threads.lane(user, &process.container_id, identity.clone());
@@ -201,7 +209,10 @@ impl Files {
         };
         let id = &container.id.as_ref().ok_or_else(missing)?.id;
         let place = Place { pod: &pod.cgroup_uid, id };
-        self.containers.resolve(std::iter::once(place), scan)?.remove(id.as_str()).ok_or_else(missing)
+        self.containers
+            .resolve(std::iter::once(place), scan)?
+            .remove(id.as_str())
+            .ok_or_else(missing)
     }
 
     /// Who a process of the container reads files as. In the host's user namespace its capabilities count; in one of its own they do
@@ -209,7 +220,8 @@ impl Files {
     fn identity(&self, process: &ContainerProcess, credentials: Credentials) -> Result<Identity> {
         let (uid, gid) = credentials.for_files();
         let user = process.namespaces()?.get(NamespaceKind::User);
-        let of_host = user.is_some() && user == self.containers.host().namespaces.get(NamespaceKind::User);
+        let of_host =
+            user.is_some() && user == self.containers.host().namespaces.get(NamespaceKind::User);
         let reads_any = of_host && credentials.reads_any();
         Ok(Identity { uid, gid, groups: credentials.groups, reads_any })
     }
@@ -222,8 +234,9 @@ impl Files {
         process: &Arc<ContainerProcess>,
         scan: &mut Option<Scan>,
     ) -> Result<Owner> {
-        let pid_namespace =
-            |process: &ContainerProcess| Ok::<_, Error>(process.namespaces()?.get(NamespaceKind::Pid));
+        let pid_namespace = |process: &ContainerProcess| {
+            Ok::<_, Error>(process.namespaces()?.get(NamespaceKind::Pid))
+        };
         let wanted = pid_namespace(process)?;
         if wanted.is_none() {
             return Err(Error::new(Reason::Unreadable, "its pid namespace may not be read"));
@@ -233,15 +246,20 @@ impl Files {
             if pod.host_pid {
                 return Ok(Owner::Host);
             }
-            let message = "its processes are in the host's pid namespace, which its pod does not ask for";
+            let message =
+                "its processes are in the host's pid namespace, which its pod does not ask for";
             return Err(Error::new(Reason::HostRoot, message));
         }
         let is_first = |of: &ContainerProcess| {
-            Ok::<_, Error>(of.facts.own_pid() == 1 && pid_namespace(of).is_ok_and(|ns| ns == wanted))
+            Ok::<_, Error>(
+                of.facts.own_pid() == 1 && pid_namespace(of).is_ok_and(|ns| ns == wanted),
+            )
         };
         let mut of_pod = vec![(container.name.clone(), Arc::clone(process))];
         for other in pod.containers.iter().filter(|c| c.is_running() && c.name != container.name) {
-            of_pod.extend(self.process(pod, other, scan).ok().map(|found| (other.name.clone(), found)));
+            of_pod.extend(
+                self.process(pod, other, scan).ok().map(|found| (other.name.clone(), found)),
+            );
         }
         for (name, of) in &of_pod {
             if is_first(of)? {
@@ -262,9 +280,10 @@ impl Files {
 
 /// The container that is named, or the default one, if it runs and its files are on the node.
 fn running<'p>(pod: &'p Pod, name: &str) -> Result<&'p Container> {
-    let container = if name.is_empty() { pod.default_container() } else { Some(pod.require(name)?) };
     let container =
-        container.ok_or_else(|| Error::new(Reason::ContainerNotFound, "the pod has no regular container"))?;
+        if name.is_empty() { pod.default_container() } else { Some(pod.require(name)?) };
+    let container = container
+        .ok_or_else(|| Error::new(Reason::ContainerNotFound, "the pod has no regular container"))?;
     let about = |error: Error| error.container(&container.name);
     if let Some(runtime) = pod.vm_runtime() {
         let message = format!("runs in {runtime}: its files are not the node's to read");
@@ -318,7 +337,9 @@ impl Root {
     ) -> Result<T> {
         let dir = Arc::clone(&self.dir);
         let result = self.lane.run(move || work(&dir)).await;
-        result.map_err(|error| error.pod(&self.pod.namespace, &self.pod.name).container(&self.container))
+        result.map_err(|error| {
+            error.pod(&self.pod.namespace, &self.pod.name).container(&self.container)
+        })
     }
 
     /// The same for something that stays open between steps of work.
@@ -340,18 +361,23 @@ impl Root {
 
     /// Why it is over.
     async fn ended(&self) -> Error {
-        let about = |error: Error| error.pod(&self.pod.namespace, &self.pod.name).container(&self.container);
+        let about = |error: Error| {
+            error.pod(&self.pod.namespace, &self.pod.name).container(&self.container)
+        };
         // The watch may not have seen it yet.
         let now = match self.pods.current(&self.pod).await {
             Ok(Some(pod)) => pod,
-            Ok(None) => return about(Error::new(Reason::PodDeleted, "the pod was deleted meanwhile")),
+            Ok(None) => {
+                return about(Error::new(Reason::PodDeleted, "the pod was deleted meanwhile"));
+            }
             Err(_) => Arc::clone(&self.pod),
         };
         let id = now.container(&self.container).and_then(|c| c.id.as_ref());
         about(match id.filter(|id| id.id != self.process.container_id) {
-            Some(id) => {
-                Error::new(Reason::ContainerRestarted, format!("was restarted meanwhile; it is {id} now"))
-            }
+            Some(id) => Error::new(
+                Reason::ContainerRestarted,
+                format!("was restarted meanwhile; it is {id} now"),
+            ),
             None => Error::new(Reason::ProcessGone, "has ended meanwhile"),
         })
     }

@@ -125,7 +125,13 @@ struct Followed {
 /// Identifies the state of a file: device, inode, size, time of the last change of its content.
 pub fn version(entry: &Entry) -> Vec<u8> {
     let time = entry.modified_at;
-    let parts = [entry.device, entry.inode, entry.size, time.seconds.cast_unsigned(), u64::from(time.nanos)];
+    let parts = [
+        entry.device,
+        entry.inode,
+        entry.size,
+        time.seconds.cast_unsigned(),
+        u64::from(time.nanos),
+    ];
     parts.into_iter().flat_map(u64::to_be_bytes).collect()
 }
 
@@ -144,9 +150,8 @@ impl Root {
             .await?;
         let entry = file.with(|file| Ok(file.content.entry().clone()))?;
         if !wanted.is_empty() && wanted != version(&entry) {
-            return Err(
-                Error::new(Reason::FileChanged, "the file is not what it was").container(&self.container)
-            );
+            return Err(Error::new(Reason::FileChanged, "the file is not what it was")
+                .container(&self.container));
         }
         let offset = match begin {
             Begin::Start(offset) => offset,
@@ -163,7 +168,8 @@ impl Root {
                     match found {
                         Some(offset) => break offset,
                         None if search.bytes() >= limit => {
-                            let message = format!("the last {lines} lines take more than {limit} bytes");
+                            let message =
+                                format!("the last {lines} lines take more than {limit} bytes");
                             return Err(Error::invalid("tail_lines", message));
                         }
                         None => {}
@@ -199,8 +205,11 @@ impl Reader<'_> {
                 let events = file.with(|file| file.next(root, left, alive))?;
                 Ok((file, events))
             };
-            let (file, mut events) =
-                if self.follow { self.root.run_past_end(step).await? } else { self.root.run(step).await? };
+            let (file, mut events) = if self.follow {
+                self.root.run_past_end(step).await?
+            } else {
+                self.root.run(step).await?
+            };
             let length = |event: &Event| if let Event::Data(data) = event { data.len() } else { 0 };
             let bytes: usize = events.iter().map(length).sum();
             self.bytes = self.bytes.saturating_add(bytes as u64);

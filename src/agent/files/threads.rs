@@ -120,7 +120,11 @@ struct Waiter {
 impl Drop for Waiter {
     fn drop(&mut self) {
         self.count.stuck.fetch_add(1, Ordering::Relaxed);
-        if self.state.compare_exchange(WAITED_FOR, ABANDONED, Ordering::AcqRel, Ordering::Acquire).is_err() {
+        if self
+            .state
+            .compare_exchange(WAITED_FOR, ABANDONED, Ordering::AcqRel, Ordering::Acquire)
+            .is_err()
+        {
             self.count.stuck.fetch_sub(1, Ordering::Relaxed);
         }
     }
@@ -172,7 +176,8 @@ impl Lane {
         let [user, container, all] = &self.permits;
         let take = |from: &Arc<Semaphore>| Arc::clone(from).acquire_owned();
         // However long it takes: who has no thread left opens nothing else, either.
-        let (Ok(user), Ok(container), Ok(all)) = (take(user).await, take(container).await, take(all).await)
+        let (Ok(user), Ok(container), Ok(all)) =
+            (take(user).await, take(container).await, take(all).await)
         else {
             return;
         };
@@ -215,7 +220,8 @@ impl Lane {
         ];
         let state = Arc::new(AtomicU8::new(WAITED_FOR));
         self.count.busy.fetch_add(1, Ordering::Relaxed);
-        let held = Work { _permits: permits, count: Arc::clone(&self.count), state: Arc::clone(&state) };
+        let held =
+            Work { _permits: permits, count: Arc::clone(&self.count), state: Arc::clone(&state) };
         let waiter = Waiter { count: Arc::clone(&self.count), state };
         let (sender, done) = oneshot::channel();
         self.identity.clone().run(work, move |result| {
@@ -227,7 +233,9 @@ impl Lane {
         let done = tokio::time::timeout(self.timeout, done).await;
         drop(waiter);
         match done {
-            Ok(Ok(result)) => result.map_err(|error| Error::new(Reason::SystemCall, error.to_string()))?,
+            Ok(Ok(result)) => {
+                result.map_err(|error| Error::new(Reason::SystemCall, error.to_string()))?
+            }
             Ok(Err(_)) => Err(Error::new(Reason::Bug, "panic in a thread for file work")),
             Err(_) => {
                 let message = format!("the file system did not answer within {:?}", self.timeout);

@@ -36,15 +36,22 @@ impl Root {
     /// # Errors
     /// NOT_A_DIRECTORY and those of [`Root::stat`].
     pub async fn list(&self, path: Vec<u8>, after: Vec<u8>, size: usize) -> Result<Page> {
-        self.run(move |root| root.resolve(&path, true)?.open_directory(root)?.page(&after, size, PAGE_BYTES))
-            .await
+        self.run(move |root| {
+            root.resolve(&path, true)?.open_directory(root)?.page(&after, size, PAGE_BYTES)
+        })
+        .await
     }
 
     /// Begins to walk a tree.
     ///
     /// # Errors
     /// NOT_A_DIRECTORY and those of [`Root::stat`].
-    pub async fn walk(&self, path: Vec<u8>, max_depth: usize, cross_mounts: bool) -> Result<Walking<'_>> {
+    pub async fn walk(
+        &self,
+        path: Vec<u8>,
+        max_depth: usize,
+        cross_mounts: bool,
+    ) -> Result<Walking<'_>> {
         let walk = self
             .open(move |root| {
                 Ok(root.resolve(&path, true)?.open_directory(root)?.walk(max_depth, cross_mounts))
@@ -87,7 +94,8 @@ impl Walking<'_> {
         let Some(mut walk) = self.walk.take() else { return Ok(None) };
         let at_most = usize::try_from(at_most).unwrap_or(usize::MAX).min(BATCH);
         let step = move |_: &_| {
-            let entries = walk.with(|walk| Ok(walk.next(at_most, BATCH_BYTES, Instant::now() + STEP)))?;
+            let entries =
+                walk.with(|walk| Ok(walk.next(at_most, BATCH_BYTES, Instant::now() + STEP)))?;
             Ok((walk, entries))
         };
         let (walk, entries) = self.root.run(step).await?;
@@ -116,7 +124,10 @@ struct Sum {
 
 impl std::fmt::Debug for Sum {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Sum").field("offset", &self.offset).field("left", &self.left).finish_non_exhaustive()
+        f.debug_struct("Sum")
+            .field("offset", &self.offset)
+            .field("left", &self.left)
+            .finish_non_exhaustive()
     }
 }
 

@@ -38,7 +38,8 @@ impl Writer<'_> {
     /// # Errors
     /// INVALID_FIELD if it is too much, FILE_SYSTEM_FULL, and those of [`Root::run`].
     pub async fn write(&mut self, data: Bytes) -> Result<()> {
-        let too_much = || Error::invalid("data", format!("is more than {} bytes in all", self.limit));
+        let too_much =
+            || Error::invalid("data", format!("is more than {} bytes in all", self.limit));
         self.left = self.left.checked_sub(data.len() as u64).ok_or_else(too_much)?;
         self.sum.update(&data);
         let mut creation = self.creation.take().ok_or_else(lost)?;

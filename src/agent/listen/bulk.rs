@@ -84,9 +84,9 @@ impl Body {
 fn encode<A: Bulk>(mut message: A) -> Data {
     let bulk = message.take();
     let length = message.encoded_len()
-        + bulk
-            .as_ref()
-            .map_or(0, |bulk| key_len(A::FIELD) + encoded_len_varint(bulk.len() as u64) + bulk.len());
+        + bulk.as_ref().map_or(0, |bulk| {
+            key_len(A::FIELD) + encoded_len_varint(bulk.len() as u64) + bulk.len()
+        });
     let mut head = Vec::new();
     // Not compressed.
     head.put_u8(0);

@@ -161,14 +161,22 @@ async fn answer(
     let deadline = Box::pin(sleep(activity.limits.request_timeout));
     let streams = STREAMING.contains(&request.uri().path());
     let request = request.map(|body| {
-        Body::new(Upload { body, exchange: Arc::clone(&exchange), bytes: 0, deadline, streams, ended: false })
+        Body::new(Upload {
+            body,
+            exchange: Arc::clone(&exchange),
+            bytes: 0,
+            deadline,
+            streams,
+            ended: false,
+        })
     });
     let mut response = routes.oneshot(request).await?;
     // A client without room for a first byte is never asked about.
     exchange.waits(Some(Instant::now()));
     let bulk = response.extensions_mut().remove::<bulk::Messages>();
     Ok(response.map(|body| {
-        let body = bulk.map_or(Content::Tonic(body), |messages| Content::Bulk(messages.into_body()));
+        let body =
+            bulk.map_or(Content::Tonic(body), |messages| Content::Bulk(messages.into_body()));
         Download { body, exchange: Some(exchange) }
     }))
 }
@@ -231,7 +239,8 @@ enum Expired {
 
 impl Activity {
     fn new(place: Place, limits: Arc<TransportLimits>) -> Self {
-        let state = State { next: 0, exchanges: HashMap::new(), idle_since: Instant::now(), abandoned: 0 };
+        let state =
+            State { next: 0, exchanges: HashMap::new(), idle_since: Instant::now(), abandoned: 0 };
         Self { place, limits, state: Mutex::new(state), changed: Notify::new() }
     }
 
@@ -268,7 +277,9 @@ impl Activity {
                         (Instant::now() + self.limits.stall_timeout, Expired::Stalled)
                     }
                     // The client may take as long over its goodbye as over its handshake.
-                    None if leaving => (state.idle_since + self.limits.handshake_timeout, Expired::Lingering),
+                    None if leaving => {
+                        (state.idle_since + self.limits.handshake_timeout, Expired::Lingering)
+                    }
                     None => (state.idle_since + self.limits.idle_timeout, Expired::Idle),
                 }
             };
@@ -330,8 +341,8 @@ impl Drop for Exchange {
         if state.exchanges.is_empty() {
             state.idle_since = Instant::now();
         }
-        let tell =
-            state.exchanges.is_empty() || state.abandoned > self.activity.limits.max_abandoned_requests;
+        let tell = state.exchanges.is_empty()
+            || state.abandoned > self.activity.limits.max_abandoned_requests;
         drop(state);
         if tell {
             self.activity.changed.notify_waiters();
@@ -365,7 +376,8 @@ impl HttpBody for Upload {
             ready!(this.deadline.as_mut().poll(context));
             let late = "the request did not arrive in time";
             return Poll::Ready(
-                (!std::mem::replace(&mut this.ended, true)).then(|| Err(Status::deadline_exceeded(late))),
+                (!std::mem::replace(&mut this.ended, true))
+                    .then(|| Err(Status::deadline_exceeded(late))),
             );
         };
         Poll::Ready(match frame {
@@ -383,11 +395,14 @@ impl HttpBody for Upload {
                 let bytes = frame.data_ref().map_or(0, Bytes::len);
                 this.bytes = this.bytes.saturating_add(bytes);
                 // The five bytes are gRPC's own, ahead of each message.
-                let too_long = this.bytes > this.exchange.activity.limits.max_request_bytes.saturating_add(5);
+                let too_long =
+                    this.bytes > this.exchange.activity.limits.max_request_bytes.saturating_add(5);
                 if too_long {
                     Some(Err(Status::resource_exhausted("the request is too long")))
                 } else if this.exchange.share().grow(bytes).is_err() {
-                    Some(Err(Status::resource_exhausted("the agent holds too many bytes of open requests")))
+                    Some(Err(Status::resource_exhausted(
+                        "the agent holds too many bytes of open requests",
+                    )))
                 } else {
                     Some(Ok(frame))
                 }

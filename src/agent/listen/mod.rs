@@ -65,13 +65,19 @@ pub struct Server {
 
 impl Server {
     /// A server that hands requests to `routes` until `drain`.
-    pub fn new(routes: Routes, mut limits: TransportLimits, tls: Arc<Tls>, drain: CancellationToken) -> Self {
+    pub fn new(
+        routes: Routes,
+        mut limits: TransportLimits,
+        tls: Arc<Tls>,
+        drain: CancellationToken,
+    ) -> Self {
         // The other half is for the agent's own work.
         if let Some(files) = getrlimit(Resource::Nofile).current {
             let quarter = usize::try_from(files / 4).unwrap_or(usize::MAX).max(1);
-            for (limit, what) in
-                [(&mut limits.max_connections, "connections"), (&mut limits.max_handshakes, "TLS handshakes")]
-            {
+            for (limit, what) in [
+                (&mut limits.max_connections, "connections"),
+                (&mut limits.max_handshakes, "TLS handshakes"),
+            ] {
                 if quarter < *limit {
                     tracing::info!(
                         files,
@@ -90,8 +96,11 @@ impl Server {
         // Ends the connections when it is dropped.
         let mut connections = JoinSet::new();
         let mut pause = PAUSES.0;
-        let most =
-            self.limits.max_connections.saturating_add(self.limits.max_handshakes).saturating_add(SPARE);
+        let most = self
+            .limits
+            .max_connections
+            .saturating_add(self.limits.max_handshakes)
+            .saturating_add(SPARE);
         loop {
             // Those that gave way are about to end; until then they have a file.
             while connections.len() >= most {
@@ -179,7 +188,10 @@ impl Server {
         stream.set_nodelay(true)
     }
 
-    async fn handshake(&self, stream: TcpStream) -> io::Result<tokio_rustls::server::TlsStream<TcpStream>> {
+    async fn handshake(
+        &self,
+        stream: TcpStream,
+    ) -> io::Result<tokio_rustls::server::TlsStream<TcpStream>> {
         let accepted = TlsAcceptor::from(self.tls.config()).accept(stream).into_fallible().await;
         let (error, mut stream) = match accepted {
             // rustls lets a client pass that names no protocol at all.

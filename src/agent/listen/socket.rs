@@ -35,7 +35,9 @@ impl Socket {
                 let before = umask(Mode::from_bits_truncate(0o177));
                 let bound = UnixListener::bind(path);
                 umask(before);
-                Ok(Self::Unix(bound.with_context(|| format!("cannot listen on {}", path.display()))?))
+                Ok(Self::Unix(
+                    bound.with_context(|| format!("cannot listen on {}", path.display()))?,
+                ))
             }
         }
     }
@@ -100,5 +102,6 @@ async fn remove_stale(path: &Path) -> anyhow::Result<()> {
     if UnixStream::connect(path).await.is_ok() {
         bail!("another process listens on {}", path.display());
     }
-    fs::remove_file(path).with_context(|| format!("cannot remove the stale socket {}", path.display()))
+    fs::remove_file(path)
+        .with_context(|| format!("cannot remove the stale socket {}", path.display()))
 }

@@ -30,7 +30,9 @@ impl Peer {
     /// The peer at this address.
     pub(super) fn at(address: IpAddr) -> Self {
         Self::Address(match address.to_canonical() {
-            IpAddr::V6(v6) if !v6.is_loopback() => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64)),
+            IpAddr::V6(v6) if !v6.is_loopback() => {
+                IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64))
+            }
             other => other,
         })
     }
@@ -148,7 +150,9 @@ impl State {
         let candidates = self.connections.iter().filter(|(_, entry)| these(entry) && may_go(entry));
         let worst = candidates
             .filter(|(_, entry)| amount(entry) > 0)
-            .map(|(id, entry)| (of_peers.get(&entry.peer), amount(entry), Reverse(entry.since), *id))
+            .map(|(id, entry)| {
+                (of_peers.get(&entry.peer), amount(entry), Reverse(entry.since), *id)
+            })
             .max();
         match worst {
             Some((.., id)) if spare != Spare::Other(id) => {
@@ -187,7 +191,12 @@ impl Place {
         let peer = state.connections.get(&self.id).ok_or(Full)?.peer;
         let of_peer = |entry: &Entry| !entry.in_handshake && entry.peer == peer;
         if !state.make_room(limits.max_connections_per_peer, of_peer, |_| 1, Spare::Idle)
-            || !state.make_room(limits.max_connections, |entry| !entry.in_handshake, |_| 1, Spare::Idle)
+            || !state.make_room(
+                limits.max_connections,
+                |entry| !entry.in_handshake,
+                |_| 1,
+                Spare::Idle,
+            )
         {
             return Err(Full);
         }
@@ -205,8 +214,12 @@ impl Place {
         let mut state = self.table.state();
         let peer = state.connections.get(&self.id).ok_or(Full)?.peer;
         let asking = Spare::Other(self.id);
-        if !state.make_room(limits.max_requests_per_peer, |entry| entry.peer == peer, requests, asking)
-            || !state.make_room(limits.max_open_requests, |_| true, requests, asking)
+        if !state.make_room(
+            limits.max_requests_per_peer,
+            |entry| entry.peer == peer,
+            requests,
+            asking,
+        ) || !state.make_room(limits.max_open_requests, |_| true, requests, asking)
         {
             return Err(Full);
         }
@@ -340,7 +353,10 @@ mod tests {
         assert_eq!(table.admit(peer(4)).establish(), Err(Full), "all are at work");
         assert!(!table.make_room());
         drop(work);
-        assert!(table.make_room() && gone(&third), "one that is not at work, of the peer that has two");
+        assert!(
+            table.make_room() && gone(&third),
+            "one that is not at work, of the peer that has two"
+        );
         assert!(
             table.make_room() && gone(&alone),
             "of peers that have one each, the one that waits for longest"
@@ -388,7 +404,8 @@ mod tests {
 
     #[test]
     fn the_connection_with_most_requests_gives_way_but_not_to_itself() {
-        let table = table(|limits| (limits.max_open_requests, limits.max_requests_per_peer) = (4, 3));
+        let table =
+            table(|limits| (limits.max_open_requests, limits.max_requests_per_peer) = (4, 3));
         let [greedy, honest, neighbour] = [1, 2, 1].map(|last| established(&table, last));
         let _many = [(); 3].map(|()| greedy.request().unwrap());
         assert_eq!(greedy.request().unwrap_err(), Full);

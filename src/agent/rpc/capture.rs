@@ -67,10 +67,12 @@ impl Capture for CaptureService {
             .gate
             .stream(request, move |call: Call<v1::CaptureStartRequest>, answers| async move {
                 let asked = Asked::of(&call.message, captures.limits())?;
-                let target = target(&captures, call.message.pod.as_ref(), &call.message.container).await?;
+                let target =
+                    target(&captures, call.message.pod.as_ref(), &call.message.container).await?;
                 let by = call.caller.to_string();
                 let running = captures.start(&target, &asked.wanted, &by, call.connection).await;
-                let running = running.map_err(|e| e.pod(&target.pod.namespace, &target.pod.name))?;
+                let running =
+                    running.map_err(|e| e.pod(&target.pod.namespace, &target.pod.name))?;
                 let id = Uuid::new_v4().to_string();
                 call.notes.add("capture", &id);
                 let started = started(&target, &asked, &running, &id, &node);
@@ -97,7 +99,8 @@ impl Capture for CaptureService {
                 name => self.captures.source(&self.captures.links(&target).await?, name)?,
             };
             let compiled = self.captures.compile(source, snaplen, &filter).await?;
-            let instructions = u32::try_from(compiled.program.instructions().len()).unwrap_or(u32::MAX);
+            let instructions =
+                u32::try_from(compiled.program.instructions().len()).unwrap_or(u32::MAX);
             Ok(v1::CaptureCompileResponse {
                 program: compiled.listing,
                 instructions,
@@ -112,7 +115,8 @@ impl Capture for CaptureService {
         request: Request<v1::CaptureListInterfacesRequest>,
     ) -> Result<Response<v1::CaptureListInterfacesResponse>, Status> {
         let act = |call: Call<v1::CaptureListInterfacesRequest>| async move {
-            let target = target(&self.captures, call.message.pod.as_ref(), &call.message.container).await?;
+            let target =
+                target(&self.captures, call.message.pod.as_ref(), &call.message.container).await?;
             let links = self.captures.links(&target).await?;
             let any = v1::CaptureInterface {
                 name: b"any".to_vec(),
@@ -165,7 +169,10 @@ impl Asked {
             if (least..=most).contains(&wanted) {
                 return Ok(wanted);
             }
-            Err(Error::invalid(field, format!("is {wanted:?}; it may be from {least:?} to {most:?}")))
+            Err(Error::invalid(
+                field,
+                format!("is {wanted:?}; it may be from {least:?} to {most:?}"),
+            ))
         };
         let (least, second) = (Duration::from_millis(1), Duration::from_secs(1));
         let hour = Duration::from_secs(3600);
@@ -216,7 +223,9 @@ fn check_interface(interface: &str) -> Result<()> {
 fn check_filter(filter: &str) -> Result<()> {
     match filter.len() {
         0..=MAX_TEXT => Ok(()),
-        length => Err(Error::invalid("filter", format!("has {length} bytes; it may have {MAX_TEXT}"))),
+        length => {
+            Err(Error::invalid("filter", format!("has {length} bytes; it may have {MAX_TEXT}")))
+        }
     }
 }
 
@@ -243,7 +252,13 @@ fn identity(target: &Target, node: &str) -> v1::ContainerIdentity {
     convert::identity(&target.pod, &target.container, Some(&target.process), node)
 }
 
-fn started(target: &Target, asked: &Asked, running: &Running, id: &str, node: &str) -> v1::CaptureStarted {
+fn started(
+    target: &Target,
+    asked: &Asked,
+    running: &Running,
+    id: &str,
+    node: &str,
+) -> v1::CaptureStarted {
     let interface = asked.wanted.interface.as_str();
     v1::CaptureStarted {
         container: Some(identity(target, node)),
@@ -305,12 +320,14 @@ async fn relay(
                             v1::CaptureEnd::Packets,
                             "as many packets were captured as were asked for".to_owned(),
                         ),
-                        End::Bytes => {
-                            (v1::CaptureEnd::Bytes, "as many bytes were sent as were asked for".to_owned())
-                        }
-                        End::InterfaceGone => {
-                            (v1::CaptureEnd::InterfaceGone, "the interface has gone away".to_owned())
-                        }
+                        End::Bytes => (
+                            v1::CaptureEnd::Bytes,
+                            "as many bytes were sent as were asked for".to_owned(),
+                        ),
+                        End::InterfaceGone => (
+                            v1::CaptureEnd::InterfaceGone,
+                            "the interface has gone away".to_owned(),
+                        ),
                         End::Stopped => match ending.get() {
                             Some(v1::CaptureEnd::Draining) => {
                                 (v1::CaptureEnd::Draining, "the agent is shutting down".to_owned())
@@ -319,7 +336,9 @@ async fn relay(
                                 v1::CaptureEnd::ContainerEnded,
                                 "the container or its pod has ended".to_owned(),
                             ),
-                            _ => (v1::CaptureEnd::Duration, format!("{max_duration:?} have passed")),
+                            _ => {
+                                (v1::CaptureEnd::Duration, format!("{max_duration:?} have passed"))
+                            }
                         },
                         End::Failed(error) => return Err(error.into()),
                     };
@@ -363,7 +382,11 @@ fn interface(link: &Link) -> v1::CaptureInterface {
         linktype: Source::of(link).linktype().into(),
         up: link.up,
         loopback: link.loopback,
-        addresses: link.addresses.iter().map(|(address, prefix)| format!("{address}/{prefix}")).collect(),
+        addresses: link
+            .addresses
+            .iter()
+            .map(|(address, prefix)| format!("{address}/{prefix}"))
+            .collect(),
         mtu: link.mtu,
     }
 }
@@ -419,10 +442,14 @@ impl Tally {
     }
 
     fn update(&mut self, totals: Totals) {
-        self.metrics
-            .capture_drops("kernel", totals.dropped_by_kernel.saturating_sub(self.totals.dropped_by_kernel));
-        self.metrics
-            .capture_drops("agent", totals.dropped_by_agent.saturating_sub(self.totals.dropped_by_agent));
+        self.metrics.capture_drops(
+            "kernel",
+            totals.dropped_by_kernel.saturating_sub(self.totals.dropped_by_kernel),
+        );
+        self.metrics.capture_drops(
+            "agent",
+            totals.dropped_by_agent.saturating_sub(self.totals.dropped_by_agent),
+        );
         self.totals = totals;
     }
 
@@ -444,12 +471,16 @@ impl Drop for Tally {
         for (name, count) in counts {
             self.notes.add(name, count);
         }
-        let reason = self.reason.map_or("", |reason| reason.as_str_name().trim_start_matches("CAPTURE_END_"));
+        let reason = self
+            .reason
+            .map_or("", |reason| reason.as_str_name().trim_start_matches("CAPTURE_END_"));
         if !reason.is_empty() {
             self.notes.add("end", reason);
         }
-        let message =
-            format!("the capture of {} has ended: {} packets, {} bytes", self.by, self.packets, self.bytes);
+        let message = format!(
+            "the capture of {} has ended: {} packets, {} bytes",
+            self.by, self.packets, self.bytes
+        );
         self.events.tell(&self.pod, &self.container, Happened::CaptureEnded, &message);
     }
 }

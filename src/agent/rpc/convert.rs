@@ -28,19 +28,24 @@ use crate::{
 const START: DurationLimit =
     DurationLimit { default: Duration::from_secs(60), max: Duration::from_secs(600) };
 /// How long processes have after SIGTERM.
-const GRACE: DurationLimit = DurationLimit { default: Duration::from_secs(5), max: Duration::from_secs(300) };
+const GRACE: DurationLimit =
+    DurationLimit { default: Duration::from_secs(5), max: Duration::from_secs(300) };
 
 /// A pod that was named, with its namespace filled in and all parts checked: namespace, name, UID.
 ///
 /// # Errors
 /// INVALID_FIELD.
 pub fn pod_ref(pod: Option<&v1::PodRef>) -> Result<(String, String, String)> {
-    let v1::PodRef { namespace, name, uid } = pod.ok_or_else(|| Error::invalid("pod", "is required"))?;
+    let v1::PodRef { namespace, name, uid } =
+        pod.ok_or_else(|| Error::invalid("pod", "is required"))?;
     let namespace = if namespace.is_empty() { "default" } else { namespace };
     name::label("pod.namespace", namespace)?;
     name::subdomain("pod.name", name)?;
     if uid.len() > 64 {
-        return Err(Error::invalid("pod.uid", format!("is {} bytes long; a UID has 36", uid.len())));
+        return Err(Error::invalid(
+            "pod.uid",
+            format!("is {} bytes long; a UID has 36", uid.len()),
+        ));
     }
     Ok((namespace.to_owned(), name.clone(), uid.clone()))
 }
@@ -116,7 +121,8 @@ pub fn debug_request(request: v1::DebugCreateRequest, ttl: DurationLimit) -> Res
 }
 
 fn definition(request: v1::DebugCreateRequest) -> Result<Definition> {
-    for (field, json) in [("custom_json", &request.custom_json), ("container_json", &request.container_json)]
+    for (field, json) in
+        [("custom_json", &request.custom_json), ("container_json", &request.container_json)]
     {
         if json.len() > debug::MAX_JSON {
             return Err(Error::invalid(
@@ -135,7 +141,9 @@ fn definition(request: v1::DebugCreateRequest) -> Result<Definition> {
             ("custom_json", !request.custom_json.is_empty()),
         ];
         return match also.into_iter().find(|(_, set)| *set) {
-            Some((field, _)) => Err(Error::invalid(field, "may not be set together with container_json")),
+            Some((field, _)) => {
+                Err(Error::invalid(field, "may not be set together with container_json"))
+            }
             None => Ok(Definition::Whole(request.container_json)),
         };
     }
@@ -143,13 +151,17 @@ fn definition(request: v1::DebugCreateRequest) -> Result<Definition> {
         return Err(Error::invalid("image", "is required"));
     }
     if request.image.len() > debug::MAX_IMAGE {
-        let message =
-            format!("is {} bytes long; at most {} are allowed", request.image.len(), debug::MAX_IMAGE);
+        let message = format!(
+            "is {} bytes long; at most {} are allowed",
+            request.image.len(),
+            debug::MAX_IMAGE
+        );
         return Err(Error::invalid("image", message));
     }
     let words = request.command.len().saturating_add(request.args.len());
     if words > debug::MAX_WORDS {
-        let message = format!("has, with args, {words} words; at most {} are allowed", debug::MAX_WORDS);
+        let message =
+            format!("has, with args, {words} words; at most {} are allowed", debug::MAX_WORDS);
         return Err(Error::invalid("command", message));
     }
     let profile = match v1::Profile::try_from(request.profile) {
@@ -218,10 +230,11 @@ fn pull_policy(policy: i32) -> Result<Option<&'static str>> {
 /// INVALID_FIELD if it is negative or out of range.
 pub fn duration(field: &str, duration: Option<&prost_types::Duration>) -> Result<Option<Duration>> {
     // Not by prost's own conversion, which panics where `nanos` is the least there is.
-    let convert = |d: &prost_types::Duration| match (u64::try_from(d.seconds), u32::try_from(d.nanos)) {
-        (Ok(seconds), Ok(nanos @ 0..1_000_000_000)) => Ok(Duration::new(seconds, nanos)),
-        _ => Err(Error::invalid(field, "is negative or out of range")),
-    };
+    let convert =
+        |d: &prost_types::Duration| match (u64::try_from(d.seconds), u32::try_from(d.nanos)) {
+            (Ok(seconds), Ok(nanos @ 0..1_000_000_000)) => Ok(Duration::new(seconds, nanos)),
+            _ => Err(Error::invalid(field, "is negative or out of range")),
+        };
     duration.map(convert).transpose()
 }
 

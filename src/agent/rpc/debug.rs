@@ -51,7 +51,8 @@ impl Debug for DebugService {
         &self,
         request: Request<v1::DebugCreateRequest>,
     ) -> Result<Response<Self::CreateStream>, Status> {
-        let (sessions, node, ttl) = (Arc::clone(&self.sessions), self.node.clone(), self.limits.ttl());
+        let (sessions, node, ttl) =
+            (Arc::clone(&self.sessions), self.node.clone(), self.limits.ttl());
         let events = self.events.clone();
         self.gate
             .stream(request, move |call: Call<v1::DebugCreateRequest>, answers| async move {
@@ -71,11 +72,12 @@ impl Debug for DebugService {
                     let message = format!("{by} created debug container {name}{target}{image}");
                     events.tell(&session.pod, name, Happened::DebugContainerCreated, &message);
                 };
-                let created =
-                    forward(create, steps, &answers, &node, accepted).await.inspect_err(|error| {
+                let created = forward(create, steps, &answers, &node, accepted).await.inspect_err(
+                    |error| {
                         // Whatever became of it, this is the name to look for.
                         call.notes.add("container", &error.context.container);
-                    })?;
+                    },
+                )?;
                 send(&answers, Event::Done(convert::created(&created, &node))).await;
                 Ok(())
             })
@@ -132,7 +134,9 @@ impl Debug for DebugService {
                 (0, true) => v1::EndOutcome::AlreadyEnded,
                 _ => v1::EndOutcome::Partial,
             };
-            for (name, count) in [("signalled", signalled), ("killed", killed), ("survivors", survivors)] {
+            for (name, count) in
+                [("signalled", signalled), ("killed", killed), ("survivors", survivors)]
+            {
                 call.notes.add(name, count);
             }
             if signalled > 0 {
@@ -165,9 +169,12 @@ impl DebugService {
             sessions.drain(..=last);
         }
         let wanted = |pod_namespace: &str, pod_name: &str| {
-            (namespace.is_empty() || namespace == pod_namespace) && (pod.is_empty() || pod == pod_name)
+            (namespace.is_empty() || namespace == pod_namespace)
+                && (pod.is_empty() || pod == pod_name)
         };
-        sessions.retain(|s| wanted(&s.pod.namespace, &s.pod.name) && (*include_ended || !s.has_ended()));
+        sessions.retain(|s| {
+            wanted(&s.pod.namespace, &s.pod.name) && (*include_ended || !s.has_ended())
+        });
         let more = sessions.len() > size;
         sessions.truncate(size);
         let next_page_token =
@@ -223,7 +230,9 @@ fn event(step: Progress, node: &str) -> Event {
         Progress::Accepted(session) => {
             Event::Accepted(v1::DebugAccepted { session: Some(convert::session(&session, node)) })
         }
-        Progress::Waiting { reason, message } => Event::Progress(v1::DebugProgress { reason, message }),
+        Progress::Waiting { reason, message } => {
+            Event::Progress(v1::DebugProgress { reason, message })
+        }
     }
 }
 

@@ -112,7 +112,11 @@ impl files_server::Files for FilesService {
             let last = page.entries.last().filter(|_| page.more).map(|entry| entry.path.clone());
             Ok(v1::FilesListResponse {
                 root: Some(convert_root(&root, &self.node)),
-                entries: page.entries.into_iter().map(|entry| convert_entry(entry, &root.maps)).collect(),
+                entries: page
+                    .entries
+                    .into_iter()
+                    .map(|entry| convert_entry(entry, &root.maps))
+                    .collect(),
                 next_after: last.unwrap_or_default(),
             })
         };
@@ -144,7 +148,8 @@ impl files_server::Files for FilesService {
     ) -> Result<Response<Self::WalkStream>, Status> {
         let (files, node) = (Arc::clone(&self.files), self.node.clone());
         let act = |call: Call<v1::FilesWalkRequest>, answers| async move {
-            let v1::FilesWalkRequest { target, path, max_depth, max_entries, cross_mounts } = call.message;
+            let v1::FilesWalkRequest { target, path, max_depth, max_entries, cross_mounts } =
+                call.message;
             rooted::check_path("path", &path)?;
             let most = files.limits().max_walk_entries;
             let most = if max_entries == 0 { most } else { max_entries.min(most) };
@@ -164,15 +169,20 @@ impl files_server::Files for FilesService {
                 found.truncate(left);
                 entries = entries.saturating_add(found.len() as u64);
                 call.notes.add("entries", entries);
-                let found = found.into_iter().map(|entry| convert_entry(entry, &root.maps)).collect();
-                let sending =
-                    send(&answers, answer(walking::Event::Entries(v1::FileEntries { entries: found })));
+                let found =
+                    found.into_iter().map(|entry| convert_entry(entry, &root.maps)).collect();
+                let sending = send(
+                    &answers,
+                    answer(walking::Event::Entries(v1::FileEntries { entries: found })),
+                );
                 if truncated {
                     sending.await?;
                     break;
                 }
-                ((), next) =
-                    tokio::try_join!(sending, walk.next(most.saturating_sub(entries).saturating_add(1)))?;
+                ((), next) = tokio::try_join!(
+                    sending,
+                    walk.next(most.saturating_sub(entries).saturating_add(1))
+                )?;
             }
             let end = v1::FilesWalkEnd { entries, truncated };
             send(&answers, answer(walking::Event::End(end))).await
@@ -214,7 +224,8 @@ impl files_server::Files for FilesService {
                 bytes: sum.bytes,
                 sha256,
             };
-            send(&answers, v1::FilesChecksumResponse { event: Some(checksum::Event::Done(done)) }).await
+            send(&answers, v1::FilesChecksumResponse { event: Some(checksum::Event::Done(done)) })
+                .await
         };
         self.gate.stream(request, act).await
     }
@@ -233,17 +244,26 @@ impl files_server::Files for FilesService {
             let v1::FilesWriteStart { target, path, mode, overwrite, sha256 } = call.message;
             let limits = self.files.limits();
             if !limits.allow_file_writes {
-                let message = "this agent writes no files; it is to be started with --allow-file-writes";
+                let message =
+                    "this agent writes no files; it is to be started with --allow-file-writes";
                 return Err(Error::new(Reason::WritesDisabled, message));
             }
             rooted::check_path("path", &path)?;
             let mode = match mode {
                 0 => 0o600,
                 mode if mode <= 0o777 => mode,
-                mode => return Err(Error::invalid("mode", format!("is {mode:#o}; at most 0777 is allowed"))),
+                mode => {
+                    return Err(Error::invalid(
+                        "mode",
+                        format!("is {mode:#o}; at most 0777 is allowed"),
+                    ));
+                }
             };
             if !matches!(sha256.len(), 0 | 32) {
-                return Err(Error::invalid("sha256", format!("is {} bytes long, not 32", sha256.len())));
+                return Err(Error::invalid(
+                    "sha256",
+                    format!("is {} bytes long, not 32", sha256.len()),
+                ));
             }
             let root = self.files.open(&call.caller.user.name, convert_target(target)?).await?;
             let mut writer = root.create(path, mode, limits.max_write_bytes).await?;
@@ -331,23 +351,36 @@ fn convert_target(target: Option<v1::FileTarget>) -> Result<Target> {
     let view = match v1::RootView::try_from(target.view) {
         Ok(v1::RootView::Unspecified | v1::RootView::Container) => View::Container,
         Ok(v1::RootView::Proc1Root) => View::Proc1Root,
-        Err(_) => return Err(Error::invalid("target.view", format!("{} is no RootView", target.view))),
+        Err(_) => {
+            return Err(Error::invalid("target.view", format!("{} is no RootView", target.view)));
+        }
     };
     if !target.container.is_empty() {
         crate::domain::name::label("target.container", &target.container)?;
     }
-    Ok(Target { namespace, pod, pod_uid, container: target.container, view, as_root: target.as_root })
+    Ok(Target {
+        namespace,
+        pod,
+        pod_uid,
+        container: target.container,
+        view,
+        as_root: target.as_root,
+    })
 }
 
 fn convert_reading(request: v1::FilesReadRequest, limit: u64) -> Result<(Target, Reading)> {
-    let v1::FilesReadRequest { target, path, offset, length, tail_lines, follow, if_version } = request;
+    let v1::FilesReadRequest { target, path, offset, length, tail_lines, follow, if_version } =
+        request;
     rooted::check_path("path", &path)?;
     let begin = match tail_lines {
         Some(_) if offset != 0 => {
             return Err(Error::invalid("offset", "may not be set together with tail_lines"));
         }
         Some(lines) if lines > MAX_LINES => {
-            return Err(Error::invalid("tail_lines", format!("is {lines}; at most {MAX_LINES} are allowed")));
+            return Err(Error::invalid(
+                "tail_lines",
+                format!("is {lines}; at most {MAX_LINES} are allowed"),
+            ));
         }
         Some(lines) => Begin::Lines(lines),
         None if offset < 0 => Begin::End(offset.unsigned_abs()),
@@ -359,11 +392,13 @@ fn convert_reading(request: v1::FilesReadRequest, limit: u64) -> Result<(Target,
 }
 
 fn not_negative(field: &str, number: i64) -> Result<u64> {
-    u64::try_from(number).map_err(|_| Error::invalid(field, format!("is {number}, which is negative")))
+    u64::try_from(number)
+        .map_err(|_| Error::invalid(field, format!("is {number}, which is negative")))
 }
 
 fn convert_root(root: &Root, node: &str) -> v1::FileRoot {
-    let container = |name: &str, process| Some(convert::identity(&root.pod, name, Some(process), node));
+    let container =
+        |name: &str, process| Some(convert::identity(&root.pod, name, Some(process), node));
     let (owner, owner_container) = match &root.owner {
         Owner::Container(name, process) => (v1::RootOwner::Container, container(name, process)),
         Owner::Sandbox(_) => (v1::RootOwner::Sandbox, None),

@@ -130,7 +130,8 @@ impl Gate {
         let result = async {
             let (call, _pass) = self.enter(request, &mut record).await?;
             let deadline = call.deadline.into();
-            let acted = AssertUnwindSafe(tokio::time::timeout_at(deadline, act(call))).catch_unwind().await;
+            let acted =
+                AssertUnwindSafe(tokio::time::timeout_at(deadline, act(call))).catch_unwind().await;
             acted.unwrap_or_else(|_| Ok(Err(panicked()))).unwrap_or_else(|_| Err(too_late()))
         };
         let result = result.await;
@@ -192,8 +193,10 @@ impl Gate {
                     lapsed = gate.access.lapse(&pass.grant) => Err(lapsed),
                 }
             };
-            let acted = AssertUnwindSafe(tokio::time::timeout_at(deadline, work)).catch_unwind().await;
-            let result = acted.unwrap_or_else(|_| Ok(Err(panicked()))).unwrap_or_else(|_| Err(too_late()));
+            let acted =
+                AssertUnwindSafe(tokio::time::timeout_at(deadline, work)).catch_unwind().await;
+            let result =
+                acted.unwrap_or_else(|_| Ok(Err(panicked()))).unwrap_or_else(|_| Err(too_late()));
             drop(pass);
             // Nobody listens once the caller has hung up.
             let _ = end.send(gate.finish(Q::METHOD, began, record, result.as_ref().err()).await);
@@ -207,7 +210,11 @@ impl Gate {
     }
 
     /// Lets a call in, or not. Either way it stands in the audit log before anything else is done.
-    async fn enter<Q: Operation>(&self, request: Request<Q>, record: &mut Record) -> Result<(Call<Q>, Pass)> {
+    async fn enter<Q: Operation>(
+        &self,
+        request: Request<Q>,
+        record: &mut Record,
+    ) -> Result<(Call<Q>, Pass)> {
         // So much earlier than the caller gives up that it still hears why.
         let patience = timeout_of(&request).ok().flatten().unwrap_or(Duration::MAX);
         let patience = patience.min(Q::METHOD.max_time()).min(ADMISSION);
@@ -217,12 +224,17 @@ impl Gate {
         record.peer(caller::peer(&request));
         let admitted = tokio::time::timeout(patience / 4 * 3, self.admit(request, record));
         let admitted = AssertUnwindSafe(admitted).catch_unwind().await;
-        let admitted = admitted.unwrap_or_else(|_| Ok(Err(panicked()))).unwrap_or_else(|_| Err(too_late()));
+        let admitted =
+            admitted.unwrap_or_else(|_| Ok(Err(panicked()))).unwrap_or_else(|_| Err(too_late()));
         record.start().await?;
         admitted.map_err(|error| object.iter().fold(error, about))
     }
 
-    async fn admit<Q: Operation>(&self, request: Request<Q>, record: &mut Record) -> Result<(Call<Q>, Pass)> {
+    async fn admit<Q: Operation>(
+        &self,
+        request: Request<Q>,
+        record: &mut Record,
+    ) -> Result<(Call<Q>, Pass)> {
         let permission = Q::METHOD.permission();
         if self.drain.is_cancelled() {
             return Err(Error::new(Reason::Draining, "the agent is shutting down"));
@@ -321,7 +333,8 @@ fn timeout_of<Q>(request: &Request<Q>) -> Result<Option<Duration>> {
     let Some(value) = request.metadata().get("grpc-timeout") else { return Ok(None) };
     let parse = |text: &str| {
         let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-        let amount: u64 = digits.parse().ok().filter(|_| digits.len() <= 8 && !digits.starts_with('+'))?;
+        let amount: u64 =
+            digits.parse().ok().filter(|_| digits.len() <= 8 && !digits.starts_with('+'))?;
         match unit {
             "H" => Some(Duration::from_secs(amount.saturating_mul(3600))),
             "M" => Some(Duration::from_secs(amount.saturating_mul(60))),
@@ -359,7 +372,8 @@ mod tests {
 
     fn gate() -> Arc<Gate> {
         let client =
-            kube::Client::try_from(kube::Config::new("http://127.0.0.1:1".parse().unwrap())).unwrap();
+            kube::Client::try_from(kube::Config::new("http://127.0.0.1:1".parse().unwrap()))
+                .unwrap();
         let access = access::Options { insecure_loopback: true, ..access::Options::default() };
         let limits = Limits { max_requests: 1, ..Limits::default() };
         Arc::new(Gate::new(
@@ -414,7 +428,9 @@ mod tests {
         };
         let answers = call(13).await;
         assert_eq!(answers.len(), 2);
-        assert!(matches!(answers.as_slice(), [Ok(1), Err(status)] if status.code() == Code::Internal));
+        assert!(
+            matches!(answers.as_slice(), [Ok(1), Err(status)] if status.code() == Code::Internal)
+        );
         let answers = call(15).await;
         assert!(matches!(answers.as_slice(), [Ok(1), Ok(13)]));
     }
@@ -438,7 +454,9 @@ mod tests {
     fn timeouts() {
         let parse = |text: &'static str| {
             let mut request = Request::new(());
-            request.metadata_mut().insert("grpc-timeout", tonic::metadata::MetadataValue::from_static(text));
+            request
+                .metadata_mut()
+                .insert("grpc-timeout", tonic::metadata::MetadataValue::from_static(text));
             timeout_of(&request).ok().flatten()
         };
         assert_eq!(parse("10S"), Some(Duration::from_secs(10)));

@@ -48,7 +48,8 @@ impl Namespaces for NamespacesService {
             };
             let (pod, ()) = self.pods.find(&namespace, &name, check).await?;
             let mut reports = self.verifier.verify(vec![pod], container).await?;
-            let report = reports.pop().ok_or_else(|| Error::new(Reason::Bug, "no report on the pod"))?;
+            let report =
+                reports.pop().ok_or_else(|| Error::new(Reason::Bug, "no report on the pod"))?;
             Ok(v1::NamespacesVerifyResponse { pod: Some(convert::pod_report(&report, &self.node)) })
         };
         self.gate.unary(request, act).await
@@ -58,7 +59,8 @@ impl Namespaces for NamespacesService {
         &self,
         request: Request<v1::NamespacesVerifyNodeRequest>,
     ) -> Result<Response<Self::VerifyNodeStream>, Status> {
-        let (pods, verifier, node) = (Arc::clone(&self.pods), Arc::clone(&self.verifier), self.node.clone());
+        let (pods, verifier, node) =
+            (Arc::clone(&self.pods), Arc::clone(&self.verifier), self.node.clone());
         self.gate
             .stream(request, move |call: Call<v1::NamespacesVerifyNodeRequest>, answers| async move {
                 let v1::NamespacesVerifyNodeRequest { namespace, label_selector } = call.message;

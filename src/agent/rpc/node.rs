@@ -65,7 +65,12 @@ impl NodeService {
             architecture: uname.machine().to_string_lossy().into_owned(),
             runtimes: runtimes.into_iter().collect(),
             started_at: Some(convert::timestamp(self.started_at)),
-            features: self.features.iter().chain(&preflight::broker(&self.entry)).map(feature).collect(),
+            features: self
+                .features
+                .iter()
+                .chain(&preflight::broker(&self.entry))
+                .map(feature)
+                .collect(),
             pods: u32::try_from(pods.len()).unwrap_or(u32::MAX),
         }
     }

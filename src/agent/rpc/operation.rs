@@ -153,10 +153,15 @@ impl Operation for v1::CaptureStartRequest {
     }
 
     fn parameters(&self) -> Vec<(&'static str, String)> {
-        let unless_zero = |number: u64| if number == 0 { String::new() } else { number.to_string() };
+        let unless_zero =
+            |number: u64| if number == 0 { String::new() } else { number.to_string() };
         let direction = match self.direction {
             0 => String::new(),
-            _ => self.direction().as_str_name().trim_start_matches("CAPTURE_DIRECTION_").to_ascii_lowercase(),
+            _ => self
+                .direction()
+                .as_str_name()
+                .trim_start_matches("CAPTURE_DIRECTION_")
+                .to_ascii_lowercase(),
         };
         vec![
             ("container", self.container.clone()),
@@ -224,7 +229,8 @@ macro_rules! files {
             const QUEUE: usize = $queue;
 
             fn object(&self) -> Result<Object> {
-                let target = self.target.as_ref().ok_or_else(|| Error::invalid("target", "is required"))?;
+                let target =
+                    self.target.as_ref().ok_or_else(|| Error::invalid("target", "is required"))?;
                 convert::pod_object(target.pod.as_ref())
             }
 
@@ -232,8 +238,11 @@ macro_rules! files {
                 let $q = self;
                 let mut parameters = vec![("path", rooted::show(&self.path))];
                 if let Some(target) = &self.target {
-                    let view =
-                        target.view().as_str_name().trim_start_matches("ROOT_VIEW_").to_ascii_lowercase();
+                    let view = target
+                        .view()
+                        .as_str_name()
+                        .trim_start_matches("ROOT_VIEW_")
+                        .to_ascii_lowercase();
                     parameters.push(("container", target.container.clone()));
                     parameters.push(("view", view));
                     parameters.push(("as_root", target.as_root.to_string()));

@@ -37,8 +37,12 @@ impl Places {
     /// # Errors
     /// TOO_MANY_REQUESTS.
     pub fn take(self: &Arc<Self>) -> Result<Place> {
-        let busy =
-            |_| Error::new(Reason::TooManyRequests, "the agent is working on as many requests as it may");
+        let busy = |_| {
+            Error::new(
+                Reason::TooManyRequests,
+                "the agent is working on as many requests as it may",
+            )
+        };
         let permit = Arc::clone(&self.all).try_acquire_owned().map_err(busy)?;
         Ok(Place { places: Arc::clone(self), user: None, _permit: permit })
     }
@@ -54,7 +58,8 @@ impl Place {
         let taken = users.get(user).copied().unwrap_or_default();
         if taken >= self.places.per_user {
             let most = self.places.per_user;
-            let message = format!("the agent is working on {most} requests of this user, as many as it may");
+            let message =
+                format!("the agent is working on {most} requests of this user, as many as it may");
             return Err(Error::new(Reason::TooManyRequests, message));
         }
         users.insert(user.to_owned(), taken.saturating_add(1));

@@ -75,7 +75,8 @@ fn cut(text: &str, max: usize) -> String {
     if text.len() <= max {
         return text.to_owned();
     }
-    let fits = text.char_indices().map(|(at, c)| at + c.len_utf8()).take_while(|end| *end <= max).last();
+    let fits =
+        text.char_indices().map(|(at, c)| at + c.len_utf8()).take_while(|end| *end <= max).last();
     format!("{}…", text.get(..fits.unwrap_or_default()).unwrap_or_default())
 }
 
@@ -95,7 +96,8 @@ mod tests {
         let details = status.get_error_details();
         let info = details.error_info().unwrap();
         assert_eq!((info.reason.as_str(), info.domain.as_str()), ("IMAGE_PULL_FAILED", DOMAIN));
-        let metadata: std::collections::BTreeMap<_, _> = info.metadata.clone().into_iter().collect();
+        let metadata: std::collections::BTreeMap<_, _> =
+            info.metadata.clone().into_iter().collect();
         let expected = [
             ("container", "d"),
             ("namespace", "default"),
@@ -117,7 +119,11 @@ mod tests {
     fn what_is_too_long_for_headers_is_cut() {
         let long = "é".repeat(5000);
         let status = status(&Error::invalid(format!("custom_json.{long}"), long), "n");
-        assert!(status.message().len() < 1100 && status.message().ends_with("é…"), "{}", status.message());
+        assert!(
+            status.message().len() < 1100 && status.message().ends_with("é…"),
+            "{}",
+            status.message()
+        );
         assert!(status.details().len() < 4000, "{}", status.details().len());
         assert_eq!(cut("éé", 3), "é…");
         assert_eq!(cut("éé", 4), "éé");

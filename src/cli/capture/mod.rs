@@ -98,7 +98,9 @@ pub(super) async fn run(context: &Context, args: &CaptureArgs) -> Result<Exit, F
     let mut file = None;
     if let Some((files, lasts)) = Savefiles::of(args)? {
         file = Some(files);
-        if let Some(shorter) = lasts.filter(|lasts| args.duration.is_none_or(|duration| *lasts < duration)) {
+        if let Some(shorter) =
+            lasts.filter(|lasts| args.duration.is_none_or(|duration| *lasts < duration))
+        {
             request.max_duration = Some(wire(shorter)?);
         }
     }
@@ -195,7 +197,8 @@ pub(super) fn request_for_files() -> Result<CaptureStartRequest, Failed> {
 }
 
 fn wire(time: Duration) -> Result<prost_types::Duration, Failed> {
-    prost_types::Duration::try_from(time).map_err(|_| Failed::Usage(format!("{time:?} is too long")))
+    prost_types::Duration::try_from(time)
+        .map_err(|_| Failed::Usage(format!("{time:?} is too long")))
 }
 
 /// Captures until all have ended, and says what was captured.
@@ -234,7 +237,8 @@ pub(super) async fn capture(context: &Context, scope: &Scope, job: Job) -> Resul
     drop((beginnings, queue));
 
     let (sources, progress) = (targets.len(), figures.clone());
-    let mut output = Some((Output { lines, file, sources, count, stop: stop.clone(), progress }, items));
+    let mut output =
+        Some((Output { lines, file, sources, count, stop: stop.clone(), progress }, items));
     let mut writing = None;
     let mut outcomes = Vec::new();
     let mut progress = None;

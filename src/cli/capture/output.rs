@@ -73,8 +73,11 @@ impl Output {
 
     fn run(self, items: &Receiver<Item>) -> Written {
         let stop = self.stop.clone();
-        let mut written =
-            Written { packets: vec![0; self.sources], beyond: vec![0; self.sources], ..Written::default() };
+        let mut written = Written {
+            packets: vec![0; self.sources],
+            beyond: vec![0; self.sources],
+            ..Written::default()
+        };
         let ended = Sink::new(self).and_then(|mut sink| sink.run(items, &mut written));
         match ended {
             Ok(()) => {}
@@ -104,8 +107,11 @@ impl Sink {
     fn new(output: Output) -> io::Result<Self> {
         let several = output.sources > 1;
         let wait = if output.lines.is_some() { LINES_WAIT } else { FILE_WAITS };
-        let file =
-            output.file.as_ref().map(|files| savefile::Writer::create(files, output.sources)).transpose()?;
+        let file = output
+            .file
+            .as_ref()
+            .map(|files| savefile::Writer::create(files, output.sources))
+            .transpose()?;
         Ok(Self {
             lines: output.lines,
             file,
@@ -125,7 +131,9 @@ impl Sink {
                 Err(TryRecvError::Empty) => {
                     self.flush()?;
                     match self.window.as_ref().and_then(Window::due) {
-                        Some(due) => items.recv_timeout(due.saturating_duration_since(Instant::now())),
+                        Some(due) => {
+                            items.recv_timeout(due.saturating_duration_since(Instant::now()))
+                        }
                         None => items.recv().map_err(|_| RecvTimeoutError::Disconnected),
                     }
                 }
@@ -144,7 +152,9 @@ impl Sink {
 
     fn take(&mut self, now: Instant, item: Item, written: &mut Written) -> io::Result<()> {
         let Item { source, blocks, packets, .. } = item;
-        let Some(window) = &mut self.window else { return self.put(source, &blocks, packets, written) };
+        let Some(window) = &mut self.window else {
+            return self.put(source, &blocks, packets, written);
+        };
         let Some(order) = self.orders.get_mut(source) else { return Ok(()) };
         let mut rest = blocks;
         while let Ok(Some(block)) = Block::first(&rest, order) {
@@ -166,7 +176,13 @@ impl Sink {
     }
 
     /// Writes blocks of one pod that hold so many packets: of one pod alone as many as came at once, else one block.
-    fn put(&mut self, source: usize, blocks: &Bytes, packets: u64, written: &mut Written) -> io::Result<()> {
+    fn put(
+        &mut self,
+        source: usize,
+        blocks: &Bytes,
+        packets: u64,
+        written: &mut Written,
+    ) -> io::Result<()> {
         let so_far: u64 = written.packets.iter().sum();
         let enough = self.count.is_some_and(|count| packets > 0 && so_far >= count);
         let counted = if enough { &mut written.beyond } else { &mut written.packets };

@@ -33,8 +33,10 @@ pub(super) async fn interfaces(
         answers.push((target, answer.await.map_err(about)?.interfaces));
     }
     if args.output == CaptureOutput::Json {
-        let interfaces: Vec<_> =
-            answers.iter().flat_map(|(target, all)| all.iter().map(|one| json(target, one))).collect();
+        let interfaces: Vec<_> = answers
+            .iter()
+            .flat_map(|(target, all)| all.iter().map(|one| json(target, one)))
+            .collect();
         context.terminal.json(&serde_json::json!({"interfaces": interfaces}))?;
         return Ok(Exit::Ok);
     }
@@ -57,8 +59,14 @@ pub(super) async fn interfaces(
                 addresses => addresses.join(","),
             };
             row.extend(
-                [name(interface), state(interface).to_owned(), link(interface.linktype).0, mtu, addresses]
-                    .map(Cell::from),
+                [
+                    name(interface),
+                    state(interface).to_owned(),
+                    link(interface.linktype).0,
+                    mtu,
+                    addresses,
+                ]
+                .map(Cell::from),
             );
             table.row(row);
         }
@@ -85,7 +93,8 @@ pub(super) async fn program(
     };
     let place = scope.fleet.place_of_pod(namespace, pod).await?;
     let compiled = scope.fleet.connect(&place).await?.compile_filter(request).await;
-    let compiled = compiled.map_err(|error| error.about("namespace", namespace).about("pod", pod))?;
+    let compiled =
+        compiled.map_err(|error| error.about("namespace", namespace).about("pod", pod))?;
     context.terminal.print(&format!("{}\n", compiled.program.trim_end()))?;
     Ok(Exit::Ok)
 }

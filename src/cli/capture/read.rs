@@ -13,7 +13,12 @@ use crate::cli::context::{Context, Exit, Failed};
 const CHUNKS: [usize; 2] = [4 * 1024, 256 * 1024];
 
 /// Prints the packets of a file; `-` is stdin.
-pub(super) fn run(context: &Context, args: &CaptureArgs, path: &Path, filter: &str) -> Result<Exit, Failed> {
+pub(super) fn run(
+    context: &Context,
+    args: &CaptureArgs,
+    path: &Path,
+    filter: &str,
+) -> Result<Exit, Failed> {
     if !filter.is_empty() {
         return Err(Failed::Usage(
             "-r takes no filter, for filters are compiled by agents; tcpdump -r FILE -w - FILTER | podsonde capture -r - does it"

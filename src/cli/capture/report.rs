@@ -31,7 +31,8 @@ pub(in crate::cli) fn link(linktype: u32) -> (String, &'static str) {
 /// `link-type EN10MB (Ethernet), snapshot length 262144 bytes`
 pub(super) fn link_and_snaplen(linktype: u32, snaplen: u32) -> String {
     let (name, description) = link(linktype);
-    let description = if description.is_empty() { String::new() } else { format!(" ({description})") };
+    let description =
+        if description.is_empty() { String::new() } else { format!(" ({description})") };
     format!("link-type {name}{description}, snapshot length {snaplen} bytes")
 }
 
@@ -78,7 +79,8 @@ impl Totals {
         let (captured, beyond_count) = (packets(&written.packets), packets(&written.beyond));
         let statistics = outcome.statistics.unwrap_or_default();
         let (kernel, agent) = (statistics.dropped_by_kernel, statistics.dropped_by_agent);
-        let accounted = captured.saturating_add(beyond_count).saturating_add(kernel).saturating_add(agent);
+        let accounted =
+            captured.saturating_add(beyond_count).saturating_add(kernel).saturating_add(agent);
         // Figures that are older than the last packets may lag behind them.
         let received = statistics.received.max(accounted);
         Self {

@@ -48,7 +48,9 @@ impl Savefiles {
         let usage = |message: &str| Err(Failed::Usage(message.to_owned()));
         let (size, every, most) = (args.file_size, args.rotate, args.file_count);
         if (size.is_some() || every.is_some()) && path == Path::new("-") {
-            return usage("-C and -G make several files, and stdout is one; name a file with -w FILE");
+            return usage(
+                "-C and -G make several files, and stdout is one; name a file with -w FILE",
+            );
         }
         let lasts = match (size, every, most) {
             (None, None, Some(_)) => {
@@ -93,7 +95,9 @@ impl Savefiles {
         let mut name = base.as_os_str().to_owned();
         match self.most.filter(|_| self.every.is_none()) {
             // For names to sort as numbers do.
-            Some(most) => name.push(format!("{number:0width$}", width = (most - 1).to_string().len())),
+            Some(most) => {
+                name.push(format!("{number:0width$}", width = (most - 1).to_string().len()))
+            }
             None if number > 0 => name.push(number.to_string()),
             None => {}
         }
@@ -128,12 +132,18 @@ impl Writer {
     pub(super) fn create(files: &Savefiles, sources: usize) -> io::Result<Self> {
         let base = files.base()?;
         let name = files.name(&base, 0);
-        let out: Box<dyn Write + Send> =
-            if name == Path::new("-") { Box::new(io::stdout()) } else { Box::new(File::create(&name)?) };
+        let out: Box<dyn Write + Send> = if name == Path::new("-") {
+            Box::new(io::stdout())
+        } else {
+            Box::new(File::create(&name)?)
+        };
         let mut buffer = Vec::new();
         let merged = (sources > 1).then(|| {
             let application = concat!("podsonde ", env!("CARGO_PKG_VERSION"));
-            write::section_header(&mut buffer, &write::Section { application, ..Default::default() });
+            write::section_header(
+                &mut buffer,
+                &write::Section { application, ..Default::default() },
+            );
             (Merged::default(), (0..sources).map(|_| merge::Source::default()).collect())
         });
         let rotation = (files.size.is_some() || files.every.is_some()).then(|| Rotation {
@@ -230,7 +240,8 @@ impl Rotation {
     fn next(&mut self) -> io::Result<Option<File>> {
         let now = Instant::now();
         let mut is_due = false;
-        while let (Some(due), Some(every)) = (self.due.filter(|due| now >= *due), self.files.every) {
+        while let (Some(due), Some(every)) = (self.due.filter(|due| now >= *due), self.files.every)
+        {
             self.due = due.checked_add(every);
             is_due = true;
         }
@@ -268,7 +279,11 @@ mod tests {
 
     fn packet(number: u64) -> Vec<u8> {
         let mut block = Vec::new();
-        write::enhanced_packet(&mut block, &Packet { timestamp: number, ..Packet::default() }, [&[0; 60]]);
+        write::enhanced_packet(
+            &mut block,
+            &Packet { timestamp: number, ..Packet::default() },
+            [&[0; 60]],
+        );
         block
     }
 
@@ -327,7 +342,11 @@ mod tests {
         let named = files(directory.path());
         assert_eq!(named.len(), 2, "{:?}", named.iter().map(|file| &file.0).collect::<Vec<_>>());
         let begins = |content: &[u8]| content[..content.len() - packet(0).len()].to_vec();
-        assert_eq!(begins(&named[0].1), begins(&named[1].1), "all interfaces stand in the second file, too");
+        assert_eq!(
+            begins(&named[0].1),
+            begins(&named[1].1),
+            "all interfaces stand in the second file, too"
+        );
 
         due(&mut writer, Some("same"));
         writer.put(0, &packet(3)).unwrap();
@@ -336,7 +355,10 @@ mod tests {
         writer.put(0, &packet(4)).unwrap();
         writer.flush().unwrap();
         let content = &files(directory.path())[2];
-        assert_eq!((content.0.as_str(), content.1.len()), ("same", named[0].1.len() + packet(4).len()));
+        assert_eq!(
+            (content.0.as_str(), content.1.len()),
+            ("same", named[0].1.len() + packet(4).len())
+        );
 
         // As many as were wanted.
         due(&mut writer, Some("fourth"));

@@ -20,7 +20,8 @@ use crate::{
     client::{Capture, CaptureEvent, Error, Fleet, reason},
     domain::pcapng::{Block, Order},
     proto::v1::{
-        CaptureEnded, CaptureInterface, CaptureStartRequest, CaptureStarted, CaptureStatistics, PodRef,
+        CaptureEnded, CaptureInterface, CaptureStartRequest, CaptureStarted, CaptureStatistics,
+        PodRef,
     },
 };
 
@@ -150,9 +151,10 @@ impl Stream {
             Err(error) => ended(End::Failed(error)),
         };
         match outcome.end {
-            End::Failed(error) => {
-                Outcome { end: End::Failed(error.about("namespace", namespace).about("pod", pod)), ..outcome }
-            }
+            End::Failed(error) => Outcome {
+                end: End::Failed(error.about("namespace", namespace).about("pod", pod)),
+                ..outcome
+            },
             _ => outcome,
         }
     }
@@ -162,23 +164,28 @@ impl Stream {
         let place = self.fleet.place_of_pod(namespace, pod).await?;
         let agent = self.fleet.connect_bulk(&place, self.streams).await?;
         let named = PodRef { namespace: namespace.clone(), name: pod.clone(), uid: String::new() };
-        let capture = agent.capture(CaptureStartRequest { pod: Some(named), ..self.request.clone() });
+        let capture =
+            agent.capture(CaptureStartRequest { pod: Some(named), ..self.request.clone() });
         let Some(names) = &self.names else { return capture.await };
         let (capture, interfaces) =
             tokio::join!(capture, agent.interfaces(namespace, pod, &self.request.container));
         match interfaces {
             Ok(listed) => {
-                let name = |i: CaptureInterface| (i.index, String::from_utf8_lossy(&i.name).into_owned());
+                let name =
+                    |i: CaptureInterface| (i.index, String::from_utf8_lossy(&i.name).into_owned());
                 // It is not set yet: there is one stream for each.
                 let _ = names.set(listed.interfaces.into_iter().map(name).collect());
             }
-            Err(error) => tracing::debug!(%error, "the names of the pod's interfaces are not known"),
+            Err(error) => {
+                tracing::debug!(%error, "the names of the pod's interfaces are not known")
+            }
         }
         capture
     }
 
     async fn read(mut self, capture: Capture) -> Outcome {
-        let mut outcome = Outcome { source: self.source, statistics: None, exact: false, end: End::Stopped };
+        let mut outcome =
+            Outcome { source: self.source, statistics: None, exact: false, end: End::Stopped };
         outcome.end = self.events(capture, &mut outcome).await;
         outcome
     }
@@ -251,8 +258,9 @@ impl Stream {
 
 /// How many packets these blocks are.
 fn packets(blocks: &Bytes, order: &mut Option<Order>) -> Result<u64, Error> {
-    let malformed =
-        |what: &str| Error::new(reason::PROTOCOL, format!("the agent sent malformed pcapng: {what}"));
+    let malformed = |what: &str| {
+        Error::new(reason::PROTOCOL, format!("the agent sent malformed pcapng: {what}"))
+    };
     let (mut rest, mut packets) = (&blocks[..], 0);
     while !rest.is_empty() {
         let block = Block::first(rest, order).map_err(malformed)?;

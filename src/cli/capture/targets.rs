@@ -32,7 +32,9 @@ impl Words {
         let pods = match args.words.as_slice() {
             _ if chosen => 0,
             [] => {
-                return Err(Failed::Usage("name a pod, or choose pods by their labels with -l".to_owned()));
+                return Err(Failed::Usage(
+                    "name a pod, or choose pods by their labels with -l".to_owned(),
+                ));
             }
             words if !args.filter.is_empty() => words.len(),
             [_, rest @ ..] => 1 + rest.iter().take_while(|word| is_object(word)).count(),
@@ -47,7 +49,9 @@ impl Words {
 /// Whether a word is `TYPE/NAME`. In a filter a slash stands between a network and the length of its prefix only.
 fn is_object(word: &str) -> bool {
     let kind = word.split_once('/').map(|(kind, _)| kind);
-    kind.is_some_and(|kind| kind.starts_with(|c: char| c.is_ascii_alphabetic()) && !kind.contains(':'))
+    kind.is_some_and(|kind| {
+        kind.starts_with(|c: char| c.is_ascii_alphabetic()) && !kind.contains(':')
+    })
 }
 
 /// By what pods are chosen.
@@ -76,8 +80,10 @@ pub(in crate::cli) async fn targets(
         let found = found.map_err(|error| Error::from_kube(&error, "list pods"))?;
         targets.extend(found.into_iter().map(|(namespace, pod)| Target { namespace, pod }));
         if targets.is_empty() {
-            let labels = if labels.is_empty() { String::new() } else { format!(" with labels {labels}") };
-            let place = namespace.map_or_else(String::new, |namespace| format!(" in namespace {namespace}"));
+            let labels =
+                if labels.is_empty() { String::new() } else { format!(" with labels {labels}") };
+            let place = namespace
+                .map_or_else(String::new, |namespace| format!(" in namespace {namespace}"));
             return Err(Error::new(reason::POD_NOT_FOUND, format!("no pod{labels} runs{place}"))
                 .about("namespace", namespace.unwrap_or("NAMESPACE"))
                 .into());
@@ -86,7 +92,9 @@ pub(in crate::cli) async fn targets(
     for pod in pods {
         match pod {
             Named::Pod(pod) => targets.push(Target { namespace: scope.namespace.clone(), pod }),
-            Named::Other { kind, name } => targets.extend(pods_of(context, scope, &kind, &name).await?),
+            Named::Other { kind, name } => {
+                targets.extend(pods_of(context, scope, &kind, &name).await?)
+            }
         }
     }
     let mut known = std::collections::BTreeSet::new();
@@ -100,22 +108,28 @@ pub(in crate::cli) async fn targets(
     Ok(targets)
 }
 
-async fn pods_of(context: &Context, scope: &Scope, kind: &str, name: &str) -> Result<Vec<Target>, Failed> {
+async fn pods_of(
+    context: &Context,
+    scope: &Scope,
+    kind: &str,
+    name: &str,
+) -> Result<Vec<Target>, Failed> {
     let Some(workload) = WorkloadKind::named(kind) else {
         return Err(Failed::Usage(format!("{kind} is not a type that owns pods")));
     };
     let (namespace, object) = (&scope.namespace, format!("{kind}/{name}"));
     let client = context.api_client(scope).await?;
-    let pods = workloads::running_of(&client, namespace, &workload, name).await.map_err(|error| {
-        let error = Error::from_kube(&error, &format!("find the pods of {object}"));
-        match &*error.reason {
-            reason::API_NOT_FOUND => Error::new(
-                reason::WORKLOAD_NOT_FOUND,
-                format!("there is no {object} in namespace {namespace}"),
-            ),
-            _ => error,
-        }
-    })?;
+    let pods =
+        workloads::running_of(&client, namespace, &workload, name).await.map_err(|error| {
+            let error = Error::from_kube(&error, &format!("find the pods of {object}"));
+            match &*error.reason {
+                reason::API_NOT_FOUND => Error::new(
+                    reason::WORKLOAD_NOT_FOUND,
+                    format!("there is no {object} in namespace {namespace}"),
+                ),
+                _ => error,
+            }
+        })?;
     if pods.is_empty() {
         let message = format!("no pod of {object} in namespace {namespace} runs");
         return Err(Error::new(reason::WORKLOAD_NOT_FOUND, message).into());

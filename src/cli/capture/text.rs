@@ -110,7 +110,8 @@ impl Lines {
             if self.json {
                 let line = JsonLine::new(target.as_ref(), packet.direction, &printed, printer);
                 let (interface, index) = (packet.interface, index(packet.linktype, packet.data));
-                let of_file = decoder.interfaces().get(interface).map_or("", |interface| &interface.name);
+                let of_file =
+                    decoder.interfaces().get(interface).map_or("", |interface| &interface.name);
                 line.write(
                     index.and_then(|index| names.get(&index)).map_or(of_file, |name| name),
                     &mut self.out,
@@ -195,7 +196,8 @@ fn prefixes(targets: &[Target], colour: bool) -> Vec<String> {
     if targets.len() < 2 {
         return vec![String::new(); targets.len()];
     }
-    let namespaces: BTreeSet<&str> = targets.iter().map(|target| target.namespace.as_str()).collect();
+    let namespaces: BTreeSet<&str> =
+        targets.iter().map(|target| target.namespace.as_str()).collect();
     let names = targets.iter().map(|Target { namespace, pod }| match namespaces.len() {
         1 => pod.clone(),
         _ => format!("{namespace}/{pod}"),
@@ -209,7 +211,8 @@ fn prefixes(targets: &[Target], colour: bool) -> Vec<String> {
 
 /// The names of a pod's interfaces as agents write them into the description of all of them: `…; interfaces 1 lo, 2 eth0`.
 fn names_of(interface: &Interface) -> Vec<(u32, String)> {
-    let listed = interface.description.rsplit_once("; interfaces ").map_or("", |(_, listed)| listed);
+    let listed =
+        interface.description.rsplit_once("; interfaces ").map_or("", |(_, listed)| listed);
     let pair = |pair: &str| {
         let (index, name) = pair.split_once(' ')?;
         Some((index.parse().ok()?, name.to_owned()))
@@ -283,7 +286,8 @@ impl JsonLine {
 
     /// `interface`: as the file names it, `NAMESPACE/POD/INTERFACE` where it is an agent's.
     fn write(mut self, interface: &str, out: &mut Vec<u8>) {
-        let prefix = self.namespace.as_ref().zip(self.pod.as_ref()).map(|(n, p)| format!("{n}/{p}/"));
+        let prefix =
+            self.namespace.as_ref().zip(self.pod.as_ref()).map(|(n, p)| format!("{n}/{p}/"));
         let own = prefix.and_then(|prefix| interface.strip_prefix(&prefix));
         own.unwrap_or(interface).clone_into(&mut self.interface);
         // Strings and numbers always serialise.

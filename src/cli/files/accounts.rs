@@ -22,7 +22,8 @@ pub(super) struct Accounts {
 impl Accounts {
     /// Those of a container. What cannot be read is left out.
     pub(super) async fn read(files: &Files) -> Self {
-        let (users, groups) = futures::join!(names(files, b"/etc/passwd"), names(files, b"/etc/group"));
+        let (users, groups) =
+            futures::join!(names(files, b"/etc/passwd"), names(files, b"/etc/group"));
         Self { users, groups }
     }
 
@@ -46,7 +47,8 @@ async fn names(files: &Files, path: &[u8]) -> HashMap<u32, String> {
 }
 
 async fn content(files: &Files, path: &[u8]) -> Result<Vec<u8>, crate::client::Error> {
-    let request = FilesReadRequest { path: path.to_vec(), length: LONGEST, ..FilesReadRequest::default() };
+    let request =
+        FilesReadRequest { path: path.to_vec(), length: LONGEST, ..FilesReadRequest::default() };
     let mut reading = files.read(request).await?;
     let mut text = Vec::new();
     while let ReadEvent::Data(data) = reading.next().await? {
@@ -63,7 +65,9 @@ fn parse(text: &[u8]) -> HashMap<u32, String> {
     let mut names = HashMap::new();
     for line in text.split(|b| *b == b'\n') {
         let mut fields = line.split(|b| *b == b':');
-        let (Some(name), Some(_), Some(id)) = (fields.next(), fields.next(), fields.next()) else { continue };
+        let (Some(name), Some(_), Some(id)) = (fields.next(), fields.next(), fields.next()) else {
+            continue;
+        };
         let id = std::str::from_utf8(id).ok().and_then(|id| id.parse().ok());
         let is_shown = |name: &&str| {
             (1..=LONGEST_NAME).contains(&name.len())

@@ -23,7 +23,9 @@ pub(super) async fn run(context: &Context, args: &CatArgs) -> Result<Exit, Faile
     for operand in &args.operands {
         let done = match args.output {
             Format::Text => copy(&pods, operand).await,
-            Format::Json | Format::Yaml => collect(&pods, operand).await.map(|file| report.files.push(file)),
+            Format::Json | Format::Yaml => {
+                collect(&pods, operand).await.map(|file| report.files.push(file))
+            }
         };
         if let Err(failed) = done {
             troubles.note(&operand.shown(), failed, Exit::Error)?;
@@ -92,7 +94,9 @@ pub(super) async fn content(reading: &mut Reading) -> Result<Vec<u8>, Failed> {
     loop {
         match reading.next().await? {
             ReadEvent::Data(data) if content.len() + data.len() > LARGEST_REPORTED => {
-                return Err(Failed::Usage("the file is larger than 16 MiB; read it without -o".to_owned()));
+                return Err(Failed::Usage(
+                    "the file is larger than 16 MiB; read it without -o".to_owned(),
+                ));
             }
             ReadEvent::Data(data) => content.extend_from_slice(&data),
             ReadEvent::Change(_) => {}

@@ -100,13 +100,14 @@ fn find(words: impl Iterator<Item = OsString>, out: &mut Vec<OsString>) {
         };
         let known = expression::word(text).filter(|_| !is_output);
         // Not `-n onsense`.
-        let (canonical, arity) = match known.or_else(|| is_unknown(text).then_some((text, Arity::None))) {
-            Some(known) => known,
-            None => {
-                out.push(word);
-                continue;
-            }
-        };
+        let (canonical, arity) =
+            match known.or_else(|| is_unknown(text).then_some((text, Arity::None))) {
+                Some(known) => known,
+                None => {
+                    out.push(word);
+                    continue;
+                }
+            };
         let mut push = |word: &OsStr| {
             let mut value = OsString::from(format!("--{EXPRESSION}="));
             value.push(word);
@@ -123,11 +124,14 @@ fn find(words: impl Iterator<Item = OsString>, out: &mut Vec<OsString>) {
 
 /// Whether it has the form of find's words, and is none of the short options that clap knows: `-vv`, `-ojson`.
 fn is_unknown(word: &str) -> bool {
-    let Some(letters) = word.strip_prefix('-').filter(|rest| rest.len() > 1 && !rest.starts_with('-')) else {
+    let Some(letters) =
+        word.strip_prefix('-').filter(|rest| rest.len() > 1 && !rest.starts_with('-'))
+    else {
         return false;
     };
-    let is_format =
-        letters.strip_prefix('o').is_some_and(|format| is_format(format.trim_start_matches('=').as_ref()));
+    let is_format = letters
+        .strip_prefix('o')
+        .is_some_and(|format| is_format(format.trim_start_matches('=').as_ref()));
     !is_format && !letters.bytes().all(|letter| letter == b'v')
 }
 
@@ -144,8 +148,10 @@ fn tail(words: impl Iterator<Item = OsString>, out: &mut Vec<OsString>) {
             out.extend(words.by_ref());
             return;
         }
-        let cluster =
-            word.to_str().and_then(|word| word.strip_prefix('-')).filter(|rest| !rest.starts_with('-'));
+        let cluster = word
+            .to_str()
+            .and_then(|word| word.strip_prefix('-'))
+            .filter(|rest| !rest.starts_with('-'));
         let Some(mut rest) = cluster.filter(|rest| !rest.is_empty()) else {
             // Its value may look like `-20`.
             let has_value = word == "--lines" || word == "--bytes";
@@ -204,7 +210,8 @@ mod tests {
     fn rewritten(line: &str) -> String {
         let words = line.split(' ').map(OsString::from).collect();
         let cli = crate::cli::args::Cli::command();
-        let out: Vec<_> = rewrite(&cli, words).into_iter().map(|word| word.into_string().unwrap()).collect();
+        let out: Vec<_> =
+            rewrite(&cli, words).into_iter().map(|word| word.into_string().unwrap()).collect();
         out.join(" ").replace(&format!("--{EXPRESSION}="), "%")
     }
 
@@ -214,7 +221,10 @@ mod tests {
             ("p find web:/ -name *.c -type f", "p find web:/ %-name %*.c %-type %f"),
             ("p find web:/ --name=*.c", "p find web:/ %-name %*.c"),
             ("p find web:/ --name *.c -n shop -c app", "p find web:/ %-name %*.c -n shop -c app"),
-            ("p -n find find web:/ ! -name -x -o -empty", "p -n find find web:/ %! %-name %-x %-o %-empty"),
+            (
+                "p -n find find web:/ ! -name -x -o -empty",
+                "p -n find find web:/ %! %-name %-x %-o %-empty",
+            ),
             ("p --agent find ls -name", "p --agent find ls -name"),
             ("p find web:/ ( -ls ) -o json -print0", "p find web:/ %( %-ls %) -o json %-print0"),
             ("p find -- web:/ -name", "p find -- web:/ -name"),

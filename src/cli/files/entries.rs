@@ -136,8 +136,10 @@ impl Clock {
 
     /// `2026-11-25 21:29:56.576624505 +0000`, or `-`.
     pub(super) fn full(&self, time: Option<WireTime>) -> String {
-        self.zoned(time)
-            .map_or_else(|| "-".to_owned(), |at| at.strftime("%Y-%m-%d %H:%M:%S.%9f %z").to_string())
+        self.zoned(time).map_or_else(
+            || "-".to_owned(),
+            |at| at.strftime("%Y-%m-%d %H:%M:%S.%9f %z").to_string(),
+        )
     }
 
     /// As diff puts it behind a file's name.
@@ -182,7 +184,8 @@ mod tests {
 
     #[test]
     fn times_are_ls_s() {
-        let clock = Clock { now: Timestamp::from_second(1_700_000_000).unwrap(), zone: TimeZone::UTC };
+        let clock =
+            Clock { now: Timestamp::from_second(1_700_000_000).unwrap(), zone: TimeZone::UTC };
         let at = |seconds| Some(WireTime { seconds, nanos: 5 });
         assert_eq!(clock.short(at(1_700_000_000 - 60)), "Nov 14 22:12");
         assert_eq!(clock.short(at(1_700_000_000 + 60)), "Nov 14  2023");

@@ -38,8 +38,8 @@ impl PodPath {
             return Err(format!("{:?} has no pod; write POD:PATH", shown()));
         };
         let (object, path) = bytes.split_at(colon);
-        let object =
-            std::str::from_utf8(object).map_err(|_| format!("{:?} has no pod; write POD:PATH", shown()))?;
+        let object = std::str::from_utf8(object)
+            .map_err(|_| format!("{:?} has no pod; write POD:PATH", shown()))?;
         let path = match path.get(1..).unwrap_or_default() {
             // As after `ssh host:`, but a container has no home.
             b"" => b"/".to_vec(),
@@ -79,7 +79,11 @@ impl Location {
         if text.is_empty() {
             return Err("a path is missing".to_owned());
         }
-        if is_local(&text) { Ok(Self::Local(text.into())) } else { PodPath::parse(text).map(Self::Pod) }
+        if is_local(&text) {
+            Ok(Self::Local(text.into()))
+        } else {
+            PodPath::parse(text).map(Self::Pod)
+        }
     }
 }
 
@@ -97,7 +101,9 @@ fn is_local(text: &OsStr) -> bool {
     // `./a:b`, `/a:b`, `~/a:b`; and `C:\a`.
     let drive = before.len() == 1
         && bytes.get(colon + 1).is_some_and(|b| *b == b'\\' || (cfg!(windows) && *b == b'/'));
-    matches!(before.first(), None | Some(b'.' | b'/' | b'~' | b'\\')) || before.contains(&b'\\') || drive
+    matches!(before.first(), None | Some(b'.' | b'/' | b'~' | b'\\'))
+        || before.contains(&b'\\')
+        || drive
 }
 
 #[cfg(test)]
@@ -105,7 +111,8 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Result<(Option<String>, Named, String), String> {
-        PodPath::parse(text.into()).map(|at| (at.namespace, at.object, String::from_utf8(at.path).unwrap()))
+        PodPath::parse(text.into())
+            .map(|at| (at.namespace, at.object, String::from_utf8(at.path).unwrap()))
     }
 
     #[test]
@@ -127,8 +134,17 @@ mod tests {
         ] {
             assert_eq!(parse(text), Ok((namespace, object, path.to_owned())), "{text}");
         }
-        for bad in ["web", "", ":/etc", "/etc:x", "Web:/", "a/b/c/d:/", "shop//web:/", "s.h/web:/", "../x:/"]
-        {
+        for bad in [
+            "web",
+            "",
+            ":/etc",
+            "/etc:x",
+            "Web:/",
+            "a/b/c/d:/",
+            "shop//web:/",
+            "s.h/web:/",
+            "../x:/",
+        ] {
             assert!(parse(bad).is_err(), "{bad}");
         }
         assert!(parse(&format!("web:{}", "a".repeat(4096))).is_err());
@@ -140,7 +156,9 @@ mod tests {
             assert_eq!(Location::parse(text.into()), Ok(Location::Local(text.into())), "{text}");
         }
         assert!(matches!(Location::parse("web:a".into()), Ok(Location::Pod(_))));
-        assert!(Location::parse("a/b/c/d:e".into()).is_err() && Location::parse("".into()).is_err());
+        assert!(
+            Location::parse("a/b/c/d:e".into()).is_err() && Location::parse("".into()).is_err()
+        );
     }
 
     #[test]

@@ -33,7 +33,8 @@ pub(super) async fn run(context: &Context, args: &LsArgs) -> Result<Exit, Failed
             Ok((pod, root, entry)) => {
                 let entry = FileEntry { path: operand.typed(), ..entry };
                 let is_listed = entry.r#type() == FileType::Directory && !args.directory;
-                if is_listed { &mut directories } else { &mut files }.push((operand, pod, root, entry));
+                if is_listed { &mut directories } else { &mut files }
+                    .push((operand, pod, root, entry));
             }
             Err(failed) => troubles.note(&operand.shown(), failed, Exit::Trouble)?,
         }
@@ -50,7 +51,11 @@ pub(super) async fn run(context: &Context, args: &LsArgs) -> Result<Exit, Failed
     sort(&mut directories, args, |(.., entry)| entry);
     if listing.is_report() {
         for (operand, _, root, entry) in &files {
-            listing.report(&operand.path, root, &[FileEntry { path: operand.path.clone(), ..entry.clone() }]);
+            listing.report(
+                &operand.path,
+                root,
+                &[FileEntry { path: operand.path.clone(), ..entry.clone() }],
+            );
         }
     } else if let Some((_, pod, ..)) = files.first() {
         let accounts = pod.accounts_for(args).await;
@@ -63,7 +68,8 @@ pub(super) async fn run(context: &Context, args: &LsArgs) -> Result<Exit, Failed
     }
     listing.out.flush()?;
     if listing.is_report() {
-        let report = ListingsReport { errors: std::mem::take(&mut troubles.errors), ..listing.report };
+        let report =
+            ListingsReport { errors: std::mem::take(&mut troubles.errors), ..listing.report };
         open::print(context, args.output, &report)?;
     }
     Ok(troubles.exit)
@@ -79,10 +85,13 @@ async fn describe(
     let described = async {
         if !args.is_long() && !args.directory && !args.classify {
             match pod.files.stat(&operand.path, true).await {
-                Ok((root, entry)) if entry.r#type() == FileType::Directory => return Ok((root, entry)),
+                Ok((root, entry)) if entry.r#type() == FileType::Directory => {
+                    return Ok((root, entry));
+                }
                 Ok(_) => {}
                 // A link that leads nowhere is there all the same.
-                Err(error) if error.reason == "PATH_NOT_FOUND" || error.reason == "TOO_MANY_LINKS" => {}
+                Err(error)
+                    if error.reason == "PATH_NOT_FOUND" || error.reason == "TOO_MANY_LINKS" => {}
                 Err(error) => return Err(error),
             }
         }
@@ -109,7 +118,11 @@ impl Pod {
     }
 
     /// All entries of a directory, `.` and `..` first if they are wanted.
-    async fn entries(&self, path: &[u8], args: &LsArgs) -> Result<(FileRoot, Vec<FileEntry>), Error> {
+    async fn entries(
+        &self,
+        path: &[u8],
+        args: &LsArgs,
+    ) -> Result<(FileRoot, Vec<FileEntry>), Error> {
         let mut entries = Vec::new();
         if args.all {
             for name in [b".".as_slice(), b".."] {
@@ -217,7 +230,12 @@ impl Listing<'_> {
                         for entry in below {
                             let below = join(&path, &entry.path);
                             if below.len() > LONGEST_PATH {
-                                troubles.say(&shown(), "PATH_TOO_LONG", "File name too long", Exit::Error);
+                                troubles.say(
+                                    &shown(),
+                                    "PATH_TOO_LONG",
+                                    "File name too long",
+                                    Exit::Error,
+                                );
                             } else {
                                 waiting.push(below);
                             }
@@ -226,7 +244,11 @@ impl Listing<'_> {
                 }
                 Err(error) if error.reason == "PATH_REFUSED" && exit == Exit::Error => {
                     self.out.flush()?;
-                    self.terminal.note(&format!("not listed: {}: {}", shown(), reason_words(&error.reason)));
+                    self.terminal.note(&format!(
+                        "not listed: {}: {}",
+                        shown(),
+                        reason_words(&error.reason)
+                    ));
                 }
                 Err(error) => {
                     self.out.flush()?;
@@ -241,7 +263,11 @@ impl Listing<'_> {
 
     fn header(&mut self, path: &[u8]) -> std::io::Result<()> {
         let mut line = if self.begun { b"\n".to_vec() } else { Vec::new() };
-        line.extend(if self.quotes() { super::names::quote(path).into_bytes() } else { path.to_vec() });
+        line.extend(if self.quotes() {
+            super::names::quote(path).into_bytes()
+        } else {
+            path.to_vec()
+        });
         line.extend_from_slice(b":\n");
         self.begun = true;
         self.out.write(&line)
@@ -263,8 +289,10 @@ impl Listing<'_> {
     async fn stream(&mut self, pod: &Pod, path: &[u8]) -> Result<(), Failed> {
         let mut after = Vec::new();
         loop {
-            let (_, page, next) = pod.files.list(path, after).await.map_err(|error| pod.about(error))?;
-            let entries: Vec<_> = page.into_iter().filter(|entry| !self.args.hides(&entry.path)).collect();
+            let (_, page, next) =
+                pod.files.list(path, after).await.map_err(|error| pod.about(error))?;
+            let entries: Vec<_> =
+                page.into_iter().filter(|entry| !self.args.hides(&entry.path)).collect();
             self.block(&entries, None)?;
             if next.is_empty() {
                 return Ok(());
@@ -309,13 +337,15 @@ impl Listing<'_> {
         let style = |entry: &FileEntry| Style {
             quoted: self.quotes(),
             coloured: self.terminal.colour,
-            classified: self.args.classify && !(self.args.is_long() && entry.r#type() == FileType::Symlink),
+            classified: self.args.classify
+                && !(self.args.is_long() && entry.r#type() == FileType::Symlink),
         };
         let names: Vec<Shown> =
             entries.iter().map(|entry| Shown::new(&entry.path, entry, style(entry))).collect();
         let line_length = self.line_length();
         // The text of names lines up, quotes stand before it.
-        let shift = names.iter().any(|name| name.is_quoted) && (self.args.is_long() || line_length.is_some());
+        let shift = names.iter().any(|name| name.is_quoted)
+            && (self.args.is_long() || line_length.is_some());
         let inodes = entries.iter().map(|entry| known(entry, entry.inode));
         let inodes: Option<Vec<String>> = self.args.inode.then(|| pad_left(inodes.collect()));
         let mut cells: Vec<(Vec<u8>, usize)> = Vec::with_capacity(entries.len());
@@ -356,9 +386,11 @@ impl Listing<'_> {
 
     /// All that stands before the names in the long format.
     fn long(&self, entries: &[FileEntry], accounts: Option<&Accounts>) -> Vec<String> {
-        let column =
-            |cell: &dyn Fn(&FileEntry) -> String| -> Vec<String> { entries.iter().map(cell).collect() };
-        let owner = |name: Option<&str>, id: u32| name.map_or_else(|| id.to_string(), str::to_owned);
+        let column = |cell: &dyn Fn(&FileEntry) -> String| -> Vec<String> {
+            entries.iter().map(cell).collect()
+        };
+        let owner =
+            |name: Option<&str>, id: u32| name.map_or_else(|| id.to_string(), str::to_owned);
         let users = column(&|entry| match is_known(entry) {
             true => owner(accounts.and_then(|accounts| accounts.user(entry.uid)), entry.uid),
             false => "?".to_owned(),
@@ -369,8 +401,18 @@ impl Listing<'_> {
         });
         let devices = |entry: &FileEntry| is_device(entry) && is_known(entry);
         let digits = |number: u32| number.to_string().len();
-        let major = entries.iter().filter(|e| devices(e)).map(|e| digits(e.device_major)).max().unwrap_or(0);
-        let minor = entries.iter().filter(|e| devices(e)).map(|e| digits(e.device_minor)).max().unwrap_or(0);
+        let major = entries
+            .iter()
+            .filter(|e| devices(e))
+            .map(|e| digits(e.device_major))
+            .max()
+            .unwrap_or(0);
+        let minor = entries
+            .iter()
+            .filter(|e| devices(e))
+            .map(|e| digits(e.device_minor))
+            .max()
+            .unwrap_or(0);
         let sizes = column(&|entry| match (devices(entry), self.args.human_readable) {
             (true, _) => format!("{:>major$}, {:>minor$}", entry.device_major, entry.device_minor),
             (false, true) if is_known(entry) => human(entry.size),
@@ -414,7 +456,11 @@ fn pad_accounts(cells: Vec<String>) -> Vec<String> {
     let is_number = |cell: &str| cell.bytes().all(|b| b.is_ascii_digit());
     cells
         .into_iter()
-        .map(|cell| if is_number(&cell) { format!("{cell:>width$}") } else { format!("{cell:<width$}") })
+        .map(
+            |cell| {
+                if is_number(&cell) { format!("{cell:>width$}") } else { format!("{cell:<width$}") }
+            },
+        )
         .collect()
 }
 
@@ -428,8 +474,10 @@ fn in_columns(cells: &[(Vec<u8>, usize)], length: usize) -> Vec<u8> {
             .chunks(rows)
             .map(|column| column.iter().map(|(_, width)| *width).max().unwrap_or(0))
             .collect();
-        let needed =
-            widths.iter().fold(0, |sum: usize, width| sum.saturating_add(width + GAP)).saturating_sub(GAP);
+        let needed = widths
+            .iter()
+            .fold(0, |sum: usize, width| sum.saturating_add(width + GAP))
+            .saturating_sub(GAP);
         (rows, widths, needed)
     };
     let fitting = (2..=most).rev().map(layout).find(|(_, _, needed)| *needed < length);

@@ -9,11 +9,15 @@ pub(super) fn quote(name: &[u8]) -> String {
     let parts = parts(name);
     let escaped = parts.iter().any(|part| matches!(part, Part::Escaped(_)));
     let plain = || parts.iter().map(|part| if let Part::Plain(c) = part { *c } else { '?' });
-    if !escaped && !name.is_empty() && plain().enumerate().all(|(at, c)| needs_no_quotes(c, at, name.len())) {
+    if !escaped
+        && !name.is_empty()
+        && plain().enumerate().all(|(at, c)| needs_no_quotes(c, at, name.len()))
+    {
         return plain().collect();
     }
     // A single quote is best held by double ones, where nothing else means something in them.
-    let in_double = |c: char| c.is_ascii_alphanumeric() || "'%+,-./:]_ #~{}".contains(c) || !c.is_ascii();
+    let in_double =
+        |c: char| c.is_ascii_alphanumeric() || "'%+,-./:]_ #~{}".contains(c) || !c.is_ascii();
     if !escaped && plain().any(|c| c == '\'') && plain().all(in_double) {
         return format!("\"{}\"", plain().collect::<String>());
     }
@@ -82,8 +86,8 @@ fn needs_no_quotes(c: char, at: usize, length: usize) -> bool {
     match c {
         '#' | '~' => at != 0,
         '{' | '}' => length != 1,
-        ' ' | '!' | '"' | '$' | '&' | '\'' | '(' | ')' | '*' | ';' | '<' | '=' | '>' | '?' | '[' | '\\'
-        | '^' | '`' | '|' => false,
+        ' ' | '!' | '"' | '$' | '&' | '\'' | '(' | ')' | '*' | ';' | '<' | '=' | '>' | '?'
+        | '[' | '\\' | '^' | '`' | '|' => false,
         _ => true,
     }
 }
@@ -116,7 +120,13 @@ impl Shown {
         let mark = if style.classified { mark(entry) } else { "" };
         let width = String::from_utf8_lossy(&text).width() + mark.len();
         let is_quoted = text != name;
-        Self { text, colour: if style.coloured { colour(entry) } else { "" }, mark, width, is_quoted }
+        Self {
+            text,
+            colour: if style.coloured { colour(entry) } else { "" },
+            mark,
+            width,
+            is_quoted,
+        }
     }
 
     pub(super) fn write(&self, out: &mut Vec<u8>) {

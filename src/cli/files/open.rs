@@ -51,7 +51,11 @@ pub(super) struct Pod {
 
 impl<'a> Pods<'a> {
     /// `bulk`: much is going to be read.
-    pub(super) async fn new(context: &'a Context, whose: &'a WhoseArgs, bulk: bool) -> Result<Self, Failed> {
+    pub(super) async fn new(
+        context: &'a Context,
+        whose: &'a WhoseArgs,
+        bulk: bool,
+    ) -> Result<Self, Failed> {
         let scope = context.scope().await?;
         Ok(Self {
             context,
@@ -89,7 +93,11 @@ impl<'a> Pods<'a> {
         };
         agents.insert(place.name.clone(), agent.clone());
         let target = FileTarget {
-            pod: Some(PodRef { namespace: namespace.clone(), name: pod.clone(), uid: String::new() }),
+            pod: Some(PodRef {
+                namespace: namespace.clone(),
+                name: pod.clone(),
+                uid: String::new(),
+            }),
             container: self.whose.container.clone().unwrap_or_default(),
             view: match self.whose.view {
                 View::Container => RootView::Container,
@@ -150,8 +158,10 @@ impl<'a> Troubles<'a> {
     /// What is not about one operand.
     pub(super) fn note(&mut self, subject: &str, failed: Failed, exit: Exit) -> Result<(), Failed> {
         let Failed::Asking(error) = failed else { return Err(failed) };
-        let error =
-            Error { message: format!("{subject}: {}", without_path(subject, &error.message)), ..*error };
+        let error = Error {
+            message: format!("{subject}: {}", without_path(subject, &error.message)),
+            ..*error
+        };
         self.keep(subject, &error.reason, &error.message);
         // What to do is said once.
         if self.hinted.insert(error.reason.to_string()) {
@@ -191,7 +201,8 @@ impl<'a> Troubles<'a> {
 /// The agent's message without the pod and the path that it is about, which are said already.
 fn without_path<'m>(subject: &str, message: &'m str) -> &'m str {
     let path = subject.split_once(':').map_or("", |(_, path)| path);
-    let rest = message.strip_prefix("pod ").and_then(|rest| rest.split_once(&format!(": {path}: ")));
+    let rest =
+        message.strip_prefix("pod ").and_then(|rest| rest.split_once(&format!(": {path}: ")));
     rest.filter(|_| !path.is_empty()).map_or(message, |(_, rest)| rest)
 }
 
@@ -225,7 +236,10 @@ mod tests {
     #[test]
     fn a_path_is_said_once() {
         let shortened = |message| without_path("web:/a: b", message);
-        assert_eq!(shortened("pod default/web, container app: /a: b: no such file"), "no such file");
+        assert_eq!(
+            shortened("pod default/web, container app: /a: b: no such file"),
+            "no such file"
+        );
         assert_eq!(shortened("pod default/web: /other: no"), "pod default/web: /other: no");
         assert_eq!(without_path("./local", "pod x/y: : z"), "pod x/y: : z");
     }

@@ -34,11 +34,20 @@ pub(super) async fn run(context: &Context, args: &StatArgs) -> Result<Exit, Fail
         };
         if args.output != Format::Text {
             let entry = EntryReport::new(&operand.path, &entry);
-            report.files.push(FileReport { root: (&root).into(), entry, offset: None, content: None });
+            report.files.push(FileReport {
+                root: (&root).into(),
+                entry,
+                offset: None,
+                content: None,
+            });
             continue;
         }
-        let subject =
-            Subject { name: &operand.typed(), entry: &entry, accounts: pod.accounts().await, clock: &clock };
+        let subject = Subject {
+            name: &operand.typed(),
+            entry: &entry,
+            accounts: pod.accounts().await,
+            clock: &clock,
+        };
         let text = match &args.format {
             Some(format) => subject.formatted(format),
             None => subject.text(&root),
@@ -140,7 +149,12 @@ impl Subject<'_> {
             'n' => write!(text, "{}", lossy(self.name)),
             'N' => match entry.r#type() {
                 FileType::Symlink => {
-                    write!(text, "{} -> {}", always_quoted(self.name), always_quoted(&entry.link_target))
+                    write!(
+                        text,
+                        "{} -> {}",
+                        always_quoted(self.name),
+                        always_quoted(&entry.link_target)
+                    )
                 }
                 _ => write!(text, "{}", always_quoted(self.name)),
             },

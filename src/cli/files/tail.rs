@@ -29,7 +29,9 @@ const WAITING: usize = 16;
 
 pub(super) async fn run(context: &Context, args: &TailArgs) -> Result<Exit, Failed> {
     let request = request(args)?;
-    if !args.follow && [args.lines, args.bytes].contains(&Some(Count::Last(0))) && args.output == Format::Text
+    if !args.follow
+        && [args.lines, args.bytes].contains(&Some(Count::Last(0)))
+        && args.output == Format::Text
     {
         // As tail does, which does not even look.
         return Ok(Exit::Ok);
@@ -63,7 +65,9 @@ pub(super) async fn run(context: &Context, args: &TailArgs) -> Result<Exit, Fail
         let (events, mut received) = mpsc::channel(WAITING);
         for (index, (operand, pod)) in opened.iter().enumerate() {
             let tail = Tail { index, skip, pod: pod.clone(), events: events.clone() };
-            tokio::spawn(tail.run(FilesReadRequest { path: operand.path.clone(), ..request.clone() }));
+            tokio::spawn(
+                tail.run(FilesReadRequest { path: operand.path.clone(), ..request.clone() }),
+            );
         }
         drop(events);
         while let Some((index, event)) = received.recv().await {
@@ -76,7 +80,9 @@ pub(super) async fn run(context: &Context, args: &TailArgs) -> Result<Exit, Fail
         for (index, (operand, pod)) in opened.iter().enumerate() {
             let (events, mut received) = mpsc::channel(WAITING);
             let tail = Tail { index, skip, pod: pod.clone(), events };
-            tokio::spawn(tail.run(FilesReadRequest { path: operand.path.clone(), ..request.clone() }));
+            tokio::spawn(
+                tail.run(FilesReadRequest { path: operand.path.clone(), ..request.clone() }),
+            );
             while let Some((index, event)) = received.recv().await {
                 printer.print(index, event, &mut troubles)?;
             }
@@ -87,8 +93,9 @@ pub(super) async fn run(context: &Context, args: &TailArgs) -> Result<Exit, Fail
 }
 
 fn request(args: &TailArgs) -> Result<FilesReadRequest, Failed> {
-    let offset =
-        |bytes: u64| i64::try_from(bytes).map_err(|_| Failed::Usage(format!("{bytes} bytes are too many")));
+    let offset = |bytes: u64| {
+        i64::try_from(bytes).map_err(|_| Failed::Usage(format!("{bytes} bytes are too many")))
+    };
     let request = FilesReadRequest { follow: args.follow, ..FilesReadRequest::default() };
     Ok(match (args.lines, args.bytes) {
         (_, Some(Count::From(byte))) => {
@@ -172,8 +179,12 @@ impl Tail {
     async fn read(&mut self, mut request: FilesReadRequest) -> Result<(), Failed> {
         let mut begun = false;
         loop {
-            let mut reading =
-                self.pod.files.read(request.clone()).await.map_err(|error| self.pod.about(error))?;
+            let mut reading = self
+                .pod
+                .files
+                .read(request.clone())
+                .await
+                .map_err(|error| self.pod.about(error))?;
             if let Some(root) = &reading.start.root {
                 self.pod.say_whose(root);
             }
@@ -242,14 +253,23 @@ struct Printer<'a> {
 }
 
 impl Printer<'_> {
-    fn print(&mut self, index: usize, event: Event, troubles: &mut Troubles<'_>) -> Result<(), Failed> {
+    fn print(
+        &mut self,
+        index: usize,
+        event: Event,
+        troubles: &mut Troubles<'_>,
+    ) -> Result<(), Failed> {
         let Some(operand) = self.operands.get(index).copied() else { return Ok(()) };
         let shown = operand.shown();
         match event {
             Event::Begun if !self.json => self.header(index, operand)?,
             Event::Begun => {}
             Event::Data(data, offset) if self.json => {
-                self.line(operand, json!({"offset": offset}), Some(ContentReport::new(data.to_vec())))?;
+                self.line(
+                    operand,
+                    json!({"offset": offset}),
+                    Some(ContentReport::new(data.to_vec())),
+                )?;
             }
             Event::Data(data, _) => {
                 self.header(index, operand)?;
@@ -259,8 +279,12 @@ impl Printer<'_> {
                 self.out.flush()?;
                 let (word, sentence) = match change.change() {
                     FileChange::Truncated => ("truncated", "file truncated"),
-                    FileChange::Replaced => ("replaced", "has been replaced; following the new file"),
-                    FileChange::Missing => ("missing", "has become inaccessible: No such file or directory"),
+                    FileChange::Replaced => {
+                        ("replaced", "has been replaced; following the new file")
+                    }
+                    FileChange::Missing => {
+                        ("missing", "has become inaccessible: No such file or directory")
+                    }
                     FileChange::Unspecified => ("unknown", "has changed"),
                 };
                 if self.json {
@@ -302,7 +326,8 @@ impl Printer<'_> {
         mut event: serde_json::Value,
         content: Option<ContentReport>,
     ) -> Result<(), Failed> {
-        let parts = [serde_json::to_value(PathReport::new(&operand.path)), serde_json::to_value(content)];
+        let parts =
+            [serde_json::to_value(PathReport::new(&operand.path)), serde_json::to_value(content)];
         for part in parts {
             if let (Some(event), serde_json::Value::Object(part)) =
                 (event.as_object_mut(), part.map_err(io::Error::other)?)
@@ -322,7 +347,8 @@ mod tests {
     #[test]
     fn lines_are_left_out_across_parts() {
         let mut skip = 2;
-        let parts = ["a", "\nb\nc", "\nd\n"].map(|part| without_lines(&Bytes::from(part), &mut skip));
+        let parts =
+            ["a", "\nb\nc", "\nd\n"].map(|part| without_lines(&Bytes::from(part), &mut skip));
         assert_eq!(parts, ["", "c", "\nd\n"]);
     }
 }

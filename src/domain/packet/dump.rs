@@ -46,7 +46,9 @@ pub(super) fn plausible(packet: &Packet<'_>, out: &mut Vec<u8>) -> bool {
 
 /// The bytes as the options ask for, `header` bytes of which are of the link layer.
 pub(super) fn print(options: &Options, data: &[u8], header: usize, out: &mut Vec<u8>) {
-    let from = |count: u8| data.get(if count > 1 { 0 } else { header }..).filter(|bytes| !bytes.is_empty());
+    let from = |count: u8| {
+        data.get(if count > 1 { 0 } else { header }..).filter(|bytes| !bytes.is_empty())
+    };
     if options.hex_ascii > 0 {
         if let Some(bytes) = from(options.hex_ascii) {
             hex_ascii("\n\t", bytes, out);

@@ -75,6 +75,9 @@ mod tests {
             assert!(flows.recent.len() + flows.older.len() <= 2 * KEPT);
         }
         assert!(flows.get(&flow(1)).is_none());
-        assert_eq!(flows.get(&flow(u16::MAX - 1)).map(|base| base.first), Some(u32::from(u16::MAX) - 1));
+        assert_eq!(
+            flows.get(&flow(u16::MAX - 1)).map(|base| base.first),
+            Some(u32::from(u16::MAX) - 1)
+        );
     }
 }

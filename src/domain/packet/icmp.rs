@@ -43,7 +43,13 @@ impl Dissector<'_> {
         {
             let found = self.u16(at + 2)?;
             if let Some(right) = Sum::default().add(message).should_be(found) {
-                self.put((" (wrong icmp cksum ", Hex(found.into()), " (->", Hex(right.into()), ")!)"));
+                self.put((
+                    " (wrong icmp cksum ",
+                    Hex(found.into()),
+                    " (->",
+                    Hex(right.into()),
+                    ")!)",
+                ));
             }
         }
         let kind = self.u8(at)?;
@@ -126,7 +132,12 @@ impl Dissector<'_> {
         Ok(true)
     }
 
-    fn icmp_unreachable(&mut self, at: usize, code: u8, about: impl Fn(&Self) -> Result<V4>) -> Result<bool> {
+    fn icmp_unreachable(
+        &mut self,
+        at: usize,
+        code: u8,
+        about: impl Fn(&Self) -> Result<V4>,
+    ) -> Result<bool> {
         let quote = at + QUOTE;
         if code == 3 {
             if !self.has(quote + 9, 1) {
@@ -238,7 +249,16 @@ impl Dissector<'_> {
                 2 => "Interface Identification",
                 _ => "unknown",
             };
-            self.put(("\n\t  ", name, " Object (", class, "), Class-Type: ", kind, ", length ", stated));
+            self.put((
+                "\n\t  ",
+                name,
+                " Object (",
+                class,
+                "), Class-Type: ",
+                kind,
+                ", length ",
+                stated,
+            ));
             left -= 4;
             if class == 0 || stated < 4 {
                 return Ok(());

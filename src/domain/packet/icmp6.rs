@@ -113,7 +113,9 @@ impl Dissector<'_> {
             0 | 1 | 3 => self.put((" ", self.v6(destination)?)),
             2 => self.put((" ", self.v6(destination)?, ", source address ", self.v6(source)?)),
             4 => {
-                let Some((protocol, port)) = self.quoted_port(at + QUOTE) else { return Ok(Some(false)) };
+                let Some((protocol, port)) = self.quoted_port(at + QUOTE) else {
+                    return Ok(Some(false));
+                };
                 let name = if protocol == TCP { " tcp port " } else { " udp port " };
                 self.put((", ", self.v6(destination)?, name, port));
             }
@@ -191,8 +193,11 @@ impl Dissector<'_> {
             136 => {
                 self.put((", tgt is ", self.v6(at + 8)?));
                 if self.verbose() {
-                    let names =
-                        [(0x8000_0000, "router"), (0x4000_0000, "solicited"), (0x2000_0000, "override")];
+                    let names = [
+                        (0x8000_0000, "router"),
+                        (0x4000_0000, "solicited"),
+                        (0x2000_0000, "override"),
+                    ];
                     let flags = Flags { value: self.u32(at + 4)?, names: &names, between: ", " };
                     self.put((", Flags [", flags, "]"));
                 }
@@ -212,12 +217,19 @@ impl Dissector<'_> {
 
     fn router_advertisement(&mut self, at: usize) -> Result {
         let flags = self.u8(at + 5)?;
-        let names = [(0x80, "managed"), (0x40, "other stateful"), (0x20, "home agent"), (2, "ipv6 only")];
+        let names =
+            [(0x80, "managed"), (0x40, "other stateful"), (0x20, "home agent"), (2, "ipv6 only")];
         let printed = Flags { value: flags.into(), names: &names, between: ", " };
         let (hops, lifetime) = (self.u8(at + 4)?, self.u16(at + 6)?);
         let (reachable, retransmit) = (self.u32(at + 8)?, self.u32(at + 12)?);
         self.put(("\n\thop limit ", hops, ", Flags [", printed, "], pref ", preference(flags)));
-        self.put((", router lifetime ", lifetime, "s, reachable time ", reachable, "ms, retrans timer "));
+        self.put((
+            ", router lifetime ",
+            lifetime,
+            "s, reachable time ",
+            reachable,
+            "ms, retrans timer ",
+        ));
         self.put((retransmit, "ms"));
         Ok(())
     }
@@ -256,11 +268,20 @@ impl Dissector<'_> {
                 1 | 2 => self.put(Link(self.bytes(at + 2, length - 2)?)),
                 3 => {
                     let names = [(0x80, "onlink"), (0x40, "auto"), (0x20, "router")];
-                    let flags = Flags { value: self.u8(at + 3)?.into(), names: &names, between: ", " };
+                    let flags =
+                        Flags { value: self.u8(at + 3)?.into(), names: &names, between: ", " };
                     let bad = if units == 4 { "" } else { "badlen" };
                     let (prefix, prefix_length) = (self.v6(at + 16)?, self.u8(at + 2)?);
                     let valid = self.u32(at + 4)?;
-                    self.put((prefix, "/", prefix_length, bad, ", Flags [", flags, "], valid time "));
+                    self.put((
+                        prefix,
+                        "/",
+                        prefix_length,
+                        bad,
+                        ", Flags [",
+                        flags,
+                        "], valid time ",
+                    ));
                     self.put(lifetime(valid));
                     self.put((", pref. time ", lifetime(self.u32(at + 8)?)));
                 }
@@ -270,7 +291,9 @@ impl Dissector<'_> {
                     self.put((" ", self.u32(at + 4)?, bad));
                 }
                 7 => self.put((" ", self.u32(at + 4)?, "ms")),
-                8 => self.put((" preference ", self.u16(at + 4)?, ", lifetime ", self.u16(at + 6)?)),
+                8 => {
+                    self.put((" preference ", self.u16(at + 4)?, ", lifetime ", self.u16(at + 6)?))
+                }
                 24 => {
                     let mut prefix = [0; 16];
                     let Some(there) = prefix.get_mut(..length - 8) else { return Ok(false) };
@@ -342,7 +365,8 @@ impl Dissector<'_> {
     fn mld2_query(&mut self, at: usize, length: usize) -> Result {
         let code = u32::from(self.u16(at + 4)?);
         if self.verbose() {
-            let delay = if code < 32768 { code } else { (code & 0xfff | 0x1000) << ((code >> 12 & 7) + 3) };
+            let delay =
+                if code < 32768 { code } else { (code & 0xfff | 0x1000) << ((code >> 12 & 7) + 3) };
             self.put((" [max resp delay=", delay, "]"));
         }
         self.put((" [gaddr ", self.v6(at + 8)?));
@@ -355,7 +379,8 @@ impl Dissector<'_> {
                 self.put((" robustness=", flags & 7));
             }
             let code = u32::from(self.u8(at + 25)?);
-            let interval = if code < 128 { code } else { (code & 0xf | 0x10) << ((code >> 4 & 7) + 3) };
+            let interval =
+                if code < 128 { code } else { (code & 0xf | 0x10) << ((code >> 4 & 7) + 3) };
             self.put((" qqi=", interval));
         }
         let sources = usize::from(self.u16(at + 26)?);

@@ -89,7 +89,8 @@ impl Dissector<'_> {
         }
         if code != 100 {
             let code = u32::from(code);
-            let tenths = if code < 128 { code } else { (code & 0xf | 0x10) << ((code >> 4 & 7) + 3) };
+            let tenths =
+                if code < 128 { code } else { (code & 0xf | 0x10) << ((code >> 4 & 7) + 3) };
             self.put(" [max resp time ");
             if tenths < 600 {
                 self.put((tenths / 10, ".", tenths % 10, "s"));

@@ -107,7 +107,13 @@ impl Dissector<'_> {
     }
 
     /// The verbose part. Returns whether all options were there.
-    fn ip4_header(&mut self, at: usize, header: usize, fragment: u16, protocol: u8) -> Result<bool> {
+    fn ip4_header(
+        &mut self,
+        at: usize,
+        header: usize,
+        fragment: u16,
+        protocol: u8,
+    ) -> Result<bool> {
         let service = self.u8(at + 1)?;
         let congestion = match service & 3 {
             0 => "",
@@ -123,7 +129,15 @@ impl Dissector<'_> {
         let names = [(0x2000, "+"), (0x4000, "DF"), (0x8000, "rsvd")];
         let flags = Flags { value: u32::from(fragment) & 0xe000, names: &names, between: ", " };
         let offset = u32::from(fragment & 0x1fff) * 8;
-        self.put((", id ", self.u16(at + 4)?, ", offset ", offset, ", flags [", flags, "], proto "));
+        self.put((
+            ", id ",
+            self.u16(at + 4)?,
+            ", offset ",
+            offset,
+            ", flags [",
+            flags,
+            "], proto ",
+        ));
         self.put((ip_protocol(protocol), " (", protocol, "), length ", self.u16(at + 2)?));
         let mut whole = true;
         if header > HEADER {
@@ -276,7 +290,13 @@ impl Dissector<'_> {
     }
 
     /// What an IP packet of either version carries.
-    pub(super) fn ip_payload(&mut self, at: usize, length: usize, protocol: u8, carrier: Carrier) -> Result {
+    pub(super) fn ip_payload(
+        &mut self,
+        at: usize,
+        length: usize,
+        protocol: u8,
+        carrier: Carrier,
+    ) -> Result {
         let wrong_version = |this: &mut Self, needed: &str| {
             this.put(("[", ip_protocol(protocol), " requires ", needed, "]"));
             this.invalid();
@@ -311,7 +331,12 @@ impl Dissector<'_> {
     }
 
     /// The checksum's pseudo-header of a payload of this length.
-    pub(super) fn pseudo_header(&self, carrier: Carrier, protocol: u8, length: usize) -> Result<Sum> {
+    pub(super) fn pseudo_header(
+        &self,
+        carrier: Carrier,
+        protocol: u8,
+        length: usize,
+    ) -> Result<Sum> {
         let length = u32::try_from(length).unwrap_or(u32::MAX);
         if carrier.is_v6 {
             let source = self.v6(carrier.at + 8)?;

@@ -125,7 +125,8 @@ impl Dissector<'_> {
                 }
                 FRAGMENT => {
                     fragmented = true;
-                    self.ip6_fragment(header, at)?.filter(|advance| header + advance < self.data.len())
+                    self.ip6_fragment(header, at)?
+                        .filter(|advance| header + advance < self.data.len())
                 }
                 protocol => {
                     let carrier = Carrier { at, is_v6: true, fragmented };
@@ -215,7 +216,12 @@ impl Dissector<'_> {
     }
 
     /// Options of either kind of header; `lengths` of a hop-by-hop one. Returns whether they are well-formed.
-    fn ip6_options(&mut self, at: usize, length: usize, mut lengths: Option<&mut Lengths>) -> Result<bool> {
+    fn ip6_options(
+        &mut self,
+        at: usize,
+        length: usize,
+        mut lengths: Option<&mut Lengths>,
+    ) -> Result<bool> {
         let verbose = self.verbose();
         let mut seen_jumbo = false;
         let mut offset = 0;
@@ -297,7 +303,13 @@ impl Dissector<'_> {
                     }
                 }
                 _ if verbose => {
-                    self.put(("(opt_type 0x", Padded::<2>(kind.into()), ": len=", value_length, ")"));
+                    self.put((
+                        "(opt_type 0x",
+                        Padded::<2>(kind.into()),
+                        ": len=",
+                        value_length,
+                        ")",
+                    ));
                 }
                 _ => {}
             }

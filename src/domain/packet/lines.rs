@@ -107,9 +107,11 @@ const SIP: TextProtocol = TextProtocol {
     ]),
 };
 
-const SMTP: TextProtocol = TextProtocol { name: "smtp", upper: "SMTP", before: ": ", requests: None };
+const SMTP: TextProtocol =
+    TextProtocol { name: "smtp", upper: "SMTP", before: ": ", requests: None };
 const FTP: TextProtocol = TextProtocol { name: "ftp", upper: "FTP", before: ": ", requests: None };
-const WHOIS: TextProtocol = TextProtocol { name: "whois", upper: "WHOIS", before: ": ", requests: None };
+const WHOIS: TextProtocol =
+    TextProtocol { name: "whois", upper: "WHOIS", before: ": ", requests: None };
 
 /// The protocol of a TCP port.
 pub(super) fn of_tcp(is: impl Fn(u16) -> bool) -> Option<TextProtocol> {
@@ -124,7 +126,12 @@ pub(super) fn of_udp(is: impl Fn(u16) -> bool) -> Option<TextProtocol> {
 }
 
 impl Dissector<'_> {
-    pub(super) fn text_protocol(&mut self, at: usize, length: usize, protocol: TextProtocol) -> Result {
+    pub(super) fn text_protocol(
+        &mut self,
+        at: usize,
+        length: usize,
+        protocol: TextProtocol,
+    ) -> Result {
         self.protocol = protocol.name;
         self.put(protocol.upper);
         if protocol.requests.is_some_and(|requests| !self.begins_message(at, length, requests)) {
@@ -177,7 +184,8 @@ impl Dissector<'_> {
         if requests.iter().any(|request| first.eq_ignore_ascii_case(request.as_bytes())) {
             return true;
         }
-        word(rest, whole).is_some_and(|(code, _)| code.len() == 3 && code.iter().all(u8::is_ascii_digit))
+        word(rest, whole)
+            .is_some_and(|(code, _)| code.len() == 3 && code.iter().all(u8::is_ascii_digit))
     }
 
     /// Prints a line. Returns where the next one begins; None if this is not text, or not all of it.

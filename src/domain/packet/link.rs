@@ -21,7 +21,8 @@ struct Cooked {
 }
 
 const SLL: Cooked = Cooked { length: 16, protocol: 14, hardware: 2, address_length: 5, address: 6 };
-const SLL2: Cooked = Cooked { length: 20, protocol: 0, hardware: 8, address_length: 11, address: 12 };
+const SLL2: Cooked =
+    Cooked { length: 20, protocol: 0, hardware: 8, address_length: 11, address: 12 };
 
 impl Dissector<'_> {
     /// Prints the packet. Returns the length of its link-layer header, for dumps.
@@ -181,7 +182,14 @@ impl Dissector<'_> {
         self.need(0, SLL2.length)?;
         let name = self.interfaces.get(&self.u32(4)?).map_or("?", String::as_str);
         let direction = packet_type(self.u8(10)?.into());
-        self.put((name, "     ".get(name.len()..), " ", direction, "   ".get(direction.len()..), " "));
+        self.put((
+            name,
+            "     ".get(name.len()..),
+            " ",
+            direction,
+            "   ".get(direction.len()..),
+            " ",
+        ));
         if self.link_layer() {
             self.sll2_header(length)?;
         }
@@ -205,7 +213,8 @@ impl Dissector<'_> {
                 1 => self.put("802.3"),
                 4 => self.put("802.2"),
                 kind => {
-                    let name = ethertype(kind).filter(|_| kind > MAX_LENGTH_FIELD).unwrap_or("Unknown");
+                    let name =
+                        ethertype(kind).filter(|_| kind > MAX_LENGTH_FIELD).unwrap_or("Unknown");
                     self.put(("ethertype ", name, " (0x", Padded::<4>(kind.into()), ")"));
                 }
             }

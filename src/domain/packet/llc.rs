@@ -8,10 +8,16 @@ use super::{
 
 impl Dissector<'_> {
     /// IEEE 802.2. Returns the length of its header, and whether its payload was printed.
-    pub(super) fn llc(&mut self, at: usize, length: usize, ethernet: Option<usize>) -> Result<(usize, bool)> {
+    pub(super) fn llc(
+        &mut self,
+        at: usize,
+        length: usize,
+        ethernet: Option<usize>,
+    ) -> Result<(usize, bool)> {
         self.protocol = "llc";
         let available = self.available(at);
-        let control = if available < 3 || length < 3 { None } else { self.u8(at + 2).ok().map(u16::from) };
+        let control =
+            if available < 3 || length < 3 { None } else { self.u8(at + 2).ok().map(u16::from) };
         let unnumbered = control.is_some_and(|control| control & 3 == 3);
         let control = if unnumbered {
             control
@@ -47,7 +53,13 @@ impl Dissector<'_> {
                 group,
                 ", ssap ",
             ));
-            self.put((llc_sap(ssap).unwrap_or("Unknown"), " (0x", Padded::<2>(ssap.into()), ") ", source));
+            self.put((
+                llc_sap(ssap).unwrap_or("Unknown"),
+                " (0x",
+                Padded::<2>(ssap.into()),
+                ") ",
+                source,
+            ));
             if unnumbered {
                 self.put((", ctrl 0x", Padded::<2>(control.into()), ": "));
             } else {
@@ -68,18 +80,28 @@ impl Dissector<'_> {
                 let (source, destination) = (self.bytes(frame + 6, 6)?, self.bytes(frame, 6)?);
                 self.put(Link(source));
                 if ssap != dsap {
-                    self.put((" ", named(llc_sap(ssap), ("Unknown SSAP 0x", Padded::<2>(ssap.into())))));
+                    self.put((
+                        " ",
+                        named(llc_sap(ssap), ("Unknown SSAP 0x", Padded::<2>(ssap.into()))),
+                    ));
                 }
                 self.put((" > ", Link(destination), " "));
             } else if ssap != dsap {
-                self.put((named(llc_sap(ssap), ("Unknown SSAP 0x", Padded::<2>(ssap.into()))), " > "));
+                self.put((
+                    named(llc_sap(ssap), ("Unknown SSAP 0x", Padded::<2>(ssap.into()))),
+                    " > ",
+                ));
             }
             self.put((named(llc_sap(dsap), ("Unknown DSAP 0x", Padded::<2>(dsap.into()))), " "));
         }
         let response = u16::from(ssap_field & 1);
         if unnumbered {
             let command = u8::try_from(control & 0xef).unwrap_or_default();
-            self.put(("Unnumbered, ", named(llc_command(command), Padded::<2>(command.into())), ", Flags ["));
+            self.put((
+                "Unnumbered, ",
+                named(llc_command(command), Padded::<2>(command.into())),
+                ", Flags [",
+            ));
             self.put((flags(response | control & 0x10), "], length ", length));
             // Exchange of identification.
             if control & 0xef == 0xaf {
@@ -112,7 +134,12 @@ impl Dissector<'_> {
             self.put((flags(response | control & 0x100), "], length ", length));
             return Ok((header, true));
         } else {
-            self.put(("Information, send seq ", control >> 1 & 0x7f, ", rcv seq ", control >> 9 & 0x7f));
+            self.put((
+                "Information, send seq ",
+                control >> 1 & 0x7f,
+                ", rcv seq ",
+                control >> 9 & 0x7f,
+            ));
             self.put((", Flags [", flags(response | control & 0x100), "], length ", length));
         }
         Ok((header, false))
@@ -159,6 +186,11 @@ impl Dissector<'_> {
     fn snap_header(&mut self, code: u32, kind: u16) {
         let what = if code == 0 { "ethertype" } else { "pid" };
         self.put(("oui ", organisation(code), " (0x", Padded::<6>(code), "), ", what, " "));
-        self.put((snap_kind(code, kind).unwrap_or("Unknown"), " (0x", Padded::<4>(kind.into()), ")"));
+        self.put((
+            snap_kind(code, kind).unwrap_or("Unknown"),
+            " (0x",
+            Padded::<4>(kind.into()),
+            ")",
+        ));
     }
 }

@@ -154,10 +154,12 @@ impl Printer {
             protocol: "",
             depth: 0,
         };
-        let header = dissector.link(packet.linktype, packet.original_length as usize).unwrap_or_else(|Cut| {
-            dissector.truncated();
-            0
-        });
+        let header = dissector
+            .link(packet.linktype, packet.original_length as usize)
+            .unwrap_or_else(|Cut| {
+                dissector.truncated();
+                0
+            });
         dump::print(&self.options, packet.data, header, out);
         out.push(b'\n');
     }

@@ -28,16 +28,41 @@ enum Bad {
 
 impl Dissector<'_> {
     /// `a.port > b.port: `, or without addresses if another header was between, which printed them.
-    pub(super) fn ends(&mut self, carrier: Carrier, protocol: u8, ports: Option<(u16, u16)>) -> Result {
+    pub(super) fn ends(
+        &mut self,
+        carrier: Carrier,
+        protocol: u8,
+        ports: Option<(u16, u16)>,
+    ) -> Result {
         let ip = carrier.at;
         let direct = self.u8(ip + if carrier.is_v6 { 6 } else { 9 })? == protocol;
         match (ports, carrier.is_v6) {
-            (Some((source, destination)), _) if !direct => self.put((source, " > ", destination, ": ")),
+            (Some((source, destination)), _) if !direct => {
+                self.put((source, " > ", destination, ": "))
+            }
             (Some((source, destination)), true) => {
-                self.put((self.v6(ip + 8)?, ".", source, " > ", self.v6(ip + 24)?, ".", destination, ": "));
+                self.put((
+                    self.v6(ip + 8)?,
+                    ".",
+                    source,
+                    " > ",
+                    self.v6(ip + 24)?,
+                    ".",
+                    destination,
+                    ": ",
+                ));
             }
             (Some((source, destination)), false) => {
-                self.put((self.v4(ip + 12)?, ".", source, " > ", self.v4(ip + 16)?, ".", destination, ": "));
+                self.put((
+                    self.v4(ip + 12)?,
+                    ".",
+                    source,
+                    " > ",
+                    self.v4(ip + 16)?,
+                    ".",
+                    destination,
+                    ": ",
+                ));
             }
             (None, true) => self.put((self.v6(ip + 8)?, " > ", self.v6(ip + 24)?, ":")),
             (None, false) => self.put((self.v4(ip + 12)?, " > ", self.v4(ip + 16)?, ":")),
@@ -74,13 +99,22 @@ impl Dissector<'_> {
         }
         let (mut sequence, mut acknowledged) = (self.u32(at + 4)?, self.u32(at + 8)?);
         let flags = self.u8(at + 13)?;
-        let names =
-            [(1, "F"), (2, "S"), (4, "R"), (8, "P"), (0x10, "."), (0x20, "U"), (0x40, "E"), (0x80, "W")];
+        let names = [
+            (1, "F"),
+            (2, "S"),
+            (4, "R"),
+            (8, "P"),
+            (0x10, "."),
+            (0x20, "U"),
+            (0x40, "E"),
+            (0x80, "W"),
+        ];
         self.put(("Flags [", Flags { value: flags.into(), names: &names, between: "" }, "]"));
         // What acknowledged blocks are relative to.
         let mut origin = 0;
         if !self.options.absolute_sequence && flags & ACK != 0 {
-            origin = self.relative(carrier, ports, flags & SYN != 0, &mut sequence, &mut acknowledged)?;
+            origin =
+                self.relative(carrier, ports, flags & SYN != 0, &mut sequence, &mut acknowledged)?;
         }
         if header > length {
             self.put((" [bad hdr length ", header, " - too long, > ", length, "]"));
@@ -170,11 +204,13 @@ impl Dissector<'_> {
         } else {
             (wide(self.v4(ip + 12)?.0), wide(self.v4(ip + 16)?.0))
         };
-        let (flow, reverse) = Flow::between((source, ports.0), (destination, ports.1), carrier.is_v6);
+        let (flow, reverse) =
+            Flow::between((source, ports.0), (destination, ports.1), carrier.is_v6);
         let known = if begins { None } else { self.flows.get(&flow) };
         let base = match known {
             Some(base) => {
-                let (from, to) = if reverse { (base.second, base.first) } else { (base.first, base.second) };
+                let (from, to) =
+                    if reverse { (base.second, base.first) } else { (base.first, base.second) };
                 *sequence = sequence.wrapping_sub(from);
                 *acknowledged = acknowledged.wrapping_sub(to);
                 base
@@ -259,7 +295,9 @@ impl Dissector<'_> {
                     };
                     self.put((" ", why, "can't check - ", Bytes(self.bytes(at, 16)?)));
                 }
-                20 => self.put((" cap ", Padded::<2>(self.u8(at)?.into()), " id ", self.u8(at + 1)?)),
+                20 => {
+                    self.put((" cap ", Padded::<2>(self.u8(at)?.into()), " id ", self.u8(at + 1)?))
+                }
                 28 => {
                     let timeout = self.u16(at)?;
                     let seconds = u32::from(timeout >> 1) * if timeout & 1 == 0 { 1 } else { 60 };
@@ -367,7 +405,12 @@ impl Dissector<'_> {
         self.put((" ", Escaped(self.up_to(at, length.min(MAX_REASON))), "]"));
     }
 
-    fn tcp_payload(&mut self, at: usize, length: usize, (source, destination): (u16, u16)) -> Result {
+    fn tcp_payload(
+        &mut self,
+        at: usize,
+        length: usize,
+        (source, destination): (u16, u16),
+    ) -> Result {
         let is = |port| source == port || destination == port;
         if let Some(protocol) = super::lines::of_tcp(is) {
             self.put(protocol.before);

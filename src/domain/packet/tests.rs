@@ -70,7 +70,9 @@ fn packets_in_packets_end() {
 
 #[test]
 fn impossible_lengths_are_said() {
-    let said = |data: &[u8], length| String::from_utf8(print(Options::default(), 1, data, length)).unwrap();
+    let said = |data: &[u8], length| {
+        String::from_utf8(print(Options::default(), 1, data, length)).unwrap()
+    };
     assert_eq!(said(&[], 0), "[Invalid header: caplen==0, len==0]\n");
     assert_eq!(said(&[0; 20], 10), "[Invalid header: len(10) < caplen(20)]\n");
     assert_eq!(said(&[0; 20], 300_000), "[Invalid header: len(300000) > 262144]\n");

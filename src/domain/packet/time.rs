@@ -82,7 +82,8 @@ impl Clock {
                 " ",
             )
                 .show(&mut text);
-            (Digits::<2>(number(time.hour())), ":", Digits::<2>(number(time.minute())), ":").show(&mut text);
+            (Digits::<2>(number(time.hour())), ":", Digits::<2>(number(time.minute())), ":")
+                .show(&mut text);
             Digits::<2>(number(time.second())).show(&mut text);
             self.local = text.try_into().ok()?;
             self.second = Some(second);
@@ -118,5 +119,6 @@ fn fraction(options: &Options, timestamp: u64, out: &mut Vec<u8>) {
 
 fn time_of_day(second: u64, out: &mut Vec<u8>) {
     let of_day = u32::try_from(second % 86_400).unwrap_or_default();
-    (Digits::<2>(of_day / 3600), ":", Digits::<2>(of_day / 60 % 60), ":", Digits::<2>(of_day % 60)).show(out);
+    (Digits::<2>(of_day / 3600), ":", Digits::<2>(of_day / 60 % 60), ":", Digits::<2>(of_day % 60))
+        .show(out);
 }

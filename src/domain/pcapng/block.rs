@@ -118,7 +118,9 @@ impl<'a> Block<'a> {
             });
         }
         let Some(order) = *order else { return Err("it does not begin with a section header") };
-        let (Some(kind), Some(length)) = (order.u32(bytes, 0), order.u32(bytes, 4)) else { return Ok(None) };
+        let (Some(kind), Some(length)) = (order.u32(bytes, 0), order.u32(bytes, 4)) else {
+            return Ok(None);
+        };
         let length = usize::try_from(length).unwrap_or(usize::MAX);
         if length < 12 || !length.is_multiple_of(4) {
             return Err("the length of the block is impossible");

@@ -32,9 +32,12 @@ impl Header {
             _ => return Err(Error::UnknownFormat(magic)),
         };
         let Some(header) = bytes.get(..FILE_HEADER) else { return Ok(None) };
-        let (Some(2), Some(4), Some(snaplen), Some(linktype)) =
-            (order.u16(header, 4), order.u16(header, 6), order.u32(header, 16), order.u32(header, 20))
-        else {
+        let (Some(2), Some(4), Some(snaplen), Some(linktype)) = (
+            order.u16(header, 4),
+            order.u16(header, 6),
+            order.u32(header, 16),
+            order.u32(header, 20),
+        ) else {
             return Err(Error::Unsupported("a version of pcap other than 2.4"));
         };
         // The upper half says how long the frame check sequences are.

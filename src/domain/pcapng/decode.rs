@@ -62,7 +62,8 @@ impl Clock {
         let scaled = if self.resolution == 1_000_000_000 {
             timestamp
         } else {
-            u64::try_from(u128::from(timestamp) * SECOND / u128::from(self.resolution)).unwrap_or(u64::MAX)
+            u64::try_from(u128::from(timestamp) * SECOND / u128::from(self.resolution))
+                .unwrap_or(u64::MAX)
         };
         if self.offset == 0 {
             return scaled;
@@ -146,7 +147,10 @@ impl Decoder {
     fn lend(&self, found: Found) -> Packet<'_> {
         Packet {
             interface: found.interface,
-            linktype: self.interfaces.get(found.interface).map_or(0, |interface| interface.linktype),
+            linktype: self
+                .interfaces
+                .get(found.interface)
+                .map_or(0, |interface| interface.linktype),
             timestamp: found.timestamp,
             original_length: found.original_length,
             direction: found.direction,
@@ -244,7 +248,9 @@ impl Decoder {
                         block::ENHANCED_PACKET | block::PACKET => {
                             found = Some(self.packet(&block).map_err(malformed)?);
                         }
-                        block::SIMPLE_PACKET => found = Some(self.simple_packet(&block).map_err(malformed)?),
+                        block::SIMPLE_PACKET => {
+                            found = Some(self.simple_packet(&block).map_err(malformed)?)
+                        }
                         _ => {}
                     }
                     self.consume(length);
@@ -289,7 +295,8 @@ impl Decoder {
         let body = block.body();
         let original_length = block.order.u32(body, 0).ok_or("the packet block is too short")?;
         let (interface, _) = self.interface(0)?;
-        let snaplen = self.interfaces.get(interface).map(|i| i.snaplen).filter(|snaplen| *snaplen > 0);
+        let snaplen =
+            self.interfaces.get(interface).map(|i| i.snaplen).filter(|snaplen| *snaplen > 0);
         let captured = original_length.min(snaplen.unwrap_or(u32::MAX));
         let captured = usize::try_from(captured).unwrap_or(usize::MAX);
         if captured > body.len() - 4 {
@@ -302,7 +309,8 @@ impl Decoder {
 
     /// The interface that the section knows by this number.
     fn interface(&self, number: u32) -> Result<(usize, Clock), &'static str> {
-        let interface = usize::try_from(number).ok().and_then(|number| self.section.checked_add(number));
+        let interface =
+            usize::try_from(number).ok().and_then(|number| self.section.checked_add(number));
         let interface = interface.unwrap_or(usize::MAX);
         let clock = self.interfaces.get(interface).map(|interface| interface.clock);
         Ok((interface, clock.ok_or("the packet is of an interface that was not described")?))
@@ -319,7 +327,10 @@ impl Decoder {
         };
         let captured = usize::try_from(captured).unwrap_or(usize::MAX);
         if captured > MAX_BLOCK {
-            return Err(Error::Malformed { offset: self.offset, what: "the packet is longer than 16 MiB" });
+            return Err(Error::Malformed {
+                offset: self.offset,
+                what: "the packet is longer than 16 MiB",
+            });
         }
         let length = classic::PACKET_HEADER + captured;
         if waiting.len() < length {

@@ -67,7 +67,12 @@ impl Merged {
     ///
     /// [`Error::Malformed`], also where the byte order is not little-endian or a packet names no interface; [`Error::Truncated`]
     /// where the last block is cut off. `out` then holds the blocks before it.
-    pub fn append(&mut self, source: &mut Source, mut bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
+    pub fn append(
+        &mut self,
+        source: &mut Source,
+        mut bytes: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<(), Error> {
         out.reserve(bytes.len());
         while !bytes.is_empty() {
             let offset = source.offset;
@@ -104,22 +109,27 @@ impl Merged {
             }
             block::ENHANCED_PACKET | block::INTERFACE_STATISTICS => {
                 let number = block.order.u32(body, 0).ok_or("the block is too short")?;
-                let number =
-                    source.interface(number).ok_or("it names an interface that was not described")?;
+                let number = source
+                    .interface(number)
+                    .ok_or("it names an interface that was not described")?;
                 renumber(block, &number.to_le_bytes(), out);
             }
             block::PACKET => {
-                let number = block.order.u16(body, 0).map(u32::from).ok_or("the block is too short")?;
                 let number =
-                    source.interface(number).ok_or("it names an interface that was not described")?;
-                let number =
-                    u16::try_from(number).map_err(|_| "obsolete packet blocks know 65536 interfaces only")?;
+                    block.order.u16(body, 0).map(u32::from).ok_or("the block is too short")?;
+                let number = source
+                    .interface(number)
+                    .ok_or("it names an interface that was not described")?;
+                let number = u16::try_from(number)
+                    .map_err(|_| "obsolete packet blocks know 65536 interfaces only")?;
                 renumber(block, &number.to_le_bytes(), out);
             }
             block::SIMPLE_PACKET => {
                 return Err("simple packet blocks name no interface and cannot be merged");
             }
-            block::NAME_RESOLUTION | block::DECRYPTION_SECRETS => out.extend_from_slice(block.bytes),
+            block::NAME_RESOLUTION | block::DECRYPTION_SECRETS => {
+                out.extend_from_slice(block.bytes)
+            }
             _ => {}
         }
         Ok(())

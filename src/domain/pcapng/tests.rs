@@ -49,7 +49,8 @@ fn decode(file: &[u8], piece: usize) -> (Vec<Owned>, Result<(), Error>) {
 
 fn begun(interfaces: usize) -> Vec<u8> {
     let mut file = Vec::new();
-    let section = write::Section { hardware: "x86_64", os: "Linux", application: "podsonde", comment: "é" };
+    let section =
+        write::Section { hardware: "x86_64", os: "Linux", application: "podsonde", comment: "é" };
     write::section_header(&mut file, &section);
     for name in ["eth0", "lo", "a-longer-name"].into_iter().take(interfaces) {
         let interface = write::Interface {
@@ -175,7 +176,11 @@ fn a_file_cut_anywhere_gives_the_whole_packets_before() {
     }
     for length in 0..=file.len() {
         let (read, end) = decode(&file[..length], 64);
-        assert_eq!(read.len(), ends.iter().skip(1).filter(|end| **end <= length).count(), "cut at {length}");
+        assert_eq!(
+            read.len(),
+            ends.iter().skip(1).filter(|end| **end <= length).count(),
+            "cut at {length}"
+        );
         let whole = ends.contains(&length) || length == begun(0).len();
         assert_eq!(end.is_ok(), whole, "cut at {length}: {end:?}");
     }
@@ -207,15 +212,18 @@ fn big_endian_sections_odd_clocks_and_old_blocks() {
     ));
     // Units of 1/1024 s, ten seconds later; then the default, microseconds, with at most 3 bytes a packet.
     let options = [0, 9, 0, 1, 0x8a, 0, 0, 0, 0, 14, 0, 8, 0, 0, 0, 0, 0, 0, 0, 10, 0, 0, 0, 0];
-    file.extend(big(block::INTERFACE_DESCRIPTION, &[&[0, 1, 0, 0, 0, 0, 0, 3][..], &options].concat()));
+    file.extend(big(
+        block::INTERFACE_DESCRIPTION,
+        &[&[0, 1, 0, 0, 0, 0, 0, 3][..], &options].concat(),
+    ));
     file.extend(big(block::INTERFACE_DESCRIPTION, &[0, 101, 0, 0, 0, 0, 0, 0]));
     // A block that nobody knows.
     file.extend(big(0x0bad_cafe, &[1, 2, 3, 4]));
     file.extend(big(
         block::ENHANCED_PACKET,
         &[
-            0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0, 0, 2, 0, 0, 0, 9, 0xaa, 0xbb, 0, 0, 0, 2, 0, 4, 0, 0,
-            0, 1,
+            0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0, 0, 2, 0, 0, 0, 9, 0xaa, 0xbb, 0, 0, 0, 2, 0,
+            4, 0, 0, 0, 1,
         ],
     ));
     file.extend(big(
@@ -248,8 +256,10 @@ fn classic_files_in_both_orders_and_units() {
         for big in [false, true] {
             let u32 = |value: u32| if big { value.to_be_bytes() } else { value.to_le_bytes() };
             let u16 = |value: u16| if big { value.to_be_bytes() } else { value.to_le_bytes() };
-            let header = [u32(magic).as_slice(), &u16(2), &u16(4), &[0; 8], &u32(65535), &u32(1)].concat();
-            let packet = [&u32(1_700_000_000)[..], &u32(123), &u32(3), &u32(60), &[1, 2, 3]].concat();
+            let header =
+                [u32(magic).as_slice(), &u16(2), &u16(4), &[0; 8], &u32(65535), &u32(1)].concat();
+            let packet =
+                [&u32(1_700_000_000)[..], &u32(123), &u32(3), &u32(60), &[1, 2, 3]].concat();
             let file = [header, packet.clone(), packet].concat();
             let (read, end) = decode(&file, 5);
             end.unwrap();

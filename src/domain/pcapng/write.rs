@@ -6,8 +6,8 @@
 use super::{
     Direction,
     block::{
-        ENHANCED_PACKET, INTERFACE_DESCRIPTION, INTERFACE_STATISTICS, ORDER_MAGIC, SECTION_HEADER, cut,
-        option,
+        ENHANCED_PACKET, INTERFACE_DESCRIPTION, INTERFACE_STATISTICS, ORDER_MAGIC, SECTION_HEADER,
+        cut, option,
     },
 };
 
@@ -107,7 +107,11 @@ pub fn interface(out: &mut Vec<u8>, interface: &Interface<'_>) {
     raw_option(out, option::IF_TSRESOL, &[&[9]]);
     if !interface.filter.is_empty() {
         // The byte before it says what language the filter is in: 0 is libpcap's.
-        raw_option(out, option::IF_FILTER, &[&[0], cut(interface.filter, MAX_OPTION - 1).as_bytes()]);
+        raw_option(
+            out,
+            option::IF_FILTER,
+            &[&[0], cut(interface.filter, MAX_OPTION - 1).as_bytes()],
+        );
     }
     text(out, option::IF_OS, interface.os);
     end(out, block);
@@ -116,7 +120,11 @@ pub fn interface(out: &mut Vec<u8>, interface: &Interface<'_>) {
 /// Appends a packet whose bytes lie in `parts`, one after the other: one part for most, three where a VLAN tag goes
 /// between, two behind a made-up link-layer header. Together they should stay below [`super::MAX_BLOCK`], or no reader will take it.
 #[inline]
-pub fn enhanced_packet<const PARTS: usize>(out: &mut Vec<u8>, packet: &Packet, parts: [&[u8]; PARTS]) {
+pub fn enhanced_packet<const PARTS: usize>(
+    out: &mut Vec<u8>,
+    packet: &Packet,
+    parts: [&[u8]; PARTS],
+) {
     const HEADER: usize = 28;
     let captured: usize = parts.iter().map(|part| part.len()).sum();
     let padding = padding(captured);
@@ -132,7 +140,8 @@ pub fn enhanced_packet<const PARTS: usize>(out: &mut Vec<u8>, packet: &Packet, p
         packet.original_length,
     ];
     // `epb_flags`, of four bytes; the end of the options.
-    let options_and_end = [u32::from(option::EPB_FLAGS) | 4 << 16, packet.direction.flags(), 0, length];
+    let options_and_end =
+        [u32::from(option::EPB_FLAGS) | 4 << 16, packet.direction.flags(), 0, length];
     out.reserve(HEADER + captured + 20);
     out.extend_from_slice(bytes_of(&header).as_flattened());
     for part in parts {

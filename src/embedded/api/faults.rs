@@ -68,7 +68,11 @@ impl FaultState {
     }
 
     /// Resolves when the next such request has arrived, whatever becomes of it.
-    pub(crate) fn arrival(&self, verb: &'static str, resource: &str) -> impl Future<Output = ()> + use<> {
+    pub(crate) fn arrival(
+        &self,
+        verb: &'static str,
+        resource: &str,
+    ) -> impl Future<Output = ()> + use<> {
         let (key, mut arrivals) = ((verb, resource.to_owned()), self.arrivals.subscribe());
         let before = arrivals.borrow().get(&key).copied();
         async move {

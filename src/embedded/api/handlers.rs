@@ -65,10 +65,13 @@ impl Server {
                 Ok(stream(Body::from_stream(body)))
             }
             ("list", _) => Ok(json_response(StatusCode::OK, &self.list(&target, &options)?)),
-            ("get" | "create", "portforward") => portforward::answer(&self, &target, &options, &mut request),
+            ("get" | "create", "portforward") => {
+                portforward::answer(&self, &target, &options, &mut request)
+            }
             ("get", _) => {
                 let found = self.store.get(target.resource, &target.namespace, &target.name);
-                let object = found.ok_or_else(|| Status::not_found(target.resource, &target.name))?;
+                let object =
+                    found.ok_or_else(|| Status::not_found(target.resource, &target.name))?;
                 Ok(json_response(StatusCode::OK, &object))
             }
             _ => {
@@ -104,13 +107,15 @@ impl Server {
                 let given = strategy::decode(resource, parse(headers, body)?, options.strict)?;
                 let absent = self.store.get(resource, &target.namespace, &target.name).is_none();
                 if absent && resource.create_on_update {
-                    let object = self.create_object(resource, &target.namespace, given, &options)?;
+                    let object =
+                        self.create_object(resource, &target.namespace, given, &options)?;
                     return Ok(json_response(StatusCode::CREATED, &object));
                 }
                 self.update(target, &options, true, |_| Ok(given))
             }
             "patch" => {
-                let media_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+                let media_type =
+                    headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
                 let patch = Patch::decode(media_type.unwrap_or_default(), body)?;
                 let strict = options.strict;
                 self.update(target, &options, false, |old| {
@@ -118,9 +123,14 @@ impl Server {
                 })
             }
             _ => {
-                let delete: Value = if body.is_empty() { Value::Null } else { parse(headers, body)? };
-                options.dry_run |= object::list(&delete, "/dryRun").iter().any(|stage| stage == "All");
-                let grace = delete.get("gracePeriodSeconds").and_then(Value::as_i64).or(options.grace_period);
+                let delete: Value =
+                    if body.is_empty() { Value::Null } else { parse(headers, body)? };
+                options.dry_run |=
+                    object::list(&delete, "/dryRun").iter().any(|stage| stage == "All");
+                let grace = delete
+                    .get("gracePeriodSeconds")
+                    .and_then(Value::as_i64)
+                    .or(options.grace_period);
                 if target.verb == "delete" {
                     self.delete(target, &delete, grace, options.dry_run)
                 } else {
@@ -163,10 +173,17 @@ impl Server {
         put: bool,
         change: impl FnOnce(&Value) -> Result<Value, Status>,
     ) -> Result<Response, Status> {
-        let object = self.store.update(target.resource, &target.namespace, &target.name, |old| {
-            let new = strategy::prepare_update(target.resource, &target.subresource, old, change(old)?, put)?;
-            Ok(if options.dry_run { Next::Answer(new) } else { Next::Store(new) })
-        })?;
+        let object =
+            self.store.update(target.resource, &target.namespace, &target.name, |old| {
+                let new = strategy::prepare_update(
+                    target.resource,
+                    &target.subresource,
+                    old,
+                    change(old)?,
+                    put,
+                )?;
+                Ok(if options.dry_run { Next::Answer(new) } else { Next::Store(new) })
+            })?;
         Ok(json_response(StatusCode::OK, &object))
     }
 
@@ -232,7 +249,8 @@ impl Server {
 
     /// The objects that a list or delete of a collection is about.
     fn picked(&self, target: &Target, options: &Options) -> Result<(Vec<Arc<Value>>, u64), Status> {
-        let selector = Selector::parse(target.resource, &options.label_selector, &options.field_selector)?;
+        let selector =
+            Selector::parse(target.resource, &options.label_selector, &options.field_selector)?;
         let namespace = Some(target.namespace.as_str()).filter(|ns| !ns.is_empty());
         let after = continue_after(&options.continue_token, self.store.oldest())?;
         let after = after.as_ref().map(|(namespace, name)| (namespace.as_str(), name.as_str()));
@@ -245,9 +263,9 @@ impl Server {
         let (mut objects, version) = self.picked(target, options)?;
         let asked = options.version()?;
         if asked > version {
-            let message = format!("Timeout: Too large resource version: {asked}, current: {version}");
-            let cause =
-                json!({ "reason": "ResourceVersionTooLarge", "message": "Too large resource version" });
+            let message =
+                format!("Timeout: Too large resource version: {asked}, current: {version}");
+            let cause = json!({ "reason": "ResourceVersionTooLarge", "message": "Too large resource version" });
             let details = json!({ "retryAfterSeconds": 1, "causes": [cause] });
             return Err(Status { details, ..Status::new(504, "Timeout", message) });
         }
@@ -294,7 +312,8 @@ fn continue_after(token: &str, oldest: u64) -> Result<Option<(String, String)>, 
 
 fn parse(headers: &HeaderMap, body: &Bytes) -> Result<Value, Status> {
     let media_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let media_type = media_type.unwrap_or("application/json").split(';').next().unwrap_or_default().trim();
+    let media_type =
+        media_type.unwrap_or("application/json").split(';').next().unwrap_or_default().trim();
     if media_type != "application/json" {
         return Err(Status::unsupported_media_type("application/json"));
     }
@@ -318,6 +337,8 @@ fn plain(method: &Method, path: &str) -> Result<Response, Status> {
 
 fn stream(body: Body) -> Response {
     let mut response = Response::new(body);
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }

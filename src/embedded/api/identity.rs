@@ -113,7 +113,8 @@ impl Identities {
         }
         let own = [AUDIENCE.to_owned()];
         let wanted = if audiences.is_empty() { &own[..] } else { audiences };
-        let meant: Vec<String> = wanted.iter().filter(|a| identity.audiences.contains(a)).cloned().collect();
+        let meant: Vec<String> =
+            wanted.iter().filter(|a| identity.audiences.contains(a)).cloned().collect();
         if meant.is_empty() {
             let its = &identity.audiences;
             return refused(&format!(
@@ -136,7 +137,11 @@ pub(crate) fn expiry(lifetime: Duration) -> Option<Timestamp> {
 
 fn admin() -> UserInfo {
     let groups = [MASTERS, "system:authenticated"].map(str::to_owned).to_vec();
-    UserInfo { username: Some("system:admin".to_owned()), groups: Some(groups), ..UserInfo::default() }
+    UserInfo {
+        username: Some("system:admin".to_owned()),
+        groups: Some(groups),
+        ..UserInfo::default()
+    }
 }
 
 /// The user that a service account is.

@@ -5,8 +5,7 @@ use serde_json::{Map, Value};
 use super::status::Status;
 
 /// Media types that a patch may have.
-const ACCEPTED: &str =
-    "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json";
+const ACCEPTED: &str = "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json";
 
 /// A decoded patch.
 pub(crate) enum Patch {
@@ -21,7 +20,9 @@ impl Patch {
         match media_type.split(';').next().unwrap_or_default().trim() {
             "application/json-patch+json" => serde_json::from_slice(body).map(Self::Json),
             "application/merge-patch+json" => serde_json::from_slice(body).map(Self::Merge),
-            "application/strategic-merge-patch+json" => serde_json::from_slice(body).map(Self::Strategic),
+            "application/strategic-merge-patch+json" => {
+                serde_json::from_slice(body).map(Self::Strategic)
+            }
             _ => return Err(Status::unsupported_media_type(ACCEPTED)),
         }
         .map_err(undecodable)
@@ -32,7 +33,11 @@ impl Patch {
         match self {
             Self::Json(patch) => json_patch::patch(&mut object, patch).map_err(|why| {
                 tracing::debug!(%why, "JSON patch refused");
-                Status::new(422, "Invalid", "the server rejected our request due to an error in our request")
+                Status::new(
+                    422,
+                    "Invalid",
+                    "the server rejected our request due to an error in our request",
+                )
             })?,
             Self::Merge(patch) => json_patch::merge(&mut object, patch),
             Self::Strategic(patch) => {
@@ -84,7 +89,10 @@ fn list_strategy(field: &str) -> ListStrategy {
     }
 }
 
-fn merge_map(original: &mut Map<String, Value>, mut patch: Map<String, Value>) -> Result<(), String> {
+fn merge_map(
+    original: &mut Map<String, Value>,
+    mut patch: Map<String, Value>,
+) -> Result<(), String> {
     match patch.remove(DIRECTIVE) {
         None => {}
         Some(Value::String(directive)) if directive == "replace" => {
@@ -105,7 +113,8 @@ fn merge_map(original: &mut Map<String, Value>, mut patch: Map<String, Value>) -
         if let Some(list) = key.strip_prefix(ELEMENT_ORDER) {
             orders.push((list.to_owned(), value));
         } else if let Some(list) = key.strip_prefix(DELETE_FROM_LIST) {
-            let (Some(Value::Array(items)), Value::Array(gone)) = (original.get_mut(list), value) else {
+            let (Some(Value::Array(items)), Value::Array(gone)) = (original.get_mut(list), value)
+            else {
                 continue;
             };
             items.retain(|item| !gone.contains(item));
@@ -114,7 +123,8 @@ fn merge_map(original: &mut Map<String, Value>, mut patch: Map<String, Value>) -
         }
     }
     for (list, order) in orders {
-        let (Some(Value::Array(items)), Value::Array(order)) = (original.get_mut(&list), order) else {
+        let (Some(Value::Array(items)), Value::Array(order)) = (original.get_mut(&list), order)
+        else {
             continue;
         };
         let key = match list_strategy(&list) {
@@ -165,7 +175,8 @@ fn merge_list(field: &str, original: &mut Vec<Value>, patch: Vec<Value>) -> Resu
             *original = in_order(std::mem::take(original), &patch, &server_order, None);
         }
         ListStrategy::ByKey(key) => {
-            let directive = |item: &Value| item.get(DIRECTIVE).and_then(Value::as_str).map(str::to_owned);
+            let directive =
+                |item: &Value| item.get(DIRECTIVE).and_then(Value::as_str).map(str::to_owned);
             if patch.iter().any(|item| directive(item).as_deref() == Some("replace")) {
                 *original = patch.into_iter().filter(|item| directive(item).is_none()).collect();
                 return Ok(());
@@ -173,21 +184,24 @@ fn merge_list(field: &str, original: &mut Vec<Value>, patch: Vec<Value>) -> Resu
             let server_order = original.clone();
             let mut order = Vec::new();
             for item in patch {
-                let id = item
-                    .get(key)
-                    .cloned()
-                    .ok_or_else(|| format!("map: {item} does not contain declared merge key: {key}"))?;
+                let id = item.get(key).cloned().ok_or_else(|| {
+                    format!("map: {item} does not contain declared merge key: {key}")
+                })?;
                 match directive(&item).as_deref() {
                     None => {}
                     Some("delete") => {
                         original.retain(|old| old.get(key) != Some(&id));
                         continue;
                     }
-                    Some(other) => return Err(format!("unknown patch type: {other} in map: {item}")),
+                    Some(other) => {
+                        return Err(format!("unknown patch type: {other} in map: {item}"));
+                    }
                 }
                 order.push(item.clone());
                 let Value::Object(item) = item else { continue };
-                if let Some(Value::Object(old)) = original.iter_mut().find(|old| old.get(key) == Some(&id)) {
+                if let Some(Value::Object(old)) =
+                    original.iter_mut().find(|old| old.get(key) == Some(&id))
+                {
                     merge_map(old, item)?;
                 } else {
                     let mut fresh = Map::new();
@@ -204,7 +218,12 @@ fn merge_list(field: &str, original: &mut Vec<Value>, patch: Vec<Value>) -> Resu
 /// The items in the order that a real server leaves them in: those named by `order` in that order, the others
 /// as they stood on the server, and where the two meet, the server's order where it knows both items, otherwise
 /// the patch's item first. A container that a patch adds without saying more therefore comes *first*.
-fn in_order(items: Vec<Value>, order: &[Value], server_order: &[Value], key: Option<&str>) -> Vec<Value> {
+fn in_order(
+    items: Vec<Value>,
+    order: &[Value],
+    server_order: &[Value],
+    key: Option<&str>,
+) -> Vec<Value> {
     let id = |item: &Value| match key {
         Some(key) => item.get(key).cloned().unwrap_or_default(),
         None => item.clone(),
@@ -221,10 +240,12 @@ fn in_order(items: Vec<Value>, order: &[Value], server_order: &[Value], key: Opt
             (None, None) => return merged,
             (None, Some(_)) => true,
             (Some(_), None) => false,
-            (Some(named), Some(other)) => match (place(server_order, other), place(server_order, named)) {
-                (Some(other), Some(named)) => other < named,
-                _ => false,
-            },
+            (Some(named), Some(other)) => {
+                match (place(server_order, other), place(server_order, named)) {
+                    (Some(other), Some(named)) => other < named,
+                    _ => false,
+                }
+            }
         };
         merged.extend(if other_first { others.next() } else { named.next() });
     }

@@ -60,26 +60,32 @@ pub(super) fn answer(
         .ok_or_else(|| Status::not_found(&PODS, &target.name))?;
     let key = websocket_key(request.headers())?;
     if options.ports.is_empty() || options.ports.len() > MAX_PORTS {
-        return Err(Status::bad_request("query parameter \"ports\" must name between 1 and 128 ports"));
+        return Err(Status::bad_request(
+            "query parameter \"ports\" must name between 1 and 128 ports",
+        ));
     }
     let phase = object::text(&pod, "/status/phase");
-    let forward = server.forward(object::text(&pod, "/metadata/uid")).filter(|_| phase == "Running");
+    let forward =
+        server.forward(object::text(&pod, "/metadata/uid")).filter(|_| phase == "Running");
     let Some(forward) = forward else {
-        let message = format!("unable to forward port because pod is not running. Current status={phase}");
+        let message =
+            format!("unable to forward port because pod is not running. Current status={phase}");
         return Err(Status::new(500, "InternalError", message));
     };
     let Some(upgrade) = request.extensions_mut().remove::<OnUpgrade>() else {
         return Err(Status::bad_request("the connection can't be upgraded"));
     };
-    let accept = HeaderValue::from_str(&derive_accept_key(key.as_bytes())).map_err(Status::internal)?;
+    let accept =
+        HeaderValue::from_str(&derive_accept_key(key.as_bytes())).map_err(Status::internal)?;
     let ports = options.ports.clone();
     server.tasks.spawn(async move {
         let stream = match upgrade.await {
             Ok(stream) => TokioIo::new(stream),
             Err(error) => return tracing::debug!(%error, "upgrade to WebSocket"),
         };
-        let config =
-            WebSocketConfig::default().max_message_size(Some(MAX_FRAME)).max_frame_size(Some(MAX_FRAME));
+        let config = WebSocketConfig::default()
+            .max_message_size(Some(MAX_FRAME))
+            .max_frame_size(Some(MAX_FRAME));
         let socket = WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await;
         forward_ports(socket, &forward, &ports).await;
     });
@@ -95,10 +101,12 @@ pub(super) fn answer(
 
 fn websocket_key(headers: &HeaderMap) -> Result<String, Status> {
     let value = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let offers =
-        |name, wanted: &str| value(name).split(',').any(|item| item.trim().eq_ignore_ascii_case(wanted));
+    let offers = |name, wanted: &str| {
+        value(name).split(',').any(|item| item.trim().eq_ignore_ascii_case(wanted))
+    };
     let key = value(header::SEC_WEBSOCKET_KEY.as_str());
-    let websocket = offers("connection", "upgrade") && offers("upgrade", "websocket") && !key.is_empty();
+    let websocket =
+        offers("connection", "upgrade") && offers("upgrade", "websocket") && !key.is_empty();
     if !websocket || !offers("sec-websocket-protocol", PROTOCOL) {
         return Err(Status::bad_request(format!(
             "unable to upgrade: only WebSocket with subprotocol {PROTOCOL} is supported"
@@ -135,7 +143,8 @@ where
         while let Some(Ok(message)) = from_client.next().await {
             match message {
                 Message::Binary(mut frame) if !frame.is_empty() => {
-                    let channel = usize::from(frame.split_to(1).first().copied().unwrap_or_default());
+                    let channel =
+                        usize::from(frame.split_to(1).first().copied().unwrap_or_default());
                     // Data channels are even; nobody writes to the error channels.
                     if let Some(port) = to_pod.get(channel / 2).filter(|_| channel % 2 == 0) {
                         // A port that has ended takes nothing more.

@@ -19,7 +19,11 @@ use super::{
 };
 
 /// Whether somebody may do something, and by which binding. None: no rule allows it.
-pub(crate) fn allows(store: &Store, user: &UserInfo, wanted: &ResourceAttributes) -> Option<String> {
+pub(crate) fn allows(
+    store: &Store,
+    user: &UserInfo,
+    wanted: &ResourceAttributes,
+) -> Option<String> {
     if user.groups.iter().flatten().any(|group| group == MASTERS) {
         return Some(String::new());
     }
@@ -38,7 +42,10 @@ pub(crate) fn allows(store: &Store, user: &UserInfo, wanted: &ResourceAttributes
                 && rules(store, namespace, &role).iter().any(|rule| covers(rule, wanted))
             {
                 let name = object::name(&binding);
-                return Some(format!("RBAC: allowed by {kind} {name:?} of {} {:?}", role.kind, role.name));
+                return Some(format!(
+                    "RBAC: allowed by {kind} {name:?} of {} {:?}",
+                    role.kind, role.name
+                ));
             }
         }
     }
@@ -132,9 +139,12 @@ mod tests {
     /// What `kubectl auth can-i` says on a real server to each of these rules.
     #[test]
     fn rules_cover_what_they_name() {
-        let rule = |verbs: &[&str], groups: &[&str], resources: &[&str], names: &[&str]| -> PolicyRule {
-            let fields =
-                json!({"verbs": verbs, "apiGroups": groups, "resources": resources, "resourceNames": names});
+        let rule = |verbs: &[&str],
+                    groups: &[&str],
+                    resources: &[&str],
+                    names: &[&str]|
+         -> PolicyRule {
+            let fields = json!({"verbs": verbs, "apiGroups": groups, "resources": resources, "resourceNames": names});
             serde_json::from_value(fields).unwrap()
         };
         let wanted: ResourceAttributes = serde_json::from_value(json!({

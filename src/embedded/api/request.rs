@@ -24,7 +24,11 @@ pub(crate) struct Target {
 
 impl Target {
     /// What this method and path ask for. None if the path is no resource's.
-    pub(crate) fn parse(method: &Method, path: &str, options: &Options) -> Result<Option<Self>, Status> {
+    pub(crate) fn parse(
+        method: &Method,
+        path: &str,
+        options: &Options,
+    ) -> Result<Option<Self>, Status> {
         let mut segments: Vec<&str> = path.trim_matches('/').split('/').collect();
         let (group, version) = match segments.as_slice() {
             ["api", version, _, ..] => ("", *version),
@@ -65,7 +69,13 @@ impl Target {
         if subresource.is_empty() && !resource.verbs.contains(&verb) {
             return Err(Status::method_not_allowed());
         }
-        Ok(Some(Self { verb, resource, subresource, namespace: namespace.into(), name: name.into() }))
+        Ok(Some(Self {
+            verb,
+            resource,
+            subresource,
+            namespace: namespace.into(),
+            name: name.into(),
+        }))
     }
 
     /// `pods`, `pods/ephemeralcontainers`: how rules of authorisation name it.
@@ -112,9 +122,13 @@ impl Options {
                 "watch" => options.watch = boolean(value),
                 "allowWatchBookmarks" => options.bookmarks = boolean(value),
                 "sendInitialEvents" => options.send_initial_events = boolean(value),
-                "timeoutSeconds" => options.timeout = Some(Duration::from_secs(number(key, value)?)),
+                "timeoutSeconds" => {
+                    options.timeout = Some(Duration::from_secs(number(key, value)?))
+                }
                 "dryRun" if value == "All" => options.dry_run = true,
-                "dryRun" => return Err(Status::bad_request(format!("unsupported dryRun value {value:?}"))),
+                "dryRun" => {
+                    return Err(Status::bad_request(format!("unsupported dryRun value {value:?}")));
+                }
                 "fieldValidation" => options.strict = value == "Strict",
                 "gracePeriodSeconds" => options.grace_period = Some(number(key, value)?),
                 "ports" => {

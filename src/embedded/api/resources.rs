@@ -33,7 +33,8 @@ pub(crate) struct Resource {
     pub(crate) decode: fn(Value) -> Result<Value, serde_json::Error>,
 }
 
-const VERBS: &[&str] = &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+const VERBS: &[&str] =
+    &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 const CHANGE: &[&str] = &["get", "patch", "update"];
 
 pub(crate) static PODS: Resource = Resource {
@@ -55,7 +56,11 @@ pub(crate) static PODS: Resource = Resource {
         "status.nominatedNodeName",
     ],
     verbs: VERBS,
-    subresources: &[("ephemeralcontainers", CHANGE), ("portforward", &["create", "get"]), ("status", CHANGE)],
+    subresources: &[
+        ("ephemeralcontainers", CHANGE),
+        ("portforward", &["create", "get"]),
+        ("status", CHANGE),
+    ],
     create_on_update: false,
     decode: decode::<Pod>,
 };
@@ -148,7 +153,14 @@ static LEASES: Resource = Resource {
 pub(crate) static SERVICE_ACCOUNTS: Resource = Resource {
     short: &["sa"],
     subresources: &[("token", &["create"])],
-    ..stored("", "serviceaccounts", "serviceaccount", "ServiceAccount", true, decode::<ServiceAccount>)
+    ..stored(
+        "",
+        "serviceaccounts",
+        "serviceaccount",
+        "ServiceAccount",
+        true,
+        decode::<ServiceAccount>,
+    )
 };
 
 pub(crate) static ROLES: Resource = stored(RBAC, "roles", "role", "Role", true, decode::<Role>);
@@ -267,7 +279,11 @@ impl Resource {
 
     /// `pods`, `leases.coordination.k8s.io`: how messages name it.
     pub(crate) fn qualified(&self) -> String {
-        if self.group.is_empty() { self.plural.to_owned() } else { format!("{}.{}", self.plural, self.group) }
+        if self.group.is_empty() {
+            self.plural.to_owned()
+        } else {
+            format!("{}.{}", self.plural, self.group)
+        }
     }
 
     pub(crate) fn api_version(&self) -> String {
@@ -302,7 +318,9 @@ pub(crate) fn document(path: &str) -> Option<Value> {
             "buildDate": "1970-01-01T00:00:00Z", "goVersion": "none", "compiler": "rustc",
             "platform": "linux/amd64",
         }),
-        ["api"] => json!({ "kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": [] }),
+        ["api"] => {
+            json!({ "kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": [] })
+        }
         ["apis"] => {
             let groups: Vec<Value> = groups().into_iter().map(api_group).collect();
             json!({ "kind": "APIGroupList", "apiVersion": "v1", "groups": groups })
@@ -319,7 +337,9 @@ pub(crate) fn document(path: &str) -> Option<Value> {
         ["openapi", "v3"] => {
             let paths: Map<String, Value> = ALL
                 .iter()
-                .map(|r| (r.root(), json!({ "serverRelativeURL": format!("/openapi/v3/{}", r.root()) })))
+                .map(|r| {
+                    (r.root(), json!({ "serverRelativeURL": format!("/openapi/v3/{}", r.root()) }))
+                })
                 .collect();
             json!({ "paths": paths })
         }
@@ -343,7 +363,8 @@ fn openapi(root: &str) -> Option<Value> {
             "responses": {},
             "x-kubernetes-group-version-kind": { "group": r.group, "version": r.version, "kind": r.kind },
         });
-        paths.insert(format!("/{root}/{namespace}{}/{{name}}", r.plural), json!({ "patch": patch }));
+        paths
+            .insert(format!("/{root}/{namespace}{}/{{name}}", r.plural), json!({ "patch": patch }));
     }
     let title = json!({ "title": "podsonde embedded cluster", "version": "v1.36.0" });
     Some(json!({ "openapi": "3.0.0", "info": title, "paths": paths }))

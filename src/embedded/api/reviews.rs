@@ -5,11 +5,12 @@ use std::{sync::Arc, time::Duration};
 use k8s_openapi::{
     api::{
         authentication::v1::{
-            SelfSubjectReview, SelfSubjectReviewStatus, TokenRequest, TokenRequestStatus, TokenReview,
-            UserInfo,
+            SelfSubjectReview, SelfSubjectReviewStatus, TokenRequest, TokenRequestStatus,
+            TokenReview, UserInfo,
         },
         authorization::v1::{
-            ResourceAttributes, SelfSubjectAccessReview, SubjectAccessReview, SubjectAccessReviewStatus,
+            ResourceAttributes, SelfSubjectAccessReview, SubjectAccessReview,
+            SubjectAccessReviewStatus,
         },
     },
     apimachinery::pkg::apis::meta::v1::Time,
@@ -44,13 +45,20 @@ impl Server {
             }),
             ("SubjectAccessReview", _) => answer(given, |review: &mut SubjectAccessReview| {
                 let spec = review.spec.clone();
-                let subject =
-                    UserInfo { username: spec.user, uid: spec.uid, groups: spec.groups, extra: spec.extra };
+                let subject = UserInfo {
+                    username: spec.user,
+                    uid: spec.uid,
+                    groups: spec.groups,
+                    extra: spec.extra,
+                };
                 review.status = Some(self.decide(&subject, spec.resource_attributes.as_ref()));
             }),
-            ("SelfSubjectAccessReview", _) => answer(given, |review: &mut SelfSubjectAccessReview| {
-                review.status = Some(self.decide(user, review.spec.resource_attributes.as_ref()));
-            }),
+            ("SelfSubjectAccessReview", _) => {
+                answer(given, |review: &mut SelfSubjectAccessReview| {
+                    review.status =
+                        Some(self.decide(user, review.spec.resource_attributes.as_ref()));
+                })
+            }
             ("SelfSubjectReview", _) => answer(given, |review: &mut SelfSubjectReview| {
                 review.status = Some(SelfSubjectReviewStatus { user_info: Some(user.clone()) });
             }),
@@ -60,7 +68,11 @@ impl Server {
         Some(answer.map(Arc::new))
     }
 
-    fn decide(&self, user: &UserInfo, wanted: Option<&ResourceAttributes>) -> SubjectAccessReviewStatus {
+    fn decide(
+        &self,
+        user: &UserInfo,
+        wanted: Option<&ResourceAttributes>,
+    ) -> SubjectAccessReviewStatus {
         let found = wanted.and_then(|wanted| rbac::allows(&self.store, user, wanted));
         SubjectAccessReviewStatus {
             allowed: found.is_some(),
@@ -93,8 +105,9 @@ fn answer<T: DeserializeOwned + Serialize>(
     given: &Value,
     complete: impl FnOnce(&mut T),
 ) -> Result<Value, Status> {
-    let mut review: T = serde_json::from_value(given.clone())
-        .map_err(|why| Status::bad_request(format!("the object provided is unrecognized: {why}")))?;
+    let mut review: T = serde_json::from_value(given.clone()).map_err(|why| {
+        Status::bad_request(format!("the object provided is unrecognized: {why}"))
+    })?;
     complete(&mut review);
     serde_json::to_value(review).map_err(Status::internal)
 }

@@ -30,7 +30,11 @@ impl Selector {
                 })?;
                 let known = ["metadata.name", "metadata.namespace"].contains(&key.as_str())
                     || resource.fields.contains(&key.as_str());
-                if known { Ok((key, test)) } else { Err(unable(format!("field label not supported: {key}"))) }
+                if known {
+                    Ok((key, test))
+                } else {
+                    Err(unable(format!("field label not supported: {key}")))
+                }
             })
             .collect::<Result<_, _>>()?;
         Ok(Self { labels, fields })

@@ -44,7 +44,13 @@ impl Status {
 
     /// 404 for an object.
     pub(crate) fn not_found(resource: &Resource, name: &str) -> Self {
-        Self::of(404, "NotFound", resource, name, format!("{} {name:?} not found", resource.qualified()))
+        Self::of(
+            404,
+            "NotFound",
+            resource,
+            name,
+            format!("{} {name:?} not found", resource.qualified()),
+        )
     }
 
     /// 404 for a path that no resource has.
@@ -59,13 +65,13 @@ impl Status {
 
     /// 409, `why` being the last part of the message.
     pub(crate) fn conflict(resource: &Resource, name: &str, why: &str) -> Self {
-        let message = format!("Operation cannot be fulfilled on {} {name:?}: {why}", resource.qualified());
+        let message =
+            format!("Operation cannot be fulfilled on {} {name:?}: {why}", resource.qualified());
         Self::of(409, "Conflict", resource, name, message)
     }
 
     pub(crate) fn modified(resource: &Resource, name: &str) -> Self {
-        let why =
-            "the object has been modified; please apply your changes to the latest version and try again";
+        let why = "the object has been modified; please apply your changes to the latest version and try again";
         Self::conflict(resource, name, why)
     }
 
@@ -87,7 +93,10 @@ impl Status {
 
     pub(crate) fn internal(message: impl std::fmt::Display) -> Self {
         let details = json!({ "causes": [{ "message": message.to_string() }] });
-        Self { details, ..Self::new(500, "InternalError", format!("Internal error occurred: {message}")) }
+        Self {
+            details,
+            ..Self::new(500, "InternalError", format!("Internal error occurred: {message}"))
+        }
     }
 
     /// 410: `asked` is older than the history, which begins at `oldest`.
@@ -112,8 +121,10 @@ impl Status {
             "" => resource.kind.to_owned(),
             group => format!("{}.{group}", resource.kind),
         };
-        let causes: Vec<Value> =
-            errors.iter().map(|e| json!({ "reason": e.kind, "message": e.body, "field": e.field })).collect();
+        let causes: Vec<Value> = errors
+            .iter()
+            .map(|e| json!({ "reason": e.kind, "message": e.body, "field": e.field }))
+            .collect();
         let mut status =
             Self::of(422, "Invalid", resource, name, format!("{kind} {name:?} is invalid: {all}"));
         if let Some(details) = status.details.as_object_mut() {
@@ -125,7 +136,11 @@ impl Status {
 
     /// 403 as an admission webhook's refusal reads.
     pub fn denied_by_webhook(webhook: &str, why: &str) -> Self {
-        Self::new(403, "Forbidden", format!("admission webhook {webhook:?} denied the request: {why}"))
+        Self::new(
+            403,
+            "Forbidden",
+            format!("admission webhook {webhook:?} denied the request: {why}"),
+        )
     }
 
     /// 403 as a `ValidatingAdmissionPolicy`'s refusal of a change to this pod reads.
@@ -133,7 +148,10 @@ impl Status {
         let message = format!(
             "pods {pod:?} is forbidden: ValidatingAdmissionPolicy '{policy}' with binding '{binding}' denied request: {why}"
         );
-        Self { details: json!({ "kind": "pods", "name": pod }), ..Self::new(403, "Forbidden", message) }
+        Self {
+            details: json!({ "kind": "pods", "name": pod }),
+            ..Self::new(403, "Forbidden", message)
+        }
     }
 
     /// 409 as a lost race for a pod reads.
@@ -178,7 +196,9 @@ impl IntoResponse for Status {
 pub(crate) fn json_response(code: StatusCode, object: &Value) -> Response {
     let mut response = Response::new(Body::from(object.to_string()));
     *response.status_mut() = code;
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 
@@ -196,8 +216,11 @@ impl FieldError {
     }
 
     pub(crate) fn required(field: impl Into<String>, detail: &str) -> Self {
-        let body =
-            if detail.is_empty() { "Required value".into() } else { format!("Required value: {detail}") };
+        let body = if detail.is_empty() {
+            "Required value".into()
+        } else {
+            format!("Required value: {detail}")
+        };
         Self::new("FieldValueRequired", field, body)
     }
 
@@ -205,7 +228,11 @@ impl FieldError {
         Self::new("FieldValueForbidden", field, format!("Forbidden: {detail}"))
     }
 
-    pub(crate) fn invalid(field: impl Into<String>, value: &Value, detail: impl std::fmt::Display) -> Self {
+    pub(crate) fn invalid(
+        field: impl Into<String>,
+        value: &Value,
+        detail: impl std::fmt::Display,
+    ) -> Self {
         Self::new("FieldValueInvalid", field, format!("Invalid value: {value}: {detail}"))
     }
 
@@ -219,7 +246,8 @@ impl FieldError {
 
     pub(crate) fn not_supported(field: impl Into<String>, value: &str, supported: &[&str]) -> Self {
         let supported: Vec<String> = supported.iter().map(|s| format!("{s:?}")).collect();
-        let body = format!("Unsupported value: {value:?}: supported values: {}", supported.join(", "));
+        let body =
+            format!("Unsupported value: {value:?}: supported values: {}", supported.join(", "));
         Self::new("FieldValueNotSupported", field, body)
     }
 }

@@ -71,7 +71,12 @@ impl Store {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn get(&self, resource: &'static Resource, namespace: &str, name: &str) -> Option<Arc<Value>> {
+    pub(crate) fn get(
+        &self,
+        resource: &'static Resource,
+        namespace: &str,
+        name: &str,
+    ) -> Option<Arc<Value>> {
         self.lock().objects.get(&key(resource, namespace, name)).cloned()
     }
 
@@ -100,7 +105,11 @@ impl Store {
     }
 
     /// Adds an object; its metadata names it.
-    pub(crate) fn create(&self, resource: &'static Resource, mut new: Value) -> Result<Arc<Value>, Status> {
+    pub(crate) fn create(
+        &self,
+        resource: &'static Resource,
+        mut new: Value,
+    ) -> Result<Arc<Value>, Status> {
         let mut inner = self.lock();
         let key = key(resource, object::namespace(&new), object::name(&new));
         if inner.objects.contains_key(&key) {
@@ -142,7 +151,8 @@ impl Store {
                 set_version(&mut new, version);
                 let new = Arc::new(new);
                 inner.objects.insert(key, Arc::clone(&new));
-                let change = Change { version, resource, old: Some(old), new: Some(Arc::clone(&new)) };
+                let change =
+                    Change { version, resource, old: Some(old), new: Some(Arc::clone(&new)) };
                 self.record(inner, change);
                 Ok(new)
             }
@@ -152,7 +162,10 @@ impl Store {
                 let mut last = Value::clone(&old);
                 set_version(&mut last, version);
                 let last = Arc::new(last);
-                self.record(inner, Change { version, resource, old: Some(Arc::clone(&last)), new: None });
+                self.record(
+                    inner,
+                    Change { version, resource, old: Some(Arc::clone(&last)), new: None },
+                );
                 Ok(last)
             }
         }

@@ -16,7 +16,11 @@ use super::{
 const IDENTITY_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 /// Decodes an object of this kind as the real server does: unknown fields are dropped, or refused if `strict`.
-pub(crate) fn decode(resource: &Resource, mut object: Value, strict: bool) -> Result<Value, Status> {
+pub(crate) fn decode(
+    resource: &Resource,
+    mut object: Value,
+    strict: bool,
+) -> Result<Value, Status> {
     // Bodies may leave these out where the path says it all.
     set_default(&mut object, &["apiVersion"], resource.api_version());
     set_default(&mut object, &["kind"], resource.kind);
@@ -113,7 +117,11 @@ pub(crate) fn prepare_create(
         set(object, &["spec", "finalizers"], json!(["kubernetes"]));
         set(object, &["status", "phase"], "Active");
     }
-    if errors.is_empty() { Ok(()) } else { Err(Status::invalid(resource, object::name(object), &errors)) }
+    if errors.is_empty() {
+        Ok(())
+    } else {
+        Err(Status::invalid(resource, object::name(object), &errors))
+    }
 }
 
 /// Five characters as the real server appends them to `generateName`.
@@ -152,14 +160,20 @@ pub(crate) fn prepare_update(
     let mut errors = Vec::new();
     if !uid.is_empty() && uid != old_uid {
         if put {
-            let why =
-                format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {old_uid}");
+            let why = format!(
+                "Precondition failed: UID in precondition: {uid}, UID in object meta: {old_uid}"
+            );
             return Err(Status::conflict(resource, name, &why));
         }
         errors.push(FieldError::invalid("metadata.uid", &uid.into(), "field is immutable"));
     }
-    for field in ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation"]
-    {
+    for field in [
+        "uid",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "generation",
+    ] {
         copy(&mut new, old, &["metadata", field]);
     }
     copy(&mut new, old, &["metadata", "namespace"]);
@@ -195,7 +209,8 @@ pub(crate) fn prepare_update(
         return Err(Status::invalid(resource, name, &errors));
     }
     if new.get("spec") != old.get("spec") && old.pointer("/metadata/generation").is_some() {
-        let generation = old.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or_default();
+        let generation =
+            old.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or_default();
         set(&mut new, &["metadata", "generation"], generation.saturating_add(1));
     }
     Ok(new)
@@ -318,12 +333,15 @@ fn mount_identity(pod: &mut Value) {
     for field in ["containers", "initContainers"] {
         let containers = pod.pointer_mut(&format!("/spec/{field}")).and_then(Value::as_array_mut);
         for container in containers.into_iter().flatten() {
-            let taken =
-                list(container, "/volumeMounts").iter().any(|m| text(m, "/mountPath") == IDENTITY_PATH);
+            let taken = list(container, "/volumeMounts")
+                .iter()
+                .any(|m| text(m, "/mountPath") == IDENTITY_PATH);
             if !taken {
                 let mount = json!({ "name": volume, "mountPath": IDENTITY_PATH, "readOnly": true });
                 set_default(container, &["volumeMounts"], json!([]));
-                if let Some(mounts) = container.get_mut("volumeMounts").and_then(Value::as_array_mut) {
+                if let Some(mounts) =
+                    container.get_mut("volumeMounts").and_then(Value::as_array_mut)
+                {
                     mounts.push(mount);
                 }
             }

@@ -3,7 +3,9 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use anyhow::Context;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose,
+};
 use rustls::{
     ServerConfig,
     crypto::aws_lc_rs,
@@ -32,13 +34,18 @@ impl Authority {
         server.distinguished_name.push(DnType::CommonName, "kube-apiserver");
         let certificate = server.signed_by(&key, &ca)?;
         let private = PrivateKeyDer::try_from(key.serialize_der()).map_err(anyhow::Error::msg)?;
-        let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-            .with_safe_default_protocol_versions()?
-            .with_no_client_auth()
-            .with_single_cert(vec![certificate.der().clone()], private)
-            .context("the certificate just made does not fit its key")?;
+        let mut config =
+            ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+                .with_safe_default_protocol_versions()?
+                .with_no_client_auth()
+                .with_single_cert(vec![certificate.der().clone()], private)
+                .context("the certificate just made does not fit its key")?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Self { pem: ca.pem(), der: ca.der().clone(), acceptor: TlsAcceptor::from(Arc::new(config)) })
+        Ok(Self {
+            pem: ca.pem(),
+            der: ca.der().clone(),
+            acceptor: TlsAcceptor::from(Arc::new(config)),
+        })
     }
 
     /// The authority's certificate, PEM.

@@ -73,8 +73,11 @@ pub(crate) fn ephemeral_update(new: &Value, old: &Value) -> Vec<FieldError> {
     }
     let mut errors = Vec::new();
     let regular = ["/spec/containers", "/spec/initContainers"];
-    let mut names: Vec<String> =
-        regular.iter().flat_map(|field| list(new, field)).map(|c| text(c, "/name").to_owned()).collect();
+    let mut names: Vec<String> = regular
+        .iter()
+        .flat_map(|field| list(new, field))
+        .map(|c| text(c, "/name").to_owned())
+        .collect();
     let targets = names.clone();
     for (i, c) in list(new, "/spec/ephemeralContainers").iter().enumerate() {
         let path = format!("spec.ephemeralContainers[{i}]");
@@ -104,7 +107,9 @@ pub(crate) fn ephemeral_update(new: &Value, old: &Value) -> Vec<FieldError> {
         let why = match is {
             None => format!("existing ephemeral containers {name:?} may not be removed\n"),
             Some(is) if is != was => {
-                format!("existing ephemeral containers {name:?} may not be changed\n  -: {was}\n  +: {is}\n")
+                format!(
+                    "existing ephemeral containers {name:?} may not be changed\n  -: {was}\n  +: {is}\n"
+                )
             }
             Some(_) => continue,
         };
@@ -181,7 +186,13 @@ fn unique_name(c: &Value, path: &str, names: &mut Vec<String>, errors: &mut Vec<
     }
 }
 
-fn supported(object: &Value, field: &str, path: &str, values: &[&str], errors: &mut Vec<FieldError>) {
+fn supported(
+    object: &Value,
+    field: &str,
+    path: &str,
+    values: &[&str],
+    errors: &mut Vec<FieldError>,
+) {
     let value = text(object, &format!("/{field}"));
     if !value.is_empty() && !values.contains(&value) {
         errors.push(FieldError::not_supported(format!("{path}.{field}"), value, values));
@@ -241,7 +252,11 @@ fn volume_mounts(c: &Value, pod: &Value, path: &str, errors: &mut Vec<FieldError
             errors.push(FieldError::required(format!("{path}.mountPath"), ""));
         }
         if paths.contains(&at) {
-            errors.push(FieldError::invalid(format!("{path}.mountPath"), &at.into(), "must be unique"));
+            errors.push(FieldError::invalid(
+                format!("{path}.mountPath"),
+                &at.into(),
+                "must be unique",
+            ));
         }
         paths.push(at);
     }
@@ -275,7 +290,8 @@ fn security_context(c: &Value, path: &str, errors: &mut Vec<FieldError>) {
             errors.push(FieldError::invalid(format!("{path}.{field}"), id, why));
         }
     }
-    let is = |field: &str, wanted: bool| context.get(field).and_then(Value::as_bool) == Some(wanted);
+    let is =
+        |field: &str, wanted: bool| context.get(field).and_then(Value::as_bool) == Some(wanted);
     if !is("allowPrivilegeEscalation", false) {
         return;
     }
@@ -284,7 +300,8 @@ fn security_context(c: &Value, path: &str, errors: &mut Vec<FieldError>) {
         errors.push(FieldError::invalid(path.clone(), context, why));
     }
     if list(context, "/capabilities/add").iter().any(|cap| cap == "CAP_SYS_ADMIN") {
-        let why = "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN";
+        let why =
+            "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN";
         errors.push(FieldError::invalid(path, context, why));
     }
 }

@@ -78,7 +78,8 @@ impl Watch {
                 let _ = self.latest.changed().await;
                 continue;
             }
-            let events: Vec<Event> = changes.into_iter().filter_map(|change| self.event(change)).collect();
+            let events: Vec<Event> =
+                changes.into_iter().filter_map(|change| self.event(change)).collect();
             self.ready.extend(events);
         }
     }
@@ -98,7 +99,11 @@ impl Watch {
             (Some(old), None) => {
                 // Deleted, or not picked any more: the last picked state, at the version of the change.
                 let mut last = Value::clone(&old);
-                object::set(&mut last, &["metadata", "resourceVersion"], change.version.to_string());
+                object::set(
+                    &mut last,
+                    &["metadata", "resourceVersion"],
+                    change.version.to_string(),
+                );
                 Event::Deleted(Arc::new(last))
             }
         })
@@ -130,17 +135,25 @@ pub(crate) fn open(
     target: &Target,
     options: &Options,
 ) -> Result<impl Stream<Item = io::Result<Bytes>> + Send + use<>, Status> {
-    let selector = Selector::parse(target.resource, &options.label_selector, &options.field_selector)?;
+    let selector =
+        Selector::parse(target.resource, &options.label_selector, &options.field_selector)?;
     let version = options.version()?;
     if options.send_initial_events && options.resource_version_match != "NotOlderThan" {
         let why = "resourceVersionMatch: Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
-        return Err(Status::new(422, "Invalid", format!("ListOptions.meta.k8s.io \"\" is invalid: {why}")));
+        return Err(Status::new(
+            422,
+            "Invalid",
+            format!("ListOptions.meta.k8s.io \"\" is invalid: {why}"),
+        ));
     }
     let from = if options.send_initial_events { 0 } else { version };
     let namespace = Some(target.namespace.clone()).filter(|ns| !ns.is_empty());
     let now = Instant::now();
-    let timeout =
-        options.timeout.filter(|t| !t.is_zero()).unwrap_or(DEFAULT_TIMEOUT).min(DEFAULT_TIMEOUT * 48);
+    let timeout = options
+        .timeout
+        .filter(|t| !t.is_zero())
+        .unwrap_or(DEFAULT_TIMEOUT)
+        .min(DEFAULT_TIMEOUT * 48);
     let body = Body {
         watch: Watch::new(store, target.resource, namespace, selector, from),
         faults: Arc::clone(faults),
@@ -211,7 +224,11 @@ impl Body {
             "metadata": { "resourceVersion": self.watch.reached().to_string() },
         });
         if initial {
-            object::set(&mut object, &["metadata", "annotations", "k8s.io/initial-events-end"], "true");
+            object::set(
+                &mut object,
+                &["metadata", "annotations", "k8s.io/initial-events-end"],
+                "true",
+            );
         }
         line("BOOKMARK", &object)
     }

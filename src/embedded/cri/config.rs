@@ -42,11 +42,13 @@ const MASKED_PATHS: &[&str] = &[
     "/sys/devices/virtual/powercap",
 ];
 /// Read-only in containers unless `procMount: Unmasked`; the kubelet's list.
-const READONLY_PATHS: &[&str] = &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+const READONLY_PATHS: &[&str] =
+    &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// Where a pod's cgroup may be, in the shape of the `cgroupfs` driver: one for each class of service.
 pub(super) fn cgroup_parents(pod_uid: &str) -> [String; 3] {
-    ["/kubepods/besteffort", "/kubepods/burstable", "/kubepods"].map(|class| format!("{class}/pod{pod_uid}"))
+    ["/kubepods/besteffort", "/kubepods/burstable", "/kubepods"]
+        .map(|class| format!("{class}/pod{pod_uid}"))
 }
 
 /// The pod's sandbox.
@@ -61,7 +63,8 @@ pub(super) fn sandbox(pod: &Pod, logs: Option<&Path>) -> Result<api::PodSandboxC
     if spec.host_users == Some(false) {
         return Err(StartError {
             reason: "ConfigPodSandboxError",
-            message: "can't set `spec.hostUsers: false`, runtime does not support user namespaces".to_owned(),
+            message: "can't set `spec.hostUsers: false`, runtime does not support user namespaces"
+                .to_owned(),
         });
     }
     let identity = Identity::of(pod);
@@ -160,7 +163,10 @@ pub(super) fn container(
             })
             .collect(),
         labels,
-        annotations: HashMap::from([(ANNOTATION_RESTART_COUNT.to_owned(), start.attempt.to_string())]),
+        annotations: HashMap::from([(
+            ANNOTATION_RESTART_COUNT.to_owned(),
+            start.attempt.to_string(),
+        )]),
         log_path: format!("{}/{}.log", start.name, start.attempt),
         stdin: start.stdin,
         stdin_once: false,
@@ -188,7 +194,8 @@ pub(super) fn permit(sandbox: &mut api::PodSandboxConfig, container: &api::Conta
         .as_ref()
         .and_then(|linux| linux.security_context.as_ref())
         .is_some_and(|security| security.privileged);
-    if let Some(security) = sandbox.linux.as_mut().and_then(|linux| linux.security_context.as_mut()) {
+    if let Some(security) = sandbox.linux.as_mut().and_then(|linux| linux.security_context.as_mut())
+    {
         security.privileged |= privileged;
     }
 }
@@ -211,7 +218,10 @@ impl<'a> Identity<'a> {
 }
 
 /// The given labels, and the kubelet's own.
-fn labels(identity: &Identity<'_>, own: Option<&BTreeMap<String, String>>) -> HashMap<String, String> {
+fn labels(
+    identity: &Identity<'_>,
+    own: Option<&BTreeMap<String, String>>,
+) -> HashMap<String, String> {
     let mut labels: HashMap<_, _> = own.cloned().unwrap_or_default().into_iter().collect();
     labels.extend(
         [
@@ -225,8 +235,9 @@ fn labels(identity: &Identity<'_>, own: Option<&BTreeMap<String, String>>) -> Ha
 }
 
 fn namespaces(spec: &PodSpec, pid: NamespaceMode, target_id: String) -> api::NamespaceOption {
-    let node_or_pod =
-        |host: Option<bool>| if host == Some(true) { NamespaceMode::Node } else { NamespaceMode::Pod };
+    let node_or_pod = |host: Option<bool>| {
+        if host == Some(true) { NamespaceMode::Node } else { NamespaceMode::Pod }
+    };
     api::NamespaceOption {
         network: node_or_pod(spec.host_network).into(),
         ipc: node_or_pod(spec.host_ipc).into(),
@@ -247,7 +258,12 @@ fn dns(spec: &PodSpec) -> api::DnsConfig {
             .flatten()
             .filter_map(|option| {
                 let name = option.name.as_deref()?;
-                Some(option.value.as_ref().map_or_else(|| name.to_owned(), |value| format!("{name}:{value}")))
+                Some(
+                    option
+                        .value
+                        .as_ref()
+                        .map_or_else(|| name.to_owned(), |value| format!("{name}:{value}")),
+                )
             })
             .collect(),
     }
@@ -261,8 +277,9 @@ fn security(
 ) -> api::LinuxContainerSecurityContext {
     let Capabilities { add, drop } = security.capabilities.clone().unwrap_or_default();
     let unmasked = security.proc_mount.as_deref() == Some("Unmasked");
-    let paths =
-        |paths: &[&str]| if unmasked { Vec::new() } else { paths.iter().map(|p| (*p).to_owned()).collect() };
+    let paths = |paths: &[&str]| {
+        if unmasked { Vec::new() } else { paths.iter().map(|p| (*p).to_owned()).collect() }
+    };
     let uid = security.run_as_user.or(image.uid);
     let groups = pod_security(spec).map(|security| {
         security.supplemental_groups.iter().flatten().copied().chain(security.fs_group).collect()
@@ -282,12 +299,9 @@ fn security(
         no_new_privs: security.allow_privilege_escalation == Some(false),
         masked_paths: paths(MASKED_PATHS),
         readonly_paths: paths(READONLY_PATHS),
-        seccomp: Some(seccomp(
-            security
-                .seccomp_profile
-                .as_ref()
-                .or_else(|| pod_security(spec).and_then(|security| security.seccomp_profile.as_ref())),
-        )),
+        seccomp: Some(seccomp(security.seccomp_profile.as_ref().or_else(|| {
+            pod_security(spec).and_then(|security| security.seccomp_profile.as_ref())
+        }))),
     }
 }
 
@@ -314,7 +328,8 @@ fn has_privileged_container(spec: &PodSpec) -> bool {
     let privileged =
         |security: Option<&SecurityContext>| security.is_some_and(|s| s.privileged == Some(true));
     let of_container = |container: &Container| privileged(container.security_context.as_ref());
-    let of_ephemeral = |container: &EphemeralContainer| privileged(container.security_context.as_ref());
+    let of_ephemeral =
+        |container: &EphemeralContainer| privileged(container.security_context.as_ref());
     spec.containers.iter().any(of_container)
         || spec.init_containers.iter().flatten().any(of_container)
         || spec.ephemeral_containers.iter().flatten().any(of_ephemeral)
@@ -343,7 +358,10 @@ fn verify_non_root(
     let Identity { name, namespace, uid } = identity;
     Err(StartError {
         reason: "CreateContainerConfigError",
-        message: format!("{broken} (pod: \"{name}_{namespace}({uid})\", container: {})", start.name),
+        message: format!(
+            "{broken} (pod: \"{name}_{namespace}({uid})\", container: {})",
+            start.name
+        ),
     })
 }
 
@@ -367,7 +385,8 @@ mod tests {
             ("Burstable", "/kubepods/burstable/podu-1"),
             ("BestEffort", "/kubepods/besteffort/podu-1"),
         ] {
-            let sandbox = sandbox(&pod(json!({"containers": []}), json!({"qosClass": class})), None).unwrap();
+            let sandbox =
+                sandbox(&pod(json!({"containers": []}), json!({"qosClass": class})), None).unwrap();
             assert_eq!(sandbox.linux.unwrap().cgroup_parent, parent);
             assert!(cgroup_parents("u-1").contains(&parent.to_owned()));
         }
@@ -414,8 +433,10 @@ mod tests {
 
     #[test]
     fn a_localhost_seccomp_profile_is_below_the_kubelet_s_directory() {
-        let chosen =
-            SeccompProfile { type_: "Localhost".to_owned(), localhost_profile: Some("a/b.json".to_owned()) };
+        let chosen = SeccompProfile {
+            type_: "Localhost".to_owned(),
+            localhost_profile: Some("a/b.json".to_owned()),
+        };
         assert_eq!(seccomp(Some(&chosen)).localhost_ref, "/var/lib/kubelet/seccomp/a/b.json");
         assert_eq!(seccomp(None), profile(ProfileType::Unconfined));
     }

@@ -86,6 +86,7 @@ async fn container_status(
 ) -> Result<(api::ContainerStatus, Details), Status> {
     let request = api::ContainerStatusRequest { container_id: container_id.to_owned(), verbose };
     let answer = runtime.container_status(request).await?.into_inner();
-    let status = answer.status.ok_or_else(|| Status::internal("the runtime's answer has no status"))?;
+    let status =
+        answer.status.ok_or_else(|| Status::internal("the runtime's answer has no status"))?;
     Ok((status, Details::of(&answer.info)))
 }

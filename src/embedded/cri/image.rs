@@ -42,7 +42,9 @@ pub(super) async fn ensure(
         (None, "Never") => {
             return Err(StartError {
                 reason: "ErrImageNeverPull",
-                message: format!("Container image {name:?} is not present with pull policy of Never"),
+                message: format!(
+                    "Container image {name:?} is not present with pull policy of Never"
+                ),
             });
         }
         _ => {}
@@ -51,20 +53,31 @@ pub(super) async fn ensure(
         image: Some(api::ImageSpec { image: tagged }),
         sandbox_config: Some(sandbox.clone()),
     };
-    let pulled = images.clone().pull_image(request).await.map_err(|status| pull_error(name, &status))?;
-    status(images, &pulled.into_inner().image_ref).await.map_err(inspect_error)?.ok_or_else(|| StartError {
-        reason: "ImageInspectError",
-        message: format!("Failed to inspect image {name:?}: it is gone after its pull"),
+    let pulled =
+        images.clone().pull_image(request).await.map_err(|status| pull_error(name, &status))?;
+    status(images, &pulled.into_inner().image_ref).await.map_err(inspect_error)?.ok_or_else(|| {
+        StartError {
+            reason: "ImageInspectError",
+            message: format!("Failed to inspect image {name:?}: it is gone after its pull"),
+        }
     })
 }
 
-async fn status(images: &ImageServiceClient<Channel>, image: &str) -> Result<Option<Resolved>, Status> {
-    let request = api::ImageStatusRequest { image: Some(api::ImageSpec { image: image.to_owned() }) };
+async fn status(
+    images: &ImageServiceClient<Channel>,
+    image: &str,
+) -> Result<Option<Resolved>, Status> {
+    let request =
+        api::ImageStatusRequest { image: Some(api::ImageSpec { image: image.to_owned() }) };
     let found = images.clone().image_status(request).await?.into_inner().image;
     Ok(found.map(|image| {
         // The kubelet takes an image that asks for no user for one that runs as root.
         let unnamed = image.username.is_empty().then_some(0);
-        Resolved { id: image.id, uid: image.uid.map(|uid| uid.value).or(unnamed), username: image.username }
+        Resolved {
+            id: image.id,
+            uid: image.uid.map(|uid| uid.value).or(unnamed),
+            username: image.username,
+        }
     }))
 }
 

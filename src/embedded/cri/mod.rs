@@ -35,7 +35,9 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-use self::api::{image_service_client::ImageServiceClient, runtime_service_client::RuntimeServiceClient};
+use self::api::{
+    image_service_client::ImageServiceClient, runtime_service_client::RuntimeServiceClient,
+};
 use super::runtime::{ContainerStart, PidMode, Runtime, Sandbox, StartError, Started, Stream};
 
 /// How long one request may take. A kubelet allows as much for its longest one, a sandbox.
@@ -71,10 +73,16 @@ impl CriRuntime {
     /// If nothing answers there, or if it speaks no CRI v1.
     pub async fn connect(socket: &Path, options: Options) -> io::Result<Self> {
         let channel = channel(socket).await?;
-        let mut runtime = RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(MAX_ANSWER);
+        let mut runtime =
+            RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(MAX_ANSWER);
         let images = ImageServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER);
-        let version = runtime.version(api::VersionRequest {}).await.map_err(failed("Version"))?.into_inner();
-        tracing::info!(name = version.runtime_name, version = version.runtime_version, "container runtime");
+        let version =
+            runtime.version(api::VersionRequest {}).await.map_err(failed("Version"))?.into_inner();
+        tracing::info!(
+            name = version.runtime_name,
+            version = version.runtime_version,
+            "container runtime"
+        );
         let scheme = if version.runtime_name == "cri-o" { "cri-o" } else { "containerd" };
         Ok(Self { runtime, images, scheme, options, pods: Arc::default() })
     }
@@ -128,7 +136,8 @@ impl CriRuntime {
             let id = answer.map_err(start_error(REASON))?.into_inner().container_id;
             let request = api::StartContainerRequest { container_id: id.clone() };
             runtime.start_container(request).await.map_err(start_error("RunContainerError"))?;
-            let watched = exit::watch(runtime, id.clone()).await.map_err(start_error("RunContainerError"))?;
+            let watched =
+                exit::watch(runtime, id.clone()).await.map_err(start_error("RunContainerError"))?;
             Ok(Started { id, image_id: watched.image_id, exit: watched.exit })
         })
         .await
@@ -142,7 +151,8 @@ impl CriRuntime {
         reason: &'static str,
         work: impl Future<Output = Result<T, StartError>> + Send + 'static,
     ) -> Result<T, StartError> {
-        let started = self.lock_of(pod.metadata.uid.as_deref().unwrap_or_default()).read_owned().await;
+        let started =
+            self.lock_of(pod.metadata.uid.as_deref().unwrap_or_default()).read_owned().await;
         let work = tokio::spawn(async move {
             let _started = started;
             work.await
@@ -159,9 +169,11 @@ impl CriRuntime {
         let _nothing_starts = self.lock_of(pod_uid).write_owned().await;
         self.pods.lock().unwrap_or_else(PoisonError::into_inner).remove(pod_uid);
         let mut runtime = self.runtime.clone();
-        let label_selector = HashMap::from([(config::LABEL_POD_UID.to_owned(), pod_uid.to_owned())]);
+        let label_selector =
+            HashMap::from([(config::LABEL_POD_UID.to_owned(), pod_uid.to_owned())]);
         let filter = Some(api::PodSandboxFilter { label_selector });
-        let found = runtime.list_pod_sandbox(api::ListPodSandboxRequest { filter }).await?.into_inner();
+        let found =
+            runtime.list_pod_sandbox(api::ListPodSandboxRequest { filter }).await?.into_inner();
         for api::PodSandbox { id: pod_sandbox_id } in found.items {
             let stop = api::StopPodSandboxRequest { pod_sandbox_id: pod_sandbox_id.clone() };
             runtime.stop_pod_sandbox(stop).await?;
@@ -175,7 +187,8 @@ impl CriRuntime {
     async fn sandbox_status(&self, id: &str) -> Result<(api::PodSandboxStatus, Details), Status> {
         let request = api::PodSandboxStatusRequest { pod_sandbox_id: id.to_owned(), verbose: true };
         let answer = self.runtime.clone().pod_sandbox_status(request).await?.into_inner();
-        let status = answer.status.ok_or_else(|| Status::internal("the runtime's answer has no status"))?;
+        let status =
+            answer.status.ok_or_else(|| Status::internal("the runtime's answer has no status"))?;
         Ok((status, Details::of(&answer.info)))
     }
 }
@@ -218,12 +231,19 @@ impl Runtime for CriRuntime {
         })
     }
 
-    fn connect<'a>(&'a self, sandbox: &'a Sandbox, port: u16) -> BoxFuture<'a, io::Result<Box<dyn Stream>>> {
+    fn connect<'a>(
+        &'a self,
+        sandbox: &'a Sandbox,
+        port: u16,
+    ) -> BoxFuture<'a, io::Result<Box<dyn Stream>>> {
         Box::pin(async move {
             let (status, details) =
                 self.sandbox_status(&sandbox.id).await.map_err(failed("PodSandboxStatus"))?;
             if status.state() != api::PodSandboxState::SandboxReady {
-                return Err(io::Error::new(io::ErrorKind::NotConnected, "the sandbox does not run"));
+                return Err(io::Error::new(
+                    io::ErrorKind::NotConnected,
+                    "the sandbox does not run",
+                ));
             }
             let stream = network::connect(details.network_namespace, port).await?;
             Ok(Box::new(stream) as Box<dyn Stream>)
@@ -253,7 +273,10 @@ impl Details {
             .find(|namespace| namespace.get("type").is_some_and(|kind| kind == "network"))
             .and_then(|namespace| namespace.get("path")?.as_str())
             .map(PathBuf::from);
-        Self { pid: pid.and_then(|pid| i32::try_from(pid).ok()).filter(|pid| *pid > 0), network_namespace }
+        Self {
+            pid: pid.and_then(|pid| i32::try_from(pid).ok()).filter(|pid| *pid > 0),
+            network_namespace,
+        }
     }
 }
 
@@ -276,8 +299,10 @@ fn make_directory(path: &Path, reason: &'static str) -> Result<(), StartError> {
     if path.is_relative() {
         return Ok(());
     }
-    fs::create_dir_all(path)
-        .map_err(|error| StartError { reason, message: format!("mkdir {}: {error}", path.display()) })
+    fs::create_dir_all(path).map_err(|error| StartError {
+        reason,
+        message: format!("mkdir {}: {error}", path.display()),
+    })
 }
 
 /// A failed request as a container's or sandbox's error, with the runtime's message, as a kubelet has it.

@@ -26,7 +26,8 @@ pub(super) async fn connect(
     thread::Builder::new().name("sandbox-connect".to_owned()).spawn(move || {
         let _ = answer.send(connect_here(network_namespace, port));
     })?;
-    let stream = connected.await.map_err(|_| io::Error::other("the connecting thread panicked"))??;
+    let stream =
+        connected.await.map_err(|_| io::Error::other("the connecting thread panicked"))??;
     stream.set_nonblocking(true)?;
     tokio::net::TcpStream::from_std(stream)
 }
@@ -34,14 +35,19 @@ pub(super) async fn connect(
 /// Moves the calling thread into the namespace and connects.
 fn connect_here(network_namespace: Option<PathBuf>, port: u16) -> io::Result<TcpStream> {
     if let Some(path) = network_namespace {
-        let namespace = File::open(&path)
-            .map_err(|error| io::Error::new(error.kind(), format!("open {}: {error}", path.display())))?;
+        let namespace = File::open(&path).map_err(|error| {
+            io::Error::new(error.kind(), format!("open {}: {error}", path.display()))
+        })?;
         setns(&namespace, CloneFlags::CLONE_NEWNET).map_err(|errno| {
-            io::Error::new(io::Error::from(errno).kind(), format!("setns {}: {errno}", path.display()))
+            io::Error::new(
+                io::Error::from(errno).kind(),
+                format!("setns {}: {errno}", path.display()),
+            )
         })?;
     }
     // As containerd's own port-forward: IPv4, then IPv6.
-    let connect = |ip: IpAddr| TcpStream::connect_timeout(&SocketAddr::new(ip, port), CONNECT_TIMEOUT);
+    let connect =
+        |ip: IpAddr| TcpStream::connect_timeout(&SocketAddr::new(ip, port), CONNECT_TIMEOUT);
     connect(Ipv4Addr::LOCALHOST.into())
         .or_else(|error| connect(Ipv6Addr::LOCALHOST.into()).map_err(|_| error))
 }

@@ -73,7 +73,11 @@ impl Slot {
     /// One for each container of the spec, init containers first.
     pub(super) fn all(spec: &PodSpec) -> impl Iterator<Item = Self> {
         let init = spec.init_containers.iter().flatten().map(|c| {
-            let role = if c.restart_policy.as_deref() == Some("Always") { Role::Sidecar } else { Role::Init };
+            let role = if c.restart_policy.as_deref() == Some("Always") {
+                Role::Sidecar
+            } else {
+                Role::Init
+            };
             (role, c.clone(), None)
         });
         let regular = spec.containers.iter().map(|c| (Role::Regular, c.clone(), None));

@@ -73,7 +73,10 @@ pub(super) fn container_start(
         name: container.name.clone(),
         attempt,
         image: container.image.clone().unwrap_or_default(),
-        pull_policy: container.image_pull_policy.clone().unwrap_or_else(|| "IfNotPresent".to_owned()),
+        pull_policy: container
+            .image_pull_policy
+            .clone()
+            .unwrap_or_else(|| "IfNotPresent".to_owned()),
         command: expanded(&container.command),
         args: expanded(&container.args),
         working_dir: container.working_dir.clone().filter(|dir| !dir.is_empty()),
@@ -144,13 +147,20 @@ fn mounts(context: &Context<'_>, container: &Container) -> Result<Vec<Mount>, St
     let mut mounts = Vec::new();
     for mount in container.volume_mounts.iter().flatten() {
         let host = context.volumes.get(&mount.name).ok_or_else(|| {
-            config_error(format!("failed to find volume {:?} of container {:?}", mount.name, container.name))
+            config_error(format!(
+                "failed to find volume {:?} of container {:?}",
+                mount.name, container.name
+            ))
         })?;
         let sub_path = Path::new(mount.sub_path.as_deref().unwrap_or_default());
         if sub_path.is_absolute() || sub_path.components().any(|c| c.as_os_str() == "..") {
-            return Err(config_error(format!("invalid subPath {:?} of volume {:?}", sub_path, mount.name)));
+            return Err(config_error(format!(
+                "invalid subPath {:?} of volume {:?}",
+                sub_path, mount.name
+            )));
         }
-        let host_path = if sub_path.as_os_str().is_empty() { host.clone() } else { host.join(sub_path) };
+        let host_path =
+            if sub_path.as_os_str().is_empty() { host.clone() } else { host.join(sub_path) };
         mounts.push(Mount {
             host_path,
             container_path: PathBuf::from(&mount.mount_path),
@@ -160,7 +170,10 @@ fn mounts(context: &Context<'_>, container: &Container) -> Result<Vec<Mount>, St
     Ok(mounts)
 }
 
-fn environment(context: &Context<'_>, container: &Container) -> Result<Vec<(String, String)>, StartError> {
+fn environment(
+    context: &Context<'_>,
+    container: &Container,
+) -> Result<Vec<(String, String)>, StartError> {
     let mut env: Vec<(String, String)> = Vec::new();
     if let Some(address) = context.api_server {
         set(&mut env, "KUBERNETES_SERVICE_HOST", address.ip().to_string());
@@ -203,7 +216,9 @@ fn value_of(
     env: &[(String, String)],
 ) -> Result<Option<String>, StartError> {
     let Some(from) = &var.value_from else {
-        let known = |name: &str| env.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
+        let known = |name: &str| {
+            env.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+        };
         return Ok(Some(expand(var.value.as_deref().unwrap_or_default(), known)));
     };
     match from {
@@ -218,7 +233,9 @@ fn value_of(
             let found = data.as_ref().and_then(|data| data.get(&key.key).cloned());
             match found {
                 None if key.optional == Some(true) => Ok(None),
-                None if data.is_none() => Err(config_error(format!("configmap {:?} not found", key.name))),
+                None if data.is_none() => {
+                    Err(config_error(format!("configmap {:?} not found", key.name)))
+                }
                 None => Err(config_error(format!(
                     "couldn't find key {} in ConfigMap {}/{}",
                     key.key,
@@ -249,7 +266,8 @@ pub(super) fn field_value(pod: &Pod, pod_ip: Option<IpAddr>, path: &str) -> Opti
         return Some(all.as_ref().and_then(|all| all.get(key)).cloned().unwrap_or_default());
     }
     let all = |values: &Option<BTreeMap<String, String>>| {
-        let lines: Vec<String> = values.iter().flatten().map(|(k, v)| format!("{k}={v:?}")).collect();
+        let lines: Vec<String> =
+            values.iter().flatten().map(|(k, v)| format!("{k}={v:?}")).collect();
         lines.join("\n")
     };
     Some(match path {
@@ -276,7 +294,9 @@ fn expand<'a>(text: &str, lookup: impl Fn(&str) -> Option<&'a str>) -> String {
         if let Some(after) = rest.strip_prefix('$') {
             expanded.push('$');
             rest = after;
-        } else if let Some((name, after)) = rest.strip_prefix('(').and_then(|rest| rest.split_once(')')) {
+        } else if let Some((name, after)) =
+            rest.strip_prefix('(').and_then(|rest| rest.split_once(')'))
+        {
             match lookup(name) {
                 Some(value) => expanded.push_str(value),
                 None => expanded.push_str(&format!("$({name})")),

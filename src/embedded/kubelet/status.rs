@@ -45,8 +45,9 @@ pub(super) fn of(worker: &Worker, stored: &Value, phase: Option<&'static str>) -
 
 /// The phase of a pod that has not come to its end.
 fn running_phase(slots: &[Slot]) -> &'static str {
-    let initialized =
-        slots.iter().all(|slot| slot.role == Role::Regular || slot.is_ephemeral() || slot.initialized());
+    let initialized = slots
+        .iter()
+        .all(|slot| slot.role == Role::Regular || slot.is_ephemeral() || slot.initialized());
     let waiting = |slot: &Slot| match slot.state {
         State::Pending | State::Starting | State::Waiting { .. } => slot.last.is_none(),
         State::Running { .. } | State::Ended(..) => false,
@@ -83,7 +84,11 @@ fn container_status(worker: &Worker, slot: &Slot) -> Value {
     let (id, image_id) = match &slot.state {
         State::Running { id, image_id, .. } => (id.as_str(), image_id.as_str()),
         State::Ended(ended, _) => (ended.id.as_str(), ended.image_id.as_str()),
-        _ => slot.last.as_ref().map(|last| (last.id.as_str(), last.image_id.as_str())).unwrap_or_default(),
+        _ => slot
+            .last
+            .as_ref()
+            .map(|last| (last.id.as_str(), last.image_id.as_str()))
+            .unwrap_or_default(),
     };
     let ready = match slot.role {
         Role::Init => slot.initialized(),
@@ -129,7 +134,9 @@ fn conditions(worker: &Worker, phase: &str, stored: &[Value]) -> Vec<Value> {
     };
     let initializing = unready(&[Role::Init, Role::Sidecar], Slot::initialized);
     let not_running = unready(&[Role::Sidecar, Role::Regular], Slot::running);
-    let told = |what: &str, names: &[String]| format!("containers with {what} status: [{}]", names.join(" "));
+    let told = |what: &str, names: &[String]| {
+        format!("containers with {what} status: [{}]", names.join(" "))
+    };
     let initialized = match (phase, initializing.is_empty()) {
         ("Succeeded", _) => (true, "PodCompleted", String::new()),
         (_, true) => (true, "", String::new()),
@@ -141,7 +148,8 @@ fn conditions(worker: &Worker, phase: &str, stored: &[Value]) -> Vec<Value> {
         (_, true) => (true, "", String::new()),
         (_, false) => (false, "ContainersNotReady", told("unready", &not_running)),
     };
-    let sandbox = (worker.sandbox.is_some() && !matches!(phase, "Succeeded" | "Failed"), "", String::new());
+    let sandbox =
+        (worker.sandbox.is_some() && !matches!(phase, "Succeeded" | "Failed"), "", String::new());
     let ours = [
         ("PodReadyToStartContainers", sandbox),
         ("Initialized", initialized),
@@ -152,7 +160,8 @@ fn conditions(worker: &Worker, phase: &str, stored: &[Value]) -> Vec<Value> {
     let mut conditions: Vec<Value> = Vec::new();
     for (kind, (holds, reason, message)) in &ours {
         let status = if *holds { "True" } else { "False" };
-        let before = stored.iter().find(|c| text(c, "/type") == *kind && text(c, "/status") == status);
+        let before =
+            stored.iter().find(|c| text(c, "/type") == *kind && text(c, "/status") == status);
         let since = before.and_then(|c| c.get("lastTransitionTime")).cloned();
         let mut condition = Map::new();
         condition.insert("type".into(), (*kind).into());
@@ -168,7 +177,8 @@ fn conditions(worker: &Worker, phase: &str, stored: &[Value]) -> Vec<Value> {
         conditions.push(Value::Object(condition));
     }
     // Others may add conditions of their own.
-    conditions
-        .extend(stored.iter().filter(|c| ours.iter().all(|(kind, _)| text(c, "/type") != *kind)).cloned());
+    conditions.extend(
+        stored.iter().filter(|c| ours.iter().all(|(kind, _)| text(c, "/type") != *kind)).cloned(),
+    );
     conditions
 }

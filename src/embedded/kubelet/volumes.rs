@@ -36,9 +36,9 @@ pub(super) async fn make(
     let mut made = BTreeMap::new();
     for volume in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
         let directory = root.join(uid).join(&volume.name);
-        let path = make_one(&directory, pod, volume, sources)
-            .await
-            .map_err(|why| format!("MountVolume.SetUp failed for volume {:?} : {why}", volume.name))?;
+        let path = make_one(&directory, pod, volume, sources).await.map_err(|why| {
+            format!("MountVolume.SetUp failed for volume {:?} : {why}", volume.name)
+        })?;
         made.insert(volume.name.clone(), path);
     }
     Ok(made)
@@ -94,7 +94,11 @@ async fn write(directory: &Path, files: &Files, mode: u32) -> io::Result<()> {
 /// A path that stays inside its volume.
 fn inside(path: &str) -> Result<String, String> {
     let stays = Path::new(path).components().all(|part| matches!(part, Component::Normal(_)));
-    if stays && !path.is_empty() { Ok(path.to_owned()) } else { Err(format!("invalid path {path:?}")) }
+    if stays && !path.is_empty() {
+        Ok(path.to_owned())
+    } else {
+        Err(format!("invalid path {path:?}"))
+    }
 }
 
 fn config_map(sources: &dyn Sources, source: &ConfigMapVolumeSource) -> Result<Files, String> {
@@ -109,7 +113,11 @@ fn keys(
 ) -> Result<Files, String> {
     let optional = optional == Some(true);
     let Some(data) = sources.config_map(name) else {
-        return if optional { Ok(Files::new()) } else { Err(format!("configmap {name:?} not found")) };
+        return if optional {
+            Ok(Files::new())
+        } else {
+            Err(format!("configmap {name:?} not found"))
+        };
     };
     let Some(items) = items else {
         return data.into_iter().map(|(key, value)| Ok((inside(&key)?, value))).collect();
@@ -119,7 +127,9 @@ fn keys(
         match data.get(&item.key) {
             Some(value) => drop(files.insert(inside(&item.path)?, value.clone())),
             None if optional => {}
-            None => return Err(format!("configmap references non-existent config key: {}", item.key)),
+            None => {
+                return Err(format!("configmap references non-existent config key: {}", item.key));
+            }
         }
     }
     Ok(files)
@@ -128,14 +138,20 @@ fn keys(
 fn downward(pod: &Pod, items: Option<&[DownwardAPIVolumeFile]>) -> Result<Files, String> {
     let mut files = Files::new();
     for item in items.unwrap_or_default() {
-        let path = item.field_ref.as_ref().map(|field| field.field_path.as_str()).unwrap_or_default();
-        let value = field_value(pod, None, path).ok_or_else(|| format!("unsupported fieldPath: {path}"))?;
+        let path =
+            item.field_ref.as_ref().map(|field| field.field_path.as_str()).unwrap_or_default();
+        let value =
+            field_value(pod, None, path).ok_or_else(|| format!("unsupported fieldPath: {path}"))?;
         files.insert(inside(&item.path)?, value);
     }
     Ok(files)
 }
 
-fn projected(pod: &Pod, sources: &dyn Sources, source: &ProjectedVolumeSource) -> Result<Files, String> {
+fn projected(
+    pod: &Pod,
+    sources: &dyn Sources,
+    source: &ProjectedVolumeSource,
+) -> Result<Files, String> {
     let mut files = Files::new();
     for source in source.sources.iter().flatten() {
         if let Some(token) = &source.service_account_token {
@@ -147,7 +163,8 @@ fn projected(pod: &Pod, sources: &dyn Sources, source: &ProjectedVolumeSource) -
         if let Some(api) = &source.downward_api {
             files.extend(downward(pod, api.items.as_deref())?);
         }
-        if let Some(secret) = source.secret.as_ref().filter(|secret| secret.optional != Some(true)) {
+        if let Some(secret) = source.secret.as_ref().filter(|secret| secret.optional != Some(true))
+        {
             return Err(format!("secret {:?} not found", secret.name));
         }
     }

@@ -167,7 +167,9 @@ impl Worker {
                 let sources = Sources { kubelet: &kubelet, pod: &pod };
                 let made = volumes::make(&kubelet.volumes, &pod, &sources).await;
                 let result = match made {
-                    Ok(volumes) => runtime.run_sandbox(&pod).await.map(|sandbox| (volumes, sandbox)),
+                    Ok(volumes) => {
+                        runtime.run_sandbox(&pod).await.map(|sandbox| (volumes, sandbox))
+                    }
                     Err(message) => Err(StartError { reason: "FailedMount", message }),
                 };
                 Done::Sandbox(result)
@@ -201,7 +203,8 @@ impl Worker {
         let Some(slot) = self.slots.get_mut(index) else { return };
         slot.attempts += 1;
         slot.started = true;
-        slot.state = State::Running { id: started.id, image_id: started.image_id, since: Timestamp::now() };
+        slot.state =
+            State::Running { id: started.id, image_id: started.image_id, since: Timestamp::now() };
         self.exits.push(started.exit.map(move |exit| (index, exit)).boxed());
     }
 
@@ -223,7 +226,8 @@ impl Worker {
                 since: None,
                 until: Timestamp::now(),
             };
-            retry = slot.role != Role::Ephemeral && (policy != "Never" || slot.role == Role::Sidecar);
+            retry =
+                slot.role != Role::Ephemeral && (policy != "Never" || slot.role == Role::Sidecar);
             if policy == "Never" && slot.role != Role::Sidecar {
                 slot.state = State::Ended(ended, false);
             } else {
@@ -333,7 +337,9 @@ impl Worker {
             Ok(start) => start,
             Err(error) => return self.not_started(index, error),
         };
-        let (Some(slot), Some(sandbox)) = (self.slots.get_mut(index), self.sandbox.clone()) else { return };
+        let (Some(slot), Some(sandbox)) = (self.slots.get_mut(index), self.sandbox.clone()) else {
+            return;
+        };
         if let State::Ended(ended, _) = &slot.state {
             slot.last = Some(ended.clone());
         }
@@ -377,7 +383,8 @@ impl Worker {
             State::Ended(ended, false) => Some(ended.code),
             _ => None,
         };
-        let of = |role: Role| self.slots.iter().filter(move |slot| slot.role == role).map(final_code);
+        let of =
+            |role: Role| self.slots.iter().filter(move |slot| slot.role == role).map(final_code);
         if of(Role::Init).any(|code| code.is_some_and(|code| code != 0)) {
             return Some("Failed");
         }
@@ -410,7 +417,9 @@ impl Worker {
         self.last_exits().await;
         for slot in &mut self.slots {
             match &slot.state {
-                State::Running { .. } => slot.end(Exit { code: 137, finished_at: Timestamp::now() }, false),
+                State::Running { .. } => {
+                    slot.end(Exit { code: 137, finished_at: Timestamp::now() }, false)
+                }
                 State::Ended(ended, true) => slot.state = State::Ended(ended.clone(), false),
                 _ => {}
             }
@@ -464,7 +473,10 @@ impl volumes::Sources for Sources<'_> {
     fn config_map(&self, name: &str) -> Option<BTreeMap<String, String>> {
         let namespace = self.pod.metadata.namespace.as_deref().unwrap_or_default();
         let map = self.kubelet.server.store.get(&CONFIG_MAPS, namespace, name)?;
-        Some(serde_json::from_value(map.get("data").cloned().unwrap_or_default()).unwrap_or_default())
+        Some(
+            serde_json::from_value(map.get("data").cloned().unwrap_or_default())
+                .unwrap_or_default(),
+        )
     }
 
     fn token(&self) -> String {

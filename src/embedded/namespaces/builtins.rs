@@ -127,7 +127,8 @@ fn answer(mut client: TcpStream, log: Option<&File>) -> io::Result<()> {
     if let Some(mut log) = log {
         let peer = client.peer_addr()?.ip();
         let code = status.split(' ').next().unwrap_or_default();
-        let line = format!("{peer} - - [{}] {request:?} {code} {}\n", jiff::Timestamp::now(), body.len());
+        let line =
+            format!("{peer} - - [{}] {request:?} {code} {}\n", jiff::Timestamp::now(), body.len());
         log.write_all(line.as_bytes())?;
     }
     Ok(())

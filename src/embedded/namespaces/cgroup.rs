@@ -78,7 +78,9 @@ impl CgroupTree {
         Self {
             top: mounts
                 .iter()
-                .filter(|mount| is_type(mount, CGROUP2_SUPER_MAGIC) || is_type(mount, CGROUP_SUPER_MAGIC))
+                .filter(|mount| {
+                    is_type(mount, CGROUP2_SUPER_MAGIC) || is_type(mount, CGROUP_SUPER_MAGIC)
+                })
                 .flat_map(|mount| [mount.clone(), own_directory(mount)])
                 .find(|directory| writable(directory))
                 .map(|directory| directory.join(name)),
@@ -131,7 +133,9 @@ fn own_directory(mount: &Path) -> PathBuf {
 /// Whether directories can be made there, and processes moved from there into them. Only asked, not tried: a runtime
 /// that is killed while it tries would leave a directory that no shim knows of.
 fn writable(directory: &Path) -> bool {
-    [directory, &directory.join("cgroup.procs")].iter().all(|path| access(*path, AccessFlags::W_OK).is_ok())
+    [directory, &directory.join("cgroup.procs")]
+        .iter()
+        .all(|path| access(*path, AccessFlags::W_OK).is_ok())
 }
 
 /// Where one container's id shows.
@@ -178,8 +182,8 @@ fn mount_over(pid: i32, line: &str) -> anyhow::Result<()> {
     let file = std::env::temp_dir().join(format!(".podsonde-cgroup-{}-{pid}", std::process::id()));
     fs::File::options().write(true).create_new(true).open(&file)?.write_all(line.as_bytes())?;
     let target = format!("/proc/{pid}/cgroup");
-    let mounted =
-        mount(Some(&file), target.as_str(), None::<&str>, MsFlags::MS_BIND, None::<&str>).map_err(Into::into);
+    let mounted = mount(Some(&file), target.as_str(), None::<&str>, MsFlags::MS_BIND, None::<&str>)
+        .map_err(Into::into);
     fs::remove_file(&file)?;
     mounted
 }
@@ -196,7 +200,8 @@ fn remove(top: &Path, path: &Path) {
 
 fn kill_and_remove(path: &Path) {
     let Ok(entries) = fs::read_dir(path) else { return };
-    for entry in entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
+    for entry in entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+    {
         kill_and_remove(&entry.path());
     }
     // A killed process leaves its cgroup a moment later: about a second is waited for it.

@@ -44,7 +44,9 @@ pub(super) fn find(reference: &str, pull_policy: &str, stdin: bool) -> Result<Im
     if pull_policy == "Never" {
         return Err(StartError {
             reason: "ErrImageNeverPull",
-            message: format!("Container image \"{reference}\" is not present with pull policy of Never"),
+            message: format!(
+                "Container image \"{reference}\" is not present with pull policy of Never"
+            ),
         });
     }
     let (code, cause) = if normalized.starts_with("docker.io/") {
@@ -202,12 +204,16 @@ mod tests {
             assert_eq!(normalize(reference), expected, "{reference:?}");
         }
         assert_eq!(repository("localhost:5000/a/b:v1"), "localhost:5000/a/b");
-        assert_eq!(repository(&format!("docker.io/library/a@sha256:{digest}")), "docker.io/library/a");
+        assert_eq!(
+            repository(&format!("docker.io/library/a@sha256:{digest}")),
+            "docker.io/library/a"
+        );
     }
 
     #[test]
     fn unknown_images_fail_as_on_a_node() {
-        let reason = |reference, policy| find(reference, policy, false).map_err(|error| error.reason);
+        let reason =
+            |reference, policy| find(reference, policy, false).map_err(|error| error.reason);
         assert_eq!(reason("nginx", "IfNotPresent"), Err("ErrImagePull"));
         assert_eq!(reason("podsonde.dev/test/missing", "Always"), Err("ErrImagePull"));
         assert_eq!(reason("podsonde.dev/test/never", "Never"), Err("ErrImageNeverPull"));

@@ -19,16 +19,16 @@ use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, unshare},
     unistd::{
-        AccessFlags, Gid, Uid, chdir, eaccess, pivot_root, setgroups, sethostname, setresgid, setresuid,
-        setsid,
+        AccessFlags, Gid, Uid, chdir, eaccess, pivot_root, setgroups, sethostname, setresgid,
+        setresuid, setsid,
     },
 };
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     process::{Signal, set_parent_process_death_signal},
     thread::{
-        CapabilitySet, capabilities, capability_is_in_bounding_set, remove_capability_from_bounding_set,
-        set_capabilities, set_no_new_privs,
+        CapabilitySet, capabilities, capability_is_in_bounding_set,
+        remove_capability_from_bounding_set, set_capabilities, set_no_new_privs,
     },
 };
 
@@ -100,11 +100,18 @@ fn is_closed(channel: &UnixStream) -> anyhow::Result<bool> {
 fn mount_kernel_files(plan: &Plan) -> anyhow::Result<()> {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
     if !plan.root.host_proc {
-        mount(Some("proc"), &staged("/proc"), Some("proc"), flags | MsFlags::MS_NODEV, None::<&str>)
-            .context("mount proc")?;
+        mount(
+            Some("proc"),
+            &staged("/proc"),
+            Some("proc"),
+            flags | MsFlags::MS_NODEV,
+            None::<&str>,
+        )
+        .context("mount proc")?;
     }
     let options = Some("newinstance,ptmxmode=0666,mode=0620");
-    mount(Some("devpts"), &staged("/dev/pts"), Some("devpts"), flags, options).context("mount devpts")
+    mount(Some("devpts"), &staged("/dev/pts"), Some("devpts"), flags, options)
+        .context("mount devpts")
 }
 
 fn staged(path: &str) -> PathBuf {
@@ -127,7 +134,8 @@ fn set_up_sandbox(sandbox: &SandboxPlan) -> anyhow::Result<()> {
         }
     }
     // As containerd does: ports below 1024 need no privilege in a pod.
-    fs::write(staged("/proc/sys/net/ipv4/ip_unprivileged_port_start"), "0").context("unprivileged ports")
+    fs::write(staged("/proc/sys/net/ipv4/ip_unprivileged_port_start"), "0")
+        .context("unprivileged ports")
 }
 
 fn protect_proc() -> anyhow::Result<()> {
@@ -200,7 +208,9 @@ fn drop_privileges(process: &ProcessPlan) -> anyhow::Result<()> {
     if (process.uid, process.gid) != (0, 0) {
         let (uid, gid) = (Uid::from_raw(process.uid), Gid::from_raw(process.gid));
         setresgid(gid, gid, gid).and_then(|()| setresuid(uid, uid, uid)).with_context(|| {
-            format!("become user {uid}, group {gid} (without root, a pod has only user and group 0)")
+            format!(
+                "become user {uid}, group {gid} (without root, a pod has only user and group 0)"
+            )
         })?;
         // Another user means that the kernel forgets this.
         set_parent_process_death_signal(Some(Signal::KILL)).context("ask to end with the shim")?;
@@ -218,7 +228,9 @@ fn find_program(name: &str, env: &[(String, String)]) -> Result<PathBuf, String>
         let path = PathBuf::from(name);
         match fs::metadata(&path) {
             Ok(metadata) if metadata.is_dir() => return Err(fail("is a directory")),
-            Ok(_) if eaccess(&path, AccessFlags::X_OK).is_err() => return Err(fail("permission denied")),
+            Ok(_) if eaccess(&path, AccessFlags::X_OK).is_err() => {
+                return Err(fail("permission denied"));
+            }
             Ok(_) => path,
             Err(error) => return Err(fail(&format!("stat {name}: {}", describe(&error)))),
         }

@@ -87,8 +87,8 @@ fn launch(channel: &mut UnixStream) -> anyhow::Result<i32> {
 /// A pidfd of exactly that process.
 fn open(process: ProcessRef) -> anyhow::Result<OwnedFd> {
     let pid = Pid::from_raw(process.pid).context("pid 0")?;
-    let pidfd =
-        pidfd_open(pid, PidfdFlags::empty()).with_context(|| format!("open process {}", process.pid))?;
+    let pidfd = pidfd_open(pid, PidfdFlags::empty())
+        .with_context(|| format!("open process {}", process.pid))?;
     if start_time(process.pid)? != process.start_time {
         bail!("process {} has ended", process.pid);
     }

@@ -61,7 +61,8 @@ use self::{
     cgroup::CgroupTree,
     images::Image,
     plan::{
-        BindMount, Namespace, NamespacePlan, Plan, PodNetwork, ProcessPlan, ProcessRef, RootPlan, SandboxPlan,
+        BindMount, Namespace, NamespacePlan, Plan, PodNetwork, ProcessPlan, ProcessRef, RootPlan,
+        SandboxPlan,
     },
     shims::{Fate, PodShims},
 };
@@ -170,7 +171,8 @@ impl NamespaceRuntime {
     /// If the kernel gives no random numbers.
     pub fn new(options: Options) -> io::Result<Self> {
         let name = format!("podsonde-{}", hex(&random::<4>()?));
-        let cgroups = CgroupTree::find(options.cgroup_hierarchy.as_deref(), options.cgroup_driver, &name);
+        let cgroups =
+            CgroupTree::find(options.cgroup_hierarchy.as_deref(), options.cgroup_driver, &name);
         let users = fs::read_to_string("/proc/self/uid_map")?;
         Ok(Self {
             options,
@@ -213,8 +215,10 @@ impl NamespaceRuntime {
         if !host(spec.host_pid) {
             create.push(Namespace::Pid);
         }
-        let pause =
-            Image { entrypoint: ["/pause", HIDDEN, "pause"].map(str::to_owned).to_vec(), ..Image::default() };
+        let pause = Image {
+            entrypoint: ["/pause", HIDDEN, "pause"].map(str::to_owned).to_vec(),
+            ..Image::default()
+        };
         let mut root = root_plan("/pause", &pause);
         root.host_proc = host(spec.host_pid);
         root.read_only = true;
@@ -253,7 +257,11 @@ impl NamespaceRuntime {
         sandbox: &Sandbox,
         container: &ContainerStart,
     ) -> Result<Started, StartError> {
-        let image = images::find(&container.image, &container.pull_policy, container.stdin || container.tty)?;
+        let image = images::find(
+            &container.image,
+            &container.pull_policy,
+            container.stdin || container.tty,
+        )?;
         security::check_non_root(pod, container)?;
         let uid = pod_uid(pod).ok_or_else(|| create_error("the pod has no valid UID"))?;
         let running = lock(&self.pods).get(uid).map(Arc::clone);
@@ -284,7 +292,8 @@ impl NamespaceRuntime {
         let security = &container.security;
         let privileged = security.privileged == Some(true);
         let shared = [Namespace::User, Namespace::Net, Namespace::Ipc, Namespace::Uts];
-        let mut from_sandbox: Vec<Namespace> = shared.into_iter().filter(|kind| sandbox.has(*kind)).collect();
+        let mut from_sandbox: Vec<Namespace> =
+            shared.into_iter().filter(|kind| sandbox.has(*kind)).collect();
         let (mut from_target, mut create) = (None, Vec::new());
         match &container.pid {
             PidMode::Node => {}
@@ -292,7 +301,9 @@ impl NamespaceRuntime {
             PidMode::Pod => {}
             PidMode::Target(target) if !self.options.ignore_target => {
                 let process = running.shims.process(target).ok_or_else(|| {
-                    create_error(&format!("invalid target container: container {target:?} is not running"))
+                    create_error(&format!(
+                        "invalid target container: container {target:?} is not running"
+                    ))
                 })?;
                 from_target = Some((process, vec![Namespace::Pid]));
             }
@@ -396,18 +407,23 @@ impl Runtime for NamespaceRuntime {
         .boxed()
     }
 
-    fn connect<'a>(&'a self, sandbox: &'a Sandbox, port: u16) -> BoxFuture<'a, io::Result<Box<dyn Stream>>> {
+    fn connect<'a>(
+        &'a self,
+        sandbox: &'a Sandbox,
+        port: u16,
+    ) -> BoxFuture<'a, io::Result<Box<dyn Stream>>> {
         async move {
             let running = self.sandbox(&sandbox.id);
-            let running =
-                running.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no such sandbox"))?;
+            let running = running
+                .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no such sandbox"))?;
             let (sender, receiver) = oneshot::channel();
             // A thread that entered a foreign namespace is not used for anything else.
             std::thread::Builder::new().name("pod-connect".to_owned()).spawn(move || {
                 // A receiver that is gone no longer wants it.
                 let _ = sender.send(connect_from(&running, port));
             })?;
-            let stream = receiver.await.map_err(|_| io::Error::other("the connecting thread ended"))??;
+            let stream =
+                receiver.await.map_err(|_| io::Error::other("the connecting thread ended"))??;
             Ok(Box::new(tokio::net::TcpStream::from_std(stream)?) as Box<dyn Stream>)
         }
         .boxed()
@@ -434,7 +450,10 @@ fn connect_from(sandbox: &RunningSandbox, port: u16) -> io::Result<TcpStream> {
 /// What every container's file tree has, and what its image adds.
 fn root_plan(program: &str, image: &Image) -> RootPlan {
     let common = [
-        ("/etc/passwd", "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"),
+        (
+            "/etc/passwd",
+            "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",
+        ),
         ("/etc/group", "root:x:0:\nnogroup:x:65534:\n"),
     ];
     RootPlan {
@@ -456,14 +475,16 @@ fn root_plan(program: &str, image: &Image) -> RootPlan {
 /// The pod's UID, if it is one that can stand in a path.
 fn pod_uid(pod: &Pod) -> Option<&str> {
     let valid = |uid: &&str| {
-        (1..=128).contains(&uid.len()) && uid.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+        (1..=128).contains(&uid.len())
+            && uid.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
     };
     pod.metadata.uid.as_deref().filter(valid)
 }
 
 /// At most 63 bytes, as the kubelet cuts it.
 fn pod_hostname(pod: &Pod, spec: &PodSpec) -> String {
-    let name = [&spec.hostname_override, &spec.hostname, &pod.metadata.name].into_iter().flatten().next();
+    let name =
+        [&spec.hostname_override, &spec.hostname, &pod.metadata.name].into_iter().flatten().next();
     let name: String = name.map(String::as_str).unwrap_or("pod").chars().take(63).collect();
     name.trim_end_matches(['-', '.']).to_owned()
 }
@@ -485,7 +506,11 @@ fn create_error(message: &str) -> StartError {
 fn random<const N: usize>() -> io::Result<[u8; N]> {
     let mut bytes = [0; N];
     let filled = getrandom(&mut bytes, GetRandomFlags::empty())?;
-    if filled == N { Ok(bytes) } else { Err(io::Error::other("the kernel gave too few random bytes")) }
+    if filled == N {
+        Ok(bytes)
+    } else {
+        Err(io::Error::other("the kernel gave too few random bytes"))
+    }
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -68,7 +68,12 @@ impl Netlink {
     }
 
     /// Gives an interface an address.
-    pub(super) fn address(&mut self, interface: &str, address: Ipv4Addr, prefix: u8) -> io::Result<()> {
+    pub(super) fn address(
+        &mut self,
+        interface: &str,
+        address: Ipv4Addr,
+        prefix: u8,
+    ) -> io::Result<()> {
         let index = nix::net::if_::if_nametoindex(interface)?;
         // struct ifaddrmsg
         let mut body = vec![AF_INET, prefix, 0, 0];
@@ -81,7 +86,8 @@ impl Netlink {
     /// Sends what has no other route to `gateway`.
     pub(super) fn default_route(&mut self, gateway: Ipv4Addr) -> io::Result<()> {
         // struct rtmsg
-        let mut body = vec![AF_INET, 0, 0, 0, RT_TABLE_MAIN, RTPROT_BOOT, 0, RTN_UNICAST, 0, 0, 0, 0];
+        let mut body =
+            vec![AF_INET, 0, 0, 0, RT_TABLE_MAIN, RTPROT_BOOT, 0, RTN_UNICAST, 0, 0, 0, 0];
         attribute(&mut body, RTA_GATEWAY, &gateway.octets());
         self.request(RTM_NEWROUTE, NLM_F_CREATE_EXCL, &body)
     }
@@ -107,7 +113,9 @@ impl Netlink {
                     errno => Err(io::Error::from_raw_os_error(-errno)),
                 }
             }
-            _ => Err(io::Error::new(io::ErrorKind::InvalidData, "unexpected answer from the kernel")),
+            _ => {
+                Err(io::Error::new(io::ErrorKind::InvalidData, "unexpected answer from the kernel"))
+            }
         }
     }
 }

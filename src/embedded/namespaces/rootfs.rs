@@ -53,7 +53,8 @@ impl Source {
             .custom_flags(libc::O_PATH)
             .open(path)
             .with_context(|| format!("open {}", path.display()))?;
-        let directory = file.metadata().with_context(|| format!("stat {}", path.display()))?.is_dir();
+        let directory =
+            file.metadata().with_context(|| format!("stat {}", path.display()))?.is_dir();
         Ok(Self { file, target: target.into(), directory, read_only })
     }
 }
@@ -70,13 +71,18 @@ pub(super) fn stage(plan: &RootPlan, user: Option<UserRange>) -> anyhow::Result<
         for name in HOST_PROGRAMS {
             let path = Path::new("/").join(name);
             match fs::symlink_metadata(&path) {
-                Ok(metadata) if metadata.is_symlink() => links.push((path.clone(), relative_link(&path)?)),
+                Ok(metadata) if metadata.is_symlink() => {
+                    links.push((path.clone(), relative_link(&path)?))
+                }
                 Ok(_) => sources.push(Source::open(&path, &path, true)?),
                 Err(_) => {}
             }
         }
     } else {
-        for link in ["/bin", "/lib", "/lib64"].map(PathBuf::from).into_iter().filter(|path| path.is_symlink())
+        for link in ["/bin", "/lib", "/lib64"]
+            .map(PathBuf::from)
+            .into_iter()
+            .filter(|path| path.is_symlink())
         {
             links.push((link.clone(), relative_link(&link)?));
         }
@@ -88,7 +94,11 @@ pub(super) fn stage(plan: &RootPlan, user: Option<UserRange>) -> anyhow::Result<
         }
     }
     for device in DEVICES {
-        sources.push(Source::open(&Path::new("/dev").join(device), Path::new("/dev").join(device), false)?);
+        sources.push(Source::open(
+            &Path::new("/dev").join(device),
+            Path::new("/dev").join(device),
+            false,
+        )?);
     }
     if plan.host_proc {
         sources.push(Source::open(Path::new("/proc"), "/proc", false)?);
@@ -144,7 +154,9 @@ impl Tree {
                 }
             }
             while let Ok(target) = fs::read_link(&path) {
-                if target.is_absolute() || target.components().any(|part| part == Component::ParentDir) {
+                if target.is_absolute()
+                    || target.components().any(|part| part == Component::ParentDir)
+                {
                     bail!("path {} crosses a symbolic link", inside.display());
                 }
                 path.pop();
@@ -163,7 +175,8 @@ impl Tree {
 
     fn directory(&self, inside: &Path) -> anyhow::Result<PathBuf> {
         let path = self.path(inside)?;
-        let missing: Vec<&Path> = path.ancestors().take_while(|ancestor| !ancestor.exists()).collect();
+        let missing: Vec<&Path> =
+            path.ancestors().take_while(|ancestor| !ancestor.exists()).collect();
         for directory in missing.into_iter().rev() {
             fs::create_dir(directory)
                 .and_then(|()| self.own(directory))
@@ -177,7 +190,8 @@ impl Tree {
             self.directory(parent)?;
         }
         let path = self.path(inside)?;
-        let file = File::create(&path).with_context(|| format!("make the file {}", inside.display()))?;
+        let file =
+            File::create(&path).with_context(|| format!("make the file {}", inside.display()))?;
         self.own(&path)?;
         Ok(file)
     }
@@ -188,7 +202,8 @@ impl Tree {
         }
         let path = self.path(inside)?;
         if !path.exists() {
-            symlink(target, &path).with_context(|| format!("make the link {}", inside.display()))?;
+            symlink(target, &path)
+                .with_context(|| format!("make the link {}", inside.display()))?;
         }
         Ok(())
     }
@@ -230,10 +245,11 @@ pub(super) fn make_read_only(path: &Path) -> nix::Result<()> {
         (FsFlags::ST_RELATIME, MsFlags::MS_RELATIME),
     ];
     let present = statvfs(path)?.flags();
-    let flags = KEPT
-        .into_iter()
-        .filter(|(present_flag, _)| present.contains(*present_flag))
-        .fold(MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY, |flags, (_, flag)| flags | flag);
+    let flags =
+        KEPT.into_iter().filter(|(present_flag, _)| present.contains(*present_flag)).fold(
+            MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY,
+            |flags, (_, flag)| flags | flag,
+        );
     mount(None::<&str>, path, None::<&str>, flags, None::<&str>)
 }
 
@@ -252,7 +268,8 @@ pub(super) fn uncover_proc() -> anyhow::Result<()> {
 
 /// The target of a link in the host's root directory, relative, so that it holds in any root.
 fn relative_link(link: &Path) -> anyhow::Result<PathBuf> {
-    let target = fs::read_link(link).with_context(|| format!("read the link {}", link.display()))?;
+    let target =
+        fs::read_link(link).with_context(|| format!("read the link {}", link.display()))?;
     Ok(target.strip_prefix("/").map(Path::to_owned).unwrap_or(target))
 }
 
@@ -261,7 +278,9 @@ fn libraries(program: &Path) -> anyhow::Result<Vec<(PathBuf, Vec<PathBuf>)>> {
     let maps = fs::read_to_string("/proc/self/maps").context("read the process's own mappings")?;
     let loaded: BTreeSet<PathBuf> = maps
         .lines()
-        .filter(|line| line.split_ascii_whitespace().nth(1).is_some_and(|access| access.contains('x')))
+        .filter(|line| {
+            line.split_ascii_whitespace().nth(1).is_some_and(|access| access.contains('x'))
+        })
         .filter_map(|line| line.find('/').and_then(|start| line.get(start..)))
         .map(PathBuf::from)
         .filter(|path| path != program)

@@ -19,7 +19,9 @@ use rustix::thread::CapabilitySet;
 #[derive(Debug, thiserror::Error)]
 pub enum RootlessError {
     /// The kernel or its configuration says no.
-    #[error("this system does not let ordinary users make user namespaces: {hint} (unshare: {errno})")]
+    #[error(
+        "this system does not let ordinary users make user namespaces: {hint} (unshare: {errno})"
+    )]
     Forbidden {
         /// What to do about it.
         hint: String,
@@ -51,7 +53,8 @@ pub fn enter_user_namespace() -> Result<bool, RootlessError> {
         return Ok(false);
     }
     let (user, group) = (geteuid(), getegid());
-    unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS).map_err(|errno| forbidden(errno, sysctl))?;
+    unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS)
+        .map_err(|errno| forbidden(errno, sysctl))?;
     let write = |operation, path, text: String| {
         fs::write(path, text).map_err(|error| RootlessError::SetUp { operation, error })
     };
@@ -110,8 +113,13 @@ mod tests {
         let text = |errno, set: &'static str, value: &'static str| {
             forbidden(errno, |name| (name == set).then(|| value.to_owned())).to_string()
         };
-        assert!(text(Errno::ENOSPC, "user/max_user_namespaces", "0").contains("max_user_namespaces=10000"));
-        assert!(text(Errno::EPERM, "kernel/unprivileged_userns_clone", "0").contains("userns_clone=1"));
+        assert!(
+            text(Errno::ENOSPC, "user/max_user_namespaces", "0")
+                .contains("max_user_namespaces=10000")
+        );
+        assert!(
+            text(Errno::EPERM, "kernel/unprivileged_userns_clone", "0").contains("userns_clone=1")
+        );
         let apparmor = text(Errno::EPERM, "kernel/apparmor_restrict_unprivileged_userns", "1");
         assert!(apparmor.contains("AppArmor profile"), "{apparmor}");
         assert!(text(Errno::EPERM, "user/max_user_namespaces", "100").contains("seccomp"));

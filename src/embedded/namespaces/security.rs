@@ -39,10 +39,14 @@ pub(super) fn check_non_root(pod: &Pod, container: &ContainerStart) -> Result<()
     };
     let metadata = &pod.metadata;
     let field = |field: &Option<String>| field.clone().unwrap_or_default();
-    let (name, namespace, uid) = (field(&metadata.name), field(&metadata.namespace), field(&metadata.uid));
+    let (name, namespace, uid) =
+        (field(&metadata.name), field(&metadata.namespace), field(&metadata.uid));
     Err(StartError {
         reason: "CreateContainerConfigError",
-        message: format!("{what} (pod: \"{name}_{namespace}({uid})\", container: {})", container.name),
+        message: format!(
+            "{what} (pod: \"{name}_{namespace}({uid})\", container: {})",
+            container.name
+        ),
     })
 }
 
@@ -62,7 +66,8 @@ pub(super) fn process_plan(
         ([], arguments) => (image.entrypoint, arguments.to_vec()),
         (command, arguments) => (command.to_vec(), arguments.to_vec()),
     };
-    let mut env = vec![("PATH".to_owned(), PATH.to_owned()), ("HOSTNAME".to_owned(), hostname.to_owned())];
+    let mut env =
+        vec![("PATH".to_owned(), PATH.to_owned()), ("HOSTNAME".to_owned(), hostname.to_owned())];
     if container.tty {
         env.push(("TERM".to_owned(), "xterm".to_owned()));
     }
@@ -104,7 +109,11 @@ fn capabilities(security: &SecurityContext) -> Result<Option<u64>, StartError> {
         names.unwrap_or_default().iter().try_fold(CapabilitySet::empty(), |set, name| {
             let name = name.to_ascii_uppercase();
             let name = name.strip_prefix("CAP_").unwrap_or(&name);
-            let one = if name == "ALL" { Some(CapabilitySet::all()) } else { CapabilitySet::from_name(name) };
+            let one = if name == "ALL" {
+                Some(CapabilitySet::all())
+            } else {
+                CapabilitySet::from_name(name)
+            };
             one.map(|one| set | one)
                 .ok_or_else(|| create_error(&format!("unknown capability \"CAP_{name}\"")))
         })
@@ -132,6 +141,9 @@ mod tests {
         // The figure that `grep CapBnd /proc/1/status` shows in a container of containerd's.
         assert_eq!(kept(&[], &[]), Some(0xa804_25fb));
         assert_eq!(kept(&["SYS_PTRACE"], &["ALL"]), Some(1 << 19));
-        assert_eq!(kept(&["CAP_NET_ADMIN"], &["NET_RAW"]), Some((0xa804_25fb | 1 << 12) & !(1 << 13)));
+        assert_eq!(
+            kept(&["CAP_NET_ADMIN"], &["NET_RAW"]),
+            Some((0xa804_25fb | 1 << 12) & !(1 << 13))
+        );
     }
 }

@@ -169,7 +169,9 @@ fn wait(container: ProcessRef, control: &File, children: &SignalFd) -> anyhow::R
         loop {
             match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
                 Ok(WaitStatus::Exited(ended, code)) if ended == pid => return Ok(code),
-                Ok(WaitStatus::Signaled(ended, signal, _)) if ended == pid => return Ok(128 + signal as i32),
+                Ok(WaitStatus::Signaled(ended, signal, _)) if ended == pid => {
+                    return Ok(128 + signal as i32);
+                }
                 Ok(WaitStatus::StillAlive) => break,
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(error) => return Err(error.into()),

@@ -84,7 +84,8 @@ impl PodShims {
             let watched = Watched { pod: Arc::downgrade(self), id: id.to_owned(), started, exited };
             tokio::spawn(watch(watched, child, control, events, frame, kept, ending));
         }
-        let process = start.await.unwrap_or_else(|_| Err(create_error("the shim ended unexpectedly")))?;
+        let process =
+            start.await.unwrap_or_else(|_| Err(create_error("the shim ended unexpectedly")))?;
         let exit = async move {
             // A shim that was killed says nothing, but its container died with it.
             exit.await.unwrap_or_else(|_| Exit { code: 137, finished_at: Timestamp::now() })
@@ -127,8 +128,10 @@ fn spawn(executable: &Path) -> io::Result<(Child, pipe::Sender, pipe::Receiver)>
         .stdout(Stdio::piped())
         .spawn()?;
     let piped = || io::Error::other("no pipe to the shim");
-    let control = pipe::Sender::from_owned_fd(OwnedFd::from(child.stdin.take().ok_or_else(piped)?))?;
-    let events = pipe::Receiver::from_owned_fd(OwnedFd::from(child.stdout.take().ok_or_else(piped)?))?;
+    let control =
+        pipe::Sender::from_owned_fd(OwnedFd::from(child.stdin.take().ok_or_else(piped)?))?;
+    let events =
+        pipe::Receiver::from_owned_fd(OwnedFd::from(child.stdout.take().ok_or_else(piped)?))?;
     Ok((child, control, events))
 }
 

@@ -110,7 +110,11 @@ impl Broker {
         }
     }
 
-    pub(super) fn socket(&self, pidfd: BorrowedFd<'_>, kind: SocketKind) -> Result<OwnedFd, SysError> {
+    pub(super) fn socket(
+        &self,
+        pidfd: BorrowedFd<'_>,
+        kind: SocketKind,
+    ) -> Result<OwnedFd, SysError> {
         match self.ask(Purpose::Socket(kind), pidfd)? {
             (Reply::Socket, Some(socket)) => Ok(socket),
             (Reply::Failure(error), _) => Err(error),
@@ -120,7 +124,11 @@ impl Broker {
         }
     }
 
-    fn ask(&self, purpose: Purpose, pidfd: BorrowedFd<'_>) -> Result<(Reply, Option<OwnedFd>), SysError> {
+    fn ask(
+        &self,
+        purpose: Purpose,
+        pidfd: BorrowedFd<'_>,
+    ) -> Result<(Reply, Option<OwnedFd>), SysError> {
         let mut socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
         let deadline = Instant::now() + REPLY_DEADLINE;
         let id = socket.last_id.wrapping_add(1);
@@ -165,7 +173,8 @@ impl Socket {
             let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
             let mut control = RecvAncillaryBuffer::new(&mut space);
             let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
-            let received = recvmsg(&self.fd, &mut [io::IoSliceMut::new(&mut buffer)], &mut control, flags);
+            let received =
+                recvmsg(&self.fd, &mut [io::IoSliceMut::new(&mut buffer)], &mut control, flags);
             let length = match received.map(|received| received.bytes) {
                 Ok(0) => return Err(failed("broker", Errno::PIPE)),
                 Ok(length) => length,

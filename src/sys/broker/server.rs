@@ -18,7 +18,8 @@ use rustix::{
     io::{Errno, FdFlags, fcntl_setfd},
     net::{
         AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
-        SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketType, recvmsg, sendmsg, sockopt,
+        SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketType, recvmsg, sendmsg,
+        sockopt,
     },
     process::set_parent_process_death_signal,
     thread::CapabilitySet,
@@ -64,7 +65,8 @@ fn prepare(socket: BorrowedFd<'_>) -> Result<Hello, SysError> {
         return Err(failed(Errno::PROTOTYPE));
     }
     fcntl_setfd(socket, FdFlags::CLOEXEC).map_err(failed)?;
-    sockopt::set_socket_timeout(socket, sockopt::Timeout::Send, Some(SEND_DEADLINE)).map_err(failed)?;
+    sockopt::set_socket_timeout(socket, sockopt::Timeout::Send, Some(SEND_DEADLINE))
+        .map_err(failed)?;
     // If the agent is gone already its end of the socket is, too.
     set_parent_process_death_signal(Some(rustix::process::Signal::KILL)).map_err(failed)?;
     let nix = |errno: nix::errno::Errno| failed(Errno::from_raw_os_error(errno as i32));
@@ -109,7 +111,12 @@ fn answer(purpose: Purpose, pidfd: OwnedFd) -> Result<(Reply, Option<OwnedFd>), 
     }
 }
 
-fn reply(socket: BorrowedFd<'_>, id: u64, reply: &Reply, opened: Option<&OwnedFd>) -> Result<(), SysError> {
+fn reply(
+    socket: BorrowedFd<'_>,
+    id: u64,
+    reply: &Reply,
+    opened: Option<&OwnedFd>,
+) -> Result<(), SysError> {
     let failed = SysError::of::<Errno>("sendmsg", "the agent");
     let rights: Vec<_> = opened.iter().map(AsFd::as_fd).collect();
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -118,7 +125,9 @@ fn reply(socket: BorrowedFd<'_>, id: u64, reply: &Reply, opened: Option<&OwnedFd
         return Err(failed(Errno::MSGSIZE));
     }
     let message = reply.encode(id);
-    sendmsg(socket, &[IoSlice::new(&message)], &mut control, SendFlags::NOSIGNAL).map(drop).map_err(failed)
+    sendmsg(socket, &[IoSlice::new(&message)], &mut control, SendFlags::NOSIGNAL)
+        .map(drop)
+        .map_err(failed)
 }
 
 enum Refusal {
@@ -175,12 +184,14 @@ fn receive(socket: BorrowedFd<'_>) -> Result<Option<(Request, OwnedFd)>, Refusal
 fn is_closed(socket: BorrowedFd<'_>) -> bool {
     let mut fds = [PollFd::new(&socket, PollFlags::IN | PollFlags::RDHUP)];
     let ready = poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
-    ready.is_err() || fds.iter().any(|fd| fd.revents().intersects(PollFlags::HUP | PollFlags::RDHUP))
+    ready.is_err()
+        || fds.iter().any(|fd| fd.revents().intersects(PollFlags::HUP | PollFlags::RDHUP))
 }
 
 /// `setns` takes namespace files too, which would let the agent name a namespace instead of a process. The kernel gives a pidfd this
 /// name on every file system that pidfds have been on; no path looks like it.
 fn is_pidfd(fd: &OwnedFd) -> bool {
     let link = format!("/proc/self/fd/{}", fd.as_raw_fd());
-    readlinkat(rustix::fs::CWD, link, Vec::new()).is_ok_and(|name| name.as_bytes() == b"anon_inode:[pidfd]")
+    readlinkat(rustix::fs::CWD, link, Vec::new())
+        .is_ok_and(|name| name.as_bytes() == b"anon_inode:[pidfd]")
 }

@@ -135,7 +135,11 @@ impl Reply {
             Self::Socket => (3, 0, 0),
             Self::Failure(error) => {
                 let op = OPERATIONS.iter().position(|op| *op == error.op);
-                (2, op.and_then(|op| u8::try_from(op).ok()).unwrap_or(u8::MAX), error.errno.raw_os_error())
+                (
+                    2,
+                    op.and_then(|op| u8::try_from(op).ok()).unwrap_or(u8::MAX),
+                    error.errno.raw_os_error(),
+                )
             }
         };
         let mut out = vec![VERSION, kind, op, 0];
@@ -193,7 +197,9 @@ const IPC: u8 = 4;
 fn put_evidence(out: &mut Vec<u8>, Evidence { hostname, net, ipc }: &Evidence) {
     let present = |is: bool, flag: u8| if is { flag } else { 0 };
     out.push(
-        present(hostname.is_some(), HOSTNAME) | present(net.is_some(), NET) | present(ipc.is_some(), IPC),
+        present(hostname.is_some(), HOSTNAME)
+            | present(net.is_some(), NET)
+            | present(ipc.is_some(), IPC),
     );
     if let Some(hostname) = hostname {
         put_bytes(out, hostname);
@@ -245,7 +251,11 @@ impl<'a> Reader<'a> {
         Ok(taken)
     }
 
-    fn list<T>(&mut self, max: usize, item: impl Fn(&mut Self) -> Result<T, Errno>) -> Result<Vec<T>, Errno> {
+    fn list<T>(
+        &mut self,
+        max: usize,
+        item: impl Fn(&mut Self) -> Result<T, Errno>,
+    ) -> Result<Vec<T>, Errno> {
         let length = usize::from(u16::from_le_bytes(self.take()?));
         if length > max {
             return Err(Errno::BADMSG);
@@ -275,7 +285,8 @@ impl<'a> Reader<'a> {
 
     fn interface(&mut self) -> Result<Interface, Errno> {
         let name = self.bytes()?.to_vec();
-        let address = |r: &mut Self| String::from_utf8(r.bytes()?.to_vec()).map_err(|_| Errno::BADMSG);
+        let address =
+            |r: &mut Self| String::from_utf8(r.bytes()?.to_vec()).map_err(|_| Errno::BADMSG);
         Ok(Interface { name, addresses: self.list(NetEvidence::MAX_ADDRESSES, address)? })
     }
 }
@@ -329,8 +340,10 @@ mod tests {
     #[test]
     fn the_largest_evidence_fits() {
         let address = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff/128".to_owned();
-        let interface =
-            Interface { name: vec![b'x'; 15], addresses: vec![address; NetEvidence::MAX_ADDRESSES] };
+        let interface = Interface {
+            name: vec![b'x'; 15],
+            addresses: vec![address; NetEvidence::MAX_ADDRESSES],
+        };
         let ids = vec![i32::MAX; IpcEvidence::MAX_IDS];
         let evidence = Evidence {
             hostname: Some(vec![b'h'; 64]),

@@ -80,12 +80,18 @@ impl Compiler {
     /// INVALID_FIELD with libpcap's message; FILTER_UNSUPPORTED if there is no libpcap; SYSTEM_CALL.
     pub fn compile(&self, linktype: u32, snaplen: u32, text: &str) -> Result<Compiled> {
         if text.len() > MAX_TEXT {
-            return Err(refused(format!("has {} bytes; at most {MAX_TEXT} are compiled", text.len())));
+            return Err(refused(format!(
+                "has {} bytes; at most {MAX_TEXT} are compiled",
+                text.len()
+            )));
         }
-        let request = [&linktype.to_le_bytes()[..], &snaplen.to_le_bytes(), text.as_bytes()].concat();
+        let request =
+            [&linktype.to_le_bytes()[..], &snaplen.to_le_bytes(), text.as_bytes()].concat();
         let answer = self.ask(&request)?;
         match answer.split_first() {
-            Some((0, rest)) => read(rest).unwrap_or_else(|| Err(failed("the answer", Errno::BADMSG).into())),
+            Some((0, rest)) => {
+                read(rest).unwrap_or_else(|| Err(failed("the answer", Errno::BADMSG).into()))
+            }
             Some((1, message)) => {
                 let message = String::from_utf8_lossy(message);
                 Err(refused(format!("{message}{}", filter::advice(&message))))
@@ -169,7 +175,8 @@ fn read(answer: &[u8]) -> Option<Result<Compiled>> {
     let (count, rest) = answer.split_first_chunk()?;
     let count = usize::try_from(u32::from_le_bytes(*count)).ok()?;
     let (instructions, listing) = rest.split_at_checked(count.checked_mul(8)?)?;
-    let instructions = instructions.as_chunks().0.iter().copied().map(Instruction::from_bytes).collect();
+    let instructions =
+        instructions.as_chunks().0.iter().copied().map(Instruction::from_bytes).collect();
     let Some(program) = Program::new(instructions) else {
         return Some(Err(refused(format!(
             "is too complex: it has {count} instructions, and the kernel takes {MAX_INSTRUCTIONS}"
@@ -189,7 +196,8 @@ pub fn serve() -> ExitCode {
             if stdin().take(most).read_to_end(&mut request).is_err() {
                 return ExitCode::FAILURE;
             }
-            answer(&libpcap, &request).unwrap_or_else(|message| [b"\x01", message.as_bytes()].concat())
+            answer(&libpcap, &request)
+                .unwrap_or_else(|message| [b"\x01", message.as_bytes()].concat())
         }
     };
     let mut stdout = stdout();
@@ -250,7 +258,10 @@ mod tests {
         ]
         .concat();
         let compiled = read(&whole).unwrap().unwrap();
-        assert_eq!((compiled.listing.as_str(), compiled.program), ("(000) ret #1\n", Program::everything(1)));
+        assert_eq!(
+            (compiled.listing.as_str(), compiled.program),
+            ("(000) ret #1\n", Program::everything(1))
+        );
         for end in 0..12 {
             assert!(read(&whole[..end]).is_none(), "{end}");
         }

@@ -225,7 +225,9 @@ impl Drain {
             let now = Instant::now();
             let ends = match &last {
                 None if stop == FINISH => Some(End::Stopped),
-                None if self.went_down && self.tap.ring.is_interface_gone() => Some(End::InterfaceGone),
+                None if self.went_down && self.tap.ring.is_interface_gone() => {
+                    Some(End::InterfaceGone)
+                }
                 _ => None,
             };
             if let Some(end) = ends {
@@ -363,7 +365,8 @@ impl Drain {
         // Without a buffer for them, packets may come and stay.
         let packets = !rests && self.has_buffer();
         let pool = PollFd::new(&self.shared.pool, PollFlags::IN);
-        let ring = PollFd::new(&self.tap.ring, if packets { PollFlags::IN } else { PollFlags::empty() });
+        let ring =
+            PollFd::new(&self.tap.ring, if packets { PollFlags::IN } else { PollFlags::empty() });
         let mut fds = [pool, ring];
         match poll(&mut fds, Some(&timeout)) {
             Ok(_) | Err(Errno::INTR) => {}
@@ -374,8 +377,8 @@ impl Drain {
             self.shared.pool.woken();
         }
         if ring.contains(PollFlags::ERR) {
-            let error =
-                sockopt::socket_error(&self.tap.ring).map_err(SysError::of("getsockopt", "SO_ERROR"))?;
+            let error = sockopt::socket_error(&self.tap.ring)
+                .map_err(SysError::of("getsockopt", "SO_ERROR"))?;
             match error {
                 // Down, and perhaps up again soon, or gone.
                 Err(Errno::NETDOWN) => self.went_down = true,

@@ -38,7 +38,9 @@ pub(super) fn put(
     let (tag, protocol) = match (layer, packet.vlan) {
         (Layer::Ethernet, Some((protocol, control))) => (Some(pair(protocol, control)), protocol),
         // The tag's protocol comes first, and what it had been before stands in the tag.
-        (Layer::Sll2, Some((protocol, control))) => (Some(pair(control, address.protocol)), protocol),
+        (Layer::Sll2, Some((protocol, control))) => {
+            (Some(pair(control, address.protocol)), protocol)
+        }
         // Raw IP has no place for one.
         _ => (None, address.protocol),
     };
@@ -55,7 +57,8 @@ pub(super) fn put(
         }
     };
     let added = tag.len() + if layer == Layer::Sll2 { head.len() } else { 0 };
-    let original_length = packet.original_length.saturating_add(u32::try_from(added).unwrap_or(u32::MAX));
+    let original_length =
+        packet.original_length.saturating_add(u32::try_from(added).unwrap_or(u32::MAX));
     if let Some(filter) = filter {
         let context = Context {
             original_length,
@@ -82,7 +85,8 @@ pub(super) fn put(
         PACKET_OUTGOING => Direction::Out,
         _ => Direction::In,
     };
-    let about = write::Packet { interface: 0, timestamp: packet.timestamp, original_length, direction };
+    let about =
+        write::Packet { interface: 0, timestamp: packet.timestamp, original_length, direction };
     enhanced_packet(out, &about, parts);
     true
 }

@@ -38,7 +38,8 @@ struct RawProgram {
 }
 
 type OpenDead = unsafe extern "C" fn(c_int, c_int) -> *mut c_void;
-type Compile = unsafe extern "C" fn(*mut c_void, *mut RawProgram, *const c_char, c_int, c_uint) -> c_int;
+type Compile =
+    unsafe extern "C" fn(*mut c_void, *mut RawProgram, *const c_char, c_int, c_uint) -> c_int;
 type GetError = unsafe extern "C" fn(*mut c_void) -> *mut c_char;
 type Image = unsafe extern "C" fn(*const Insn, c_int) -> *mut c_char;
 type FreeCode = unsafe extern "C" fn(*mut RawProgram);
@@ -71,7 +72,8 @@ impl Libpcap {
     /// Loads it. None if it is not there, or not what is known of it.
     pub(super) fn load() -> Option<Self> {
         // SAFETY: the names are terminated; the library's constructors have no preconditions.
-        let load = |name: &CStr| unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
+        let load =
+            |name: &CStr| unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
         let library = NAMES.into_iter().map(load).find(|library| !library.is_null())?;
         Some(Self {
             open_dead: function!(library, c"pcap_open_dead", OpenDead),
@@ -101,7 +103,8 @@ impl Libpcap {
         }
         let mut program = RawProgram { length: 0, instructions: ptr::null_mut() };
         // SAFETY: the handle is live, the program is one that libpcap fills in, the text is terminated.
-        let done = unsafe { (self.compile)(handle, &raw mut program, filter.as_ptr(), 1, NO_NETMASK) };
+        let done =
+            unsafe { (self.compile)(handle, &raw mut program, filter.as_ptr(), 1, NO_NETMASK) };
         let result = if done == 0 { Ok(self.read(&program)) } else { Err(self.message(handle)) };
         if done == 0 {
             // SAFETY: the program is the one that was filled in, and not used any more.

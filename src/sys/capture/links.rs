@@ -79,7 +79,12 @@ pub fn list(socket: &OwnedFd) -> Result<Vec<Link>, SysError> {
     Ok(links)
 }
 
-fn dump(socket: &OwnedFd, kind: u16, body: &[u8], mut take: impl FnMut(u16, &[u8])) -> Result<(), SysError> {
+fn dump(
+    socket: &OwnedFd,
+    kind: u16,
+    body: &[u8],
+    mut take: impl FnMut(u16, &[u8]),
+) -> Result<(), SysError> {
     let failed = |op| move |errno| SysError::new(op, format!("routing message {kind}"), errno);
     sockopt::set_socket_timeout(socket, sockopt::Timeout::Recv, Some(Duration::from_secs(2)))
         .map_err(failed("setsockopt"))?;
@@ -94,9 +99,12 @@ fn dump(socket: &OwnedFd, kind: u16, body: &[u8], mut take: impl FnMut(u16, &[u8
     send(socket, &request, SendFlags::empty()).map_err(failed("send"))?;
     let mut buffer = vec![0; 64 * 1024];
     loop {
-        let (length, _) = recv(socket, buffer.as_mut_slice(), RecvFlags::empty()).map_err(failed("recv"))?;
+        let (length, _) =
+            recv(socket, buffer.as_mut_slice(), RecvFlags::empty()).map_err(failed("recv"))?;
         let mut rest = buffer.get(..length).unwrap_or_default();
-        while let Some((message, after)) = split(rest, |header: &[u8; 4]| u32::from_ne_bytes(*header)) {
+        while let Some((message, after)) =
+            split(rest, |header: &[u8; 4]| u32::from_ne_bytes(*header))
+        {
             rest = after;
             let Some((header, body)) = message.split_first_chunk::<16>() else { break };
             let [_, _, _, _, k0, k1, _, _, s0, s1, s2, s3, ..] = *header;
@@ -107,7 +115,9 @@ fn dump(socket: &OwnedFd, kind: u16, body: &[u8], mut take: impl FnMut(u16, &[u8
                 NLMSG_DONE => return Ok(()),
                 NLMSG_ERROR => {
                     let errno = body.first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes));
-                    return Err(failed("rtnetlink")(Errno::from_raw_os_error(errno.saturating_neg().max(1))));
+                    return Err(failed("rtnetlink")(Errno::from_raw_os_error(
+                        errno.saturating_neg().max(1),
+                    )));
                 }
                 kind => take(kind, body),
             }
@@ -152,8 +162,12 @@ fn link(body: &[u8]) -> Option<Link> {
     };
     for (kind, value) in attributes(rest) {
         match kind {
-            IFLA_IFNAME => link.name = value.split(|byte| *byte == 0).next().unwrap_or_default().to_vec(),
-            IFLA_MTU => link.mtu = value.first_chunk().map_or(0, |bytes| u32::from_ne_bytes(*bytes)),
+            IFLA_IFNAME => {
+                link.name = value.split(|byte| *byte == 0).next().unwrap_or_default().to_vec()
+            }
+            IFLA_MTU => {
+                link.mtu = value.first_chunk().map_or(0, |bytes| u32::from_ne_bytes(*bytes))
+            }
             _ => {}
         }
     }
@@ -186,7 +200,8 @@ mod tests {
     #[test]
     fn the_loopback_interface_is_listed() {
         let socket =
-            socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None).unwrap();
+            socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)
+                .unwrap();
         let links = list(&socket).unwrap();
         let lo = links.iter().find(|link| link.name == b"lo").unwrap();
         assert_eq!((lo.index, lo.hardware, lo.loopback), (1, 772, true));

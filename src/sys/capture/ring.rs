@@ -104,7 +104,8 @@ impl Ring {
                 Err(errno) => return Err(SysError::new("setsockopt", "PACKET_RX_RING", errno)),
             }
         }
-        let memory = Memory::map(&socket, blocks * BLOCK).map_err(SysError::of("mmap", "the ring"))?;
+        let memory =
+            Memory::map(&socket, blocks * BLOCK).map_err(SysError::of("mmap", "the ring"))?;
         Ok(Self { socket, memory, blocks, next: 0, statistics: Statistics::default() })
     }
 
@@ -117,7 +118,9 @@ impl Ring {
             tp_block_nr: number(blocks)?,
             tp_frame_size: number(frame)?,
             tp_frame_nr: number(BLOCK / frame * blocks)?,
-            tp_retire_blk_tov: libc::c_uint::try_from(retire.as_millis()).unwrap_or(1000).clamp(1, 1000),
+            tp_retire_blk_tov: libc::c_uint::try_from(retire.as_millis())
+                .unwrap_or(1000)
+                .clamp(1, 1000),
             tp_sizeof_priv: 0,
             tp_feature_req_word: 0,
         };
@@ -134,7 +137,8 @@ impl Ring {
     /// # Errors
     /// EINVAL if the kernel does not take it.
     pub(super) fn filter(&self, program: &Program) -> Result<(), SysError> {
-        let convert = |i: &Instruction| libc::sock_filter { code: i.code, jt: i.jt, jf: i.jf, k: i.k };
+        let convert =
+            |i: &Instruction| libc::sock_filter { code: i.code, jt: i.jt, jf: i.jf, k: i.k };
         let mut instructions: Vec<_> = program.instructions().iter().map(convert).collect();
         let failed = SysError::of::<Errno>("setsockopt", "SO_ATTACH_FILTER");
         let Ok(len) = u16::try_from(instructions.len()) else { return Err(failed(Errno::INVAL)) };
@@ -150,7 +154,8 @@ impl Ring {
     pub(super) fn bind(&self, interface: u32) -> Result<(), SysError> {
         let failed = |errno| SysError::new("bind", format!("interface {interface}"), errno);
         let address = libc::sockaddr_ll {
-            sll_family: libc::c_ushort::try_from(libc::AF_PACKET).map_err(|_| failed(Errno::INVAL))?,
+            sll_family: libc::c_ushort::try_from(libc::AF_PACKET)
+                .map_err(|_| failed(Errno::INVAL))?,
             sll_protocol: libc::c_ushort::try_from(libc::ETH_P_ALL)
                 .map_err(|_| failed(Errno::INVAL))?
                 .to_be(),
@@ -162,7 +167,8 @@ impl Ring {
         };
         let length = length_of::<libc::sockaddr_ll>();
         // SAFETY: the address is a live local of that length.
-        let done = unsafe { libc::bind(self.socket.as_raw_fd(), (&raw const address).cast(), length) };
+        let done =
+            unsafe { libc::bind(self.socket.as_raw_fd(), (&raw const address).cast(), length) };
         if done == 0 { Ok(()) } else { Err(failed(last_errno())) }
     }
 
@@ -179,8 +185,9 @@ impl Ring {
         };
         let mut length = length_of::<libc::sockaddr_ll>();
         // SAFETY: the pointers are to live locals, and `length` says how large the first is.
-        let done =
-            unsafe { libc::getsockname(self.socket.as_raw_fd(), (&raw mut address).cast(), &raw mut length) };
+        let done = unsafe {
+            libc::getsockname(self.socket.as_raw_fd(), (&raw mut address).cast(), &raw mut length)
+        };
         done == 0 && address.sll_ifindex < 0
     }
 
@@ -194,7 +201,9 @@ impl Ring {
     /// Whether the kernel has handed over so many blocks.
     pub(super) fn has_blocks(&self, count: u32) -> bool {
         // It hands them over in turn, so the last of them is enough to look at.
-        let last = usize::try_from(count).ok().and_then(|count| self.next.checked_add(count.checked_sub(1)?));
+        let last = usize::try_from(count)
+            .ok()
+            .and_then(|count| self.next.checked_add(count.checked_sub(1)?));
         let start = last.and_then(|last| (last % self.blocks).checked_mul(BLOCK));
         start.is_none_or(|start| self.is_ours(start))
     }
@@ -248,7 +257,8 @@ impl Block<'_> {
     /// Its packets.
     pub(super) fn packets(&self) -> Packets<'_> {
         let block = self.ring.memory.block(self.start);
-        let field = |at: usize| block.get(at..)?.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes));
+        let field =
+            |at: usize| block.get(at..)?.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes));
         let (count, first) = (field(12).unwrap_or_default(), field(16).unwrap_or_default());
         Packets { block, left: count, at: usize::try_from(first).unwrap_or(usize::MAX) }
     }
@@ -280,8 +290,29 @@ impl<'b> Iterator for Packets<'b> {
         self.left = self.left.checked_sub(1)?;
         let packet = self.block.get(self.at..)?;
         let header: &[u8; HEADER + ADDRESS] = packet.first_chunk()?;
-        let [n0, n1, n2, n3, s0, s1, s2, s3, ns0, ns1, ns2, ns3, c0, c1, c2, c3, l0, l1, l2, l3, rest @ ..] =
-            *header;
+        let [
+            n0,
+            n1,
+            n2,
+            n3,
+            s0,
+            s1,
+            s2,
+            s3,
+            ns0,
+            ns1,
+            ns2,
+            ns3,
+            c0,
+            c1,
+            c2,
+            c3,
+            l0,
+            l1,
+            l2,
+            l3,
+            rest @ ..,
+        ] = *header;
         let [
             st0,
             st1,
@@ -325,11 +356,15 @@ impl<'b> Iterator for Packets<'b> {
                 _ => u16::from_ne_bytes([p0, p1]),
             };
             // The kernel's field has 32 bits for 16.
-            (protocol, u16::try_from(u32::from_ne_bytes([t0, t1, t2, t3]) & 0xffff).unwrap_or_default())
+            (
+                protocol,
+                u16::try_from(u32::from_ne_bytes([t0, t1, t2, t3]) & 0xffff).unwrap_or_default(),
+            )
         });
         let seconds = u64::from(u32::from_ne_bytes([s0, s1, s2, s3]));
         Some(Packet {
-            timestamp: seconds * 1_000_000_000 + u64::from(u32::from_ne_bytes([ns0, ns1, ns2, ns3])),
+            timestamp: seconds * 1_000_000_000
+                + u64::from(u32::from_ne_bytes([ns0, ns1, ns2, ns3])),
             original_length: u32::from_ne_bytes([l0, l1, l2, l3]),
             data,
             vlan,
@@ -410,7 +445,13 @@ impl Drop for Memory {
 fn set<T>(socket: &OwnedFd, level: c_int, option: c_int, value: &T) -> Result<(), Errno> {
     // SAFETY: the pointer is to a live value, of the length that is said.
     let done = unsafe {
-        libc::setsockopt(socket.as_raw_fd(), level, option, ptr::from_ref(value).cast(), length_of::<T>())
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            option,
+            ptr::from_ref(value).cast(),
+            length_of::<T>(),
+        )
     };
     if done == 0 { Ok(()) } else { Err(last_errno()) }
 }

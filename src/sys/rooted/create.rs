@@ -42,8 +42,10 @@ impl RootedDir {
             Some(at) => path.split_at(at.saturating_add(1)),
             None => (&b"/"[..], path),
         };
-        let name = CString::new(name).ok().filter(|name| !matches!(name.to_bytes(), b"" | b"." | b".."));
-        let name = name.ok_or_else(|| Error::invalid("path", "does not end with the name of a file"))?;
+        let name =
+            CString::new(name).ok().filter(|name| !matches!(name.to_bytes(), b"" | b"." | b".."));
+        let name =
+            name.ok_or_else(|| Error::invalid("path", "does not end with the name of a file"))?;
         let directory = self.resolve(parent, true)?.open_directory(self)?;
         let mode = Mode::from_raw_mode(mode & 0o777);
         let failed = |op| move |errno| failed(op, path, errno);
@@ -61,7 +63,14 @@ impl RootedDir {
                 }
                 Err(errno) => return Err(failed("openat")(errno)),
             };
-        let this = Creation { root: Arc::clone(self), path: path.to_owned(), directory, name, fd, temporary };
+        let this = Creation {
+            root: Arc::clone(self),
+            path: path.to_owned(),
+            directory,
+            name,
+            fd,
+            temporary,
+        };
         // Whatever the agent's umask is.
         fchmod(&this.fd, mode).map_err(failed("fchmod"))?;
         Ok(this)
@@ -96,7 +105,8 @@ impl Creation {
         if overwrite {
             match entry::describe_at(directory, &self.name, &self.path) {
                 Ok((found, _)) if found.kind != Some(FileType::RegularFile) => {
-                    let message = format!("{}: is {}, not a file", show(&self.path), found.kind_name());
+                    let message =
+                        format!("{}: is {}, not a file", show(&self.path), found.kind_name());
                     return Err(Error::new(Reason::NotAFile, message));
                 }
                 Ok(_) => {}

@@ -93,8 +93,13 @@ impl Directory {
     /// entered only if `cross_mounts`.
     pub fn walk(self, max_depth: usize, cross_mounts: bool) -> Walk {
         let top = Entry { path: Vec::new(), ..self.entry };
-        let level =
-            Level { fd: self.fd, path: 0, names: VecDeque::new(), at_end: max_depth == 0, mount: self.mount };
+        let level = Level {
+            fd: self.fd,
+            path: 0,
+            names: VecDeque::new(),
+            at_end: max_depth == 0,
+            mount: self.mount,
+        };
         Walk { top: Some(top), levels: vec![level], path: Vec::new(), max_depth, cross_mounts }
     }
 }
@@ -124,7 +129,12 @@ struct Level {
 
 impl Walk {
     /// The next entries, at most so many, until they take `max_bytes` or it is `until`. None at the end.
-    pub fn next(&mut self, max_entries: usize, max_bytes: usize, until: Instant) -> Option<Vec<Entry>> {
+    pub fn next(
+        &mut self,
+        max_entries: usize,
+        max_bytes: usize,
+        until: Instant,
+    ) -> Option<Vec<Entry>> {
         let mut entries = Vec::new();
         let mut bytes = 0_usize;
         while entries.len() < max_entries && bytes < max_bytes {
@@ -214,18 +224,23 @@ impl Level {
         let node = open_within(&self.fd, name.to_bytes(), OFlags::PATH | OFlags::NOFOLLOW, resolve)
             .map_err(|errno| failed("openat2", path, errno).reason)?;
         let (mut entry, mount) = entry::describe(&node, path).map_err(|error| error.reason)?;
-        if entry.kind != Some(FileType::Directory) || !enter || (mount != self.mount && !cross_mounts) {
+        if entry.kind != Some(FileType::Directory)
+            || !enter
+            || (mount != self.mount && !cross_mounts)
+        {
             return Ok((entry, None));
         }
-        let refused =
-            mount != self.mount && fstatfs(&node).map_or(true, |found| filesystem::is_refused(found.f_type));
+        let refused = mount != self.mount
+            && fstatfs(&node).map_or(true, |found| filesystem::is_refused(found.f_type));
         if refused {
             entry.reason = Some(Reason::PathRefused);
             return Ok((entry, None));
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let below = match openat(&node, c".", flags, Mode::empty()) {
-            Ok(fd) => Some(Self { fd, path: path.len(), names: VecDeque::new(), at_end: false, mount }),
+            Ok(fd) => {
+                Some(Self { fd, path: path.len(), names: VecDeque::new(), at_end: false, mount })
+            }
             Err(errno) => {
                 entry.reason = Some(failed("openat", path, errno).reason);
                 None

@@ -7,7 +7,10 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, FileType, Statx, StatxAttributes, StatxFlags, StatxTimestamp, makedev, readlinkat, statx},
+    fs::{
+        AtFlags, FileType, Statx, StatxAttributes, StatxFlags, StatxTimestamp, makedev, readlinkat,
+        statx,
+    },
     io::Errno,
 };
 
@@ -126,7 +129,8 @@ pub(super) fn describe(fd: impl AsFd, path: &[u8]) -> Result<(Entry, u64)> {
     let stat = statx(fd.as_fd(), c"", flags, MASK).map_err(|errno| failed("statx", path, errno))?;
     let mut entry = Entry::new(path, &stat);
     if entry.kind == Some(FileType::Symlink) {
-        entry.link_target = read_link(fd.as_fd(), c"").map_err(|errno| failed("readlinkat", path, errno))?;
+        entry.link_target =
+            read_link(fd.as_fd(), c"").map_err(|errno| failed("readlinkat", path, errno))?;
     }
     Ok((entry, stat.stx_mnt_id))
 }
@@ -134,7 +138,8 @@ pub(super) fn describe(fd: impl AsFd, path: &[u8]) -> Result<(Entry, u64)> {
 /// Of a name in a directory: what it is, and the mount that it is in. A link is not followed, and nothing is mounted for it.
 pub(super) fn describe_at(directory: impl AsFd, name: &CStr, path: &[u8]) -> Result<(Entry, u64)> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
-    let stat = statx(directory.as_fd(), name, flags, MASK).map_err(|errno| failed("statx", path, errno))?;
+    let stat = statx(directory.as_fd(), name, flags, MASK)
+        .map_err(|errno| failed("statx", path, errno))?;
     let mut entry = Entry::new(path, &stat);
     if entry.kind == Some(FileType::Symlink) {
         match read_link(directory.as_fd(), name) {

@@ -77,7 +77,8 @@ pub(super) fn is_refused(kind: i64) -> bool {
 
 /// Its name, in hexadecimal if it has none here.
 pub(super) fn name(kind: i64) -> String {
-    known(kind).map_or_else(|| format!("{:#x}", kind & 0xFFFF_FFFF), |(_, name, _)| (*name).to_owned())
+    known(kind)
+        .map_or_else(|| format!("{:#x}", kind & 0xFFFF_FFFF), |(_, name, _)| (*name).to_owned())
 }
 
 #[cfg(test)]

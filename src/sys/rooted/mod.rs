@@ -77,7 +77,8 @@ impl RootedDir {
 
     /// Whether the kernel, and the filter of system calls that the process is under, let it resolve paths.
     pub fn is_supported() -> bool {
-        openat2(rustix::fs::CWD, c"/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), WITHIN).is_ok()
+        openat2(rustix::fs::CWD, c"/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), WITHIN)
+            .is_ok()
     }
 
     /// What is at a path, as a process whose root this is would find it. A link at its end is followed only if `follow`.
@@ -129,7 +130,8 @@ impl Node {
     /// NOT_A_FILE, FILE_PERMISSION, PATH_REFUSED, FILE_CHANGED, FILE_SYSTEM_FAILED.
     pub fn open(self, root: &RootedDir) -> Result<Content> {
         if self.entry.kind != Some(FileType::RegularFile) {
-            let message = format!("{}: is {}, not a file", show(&self.entry.path), self.entry.kind_name());
+            let message =
+                format!("{}: is {}, not a file", show(&self.entry.path), self.entry.kind_name());
             return Err(Error::new(Reason::NotAFile, message));
         }
         // Not to wait for whoever holds a lease on it, and not to become anybody's terminal.
@@ -143,8 +145,11 @@ impl Node {
     /// NOT_A_DIRECTORY, FILE_PERMISSION, PATH_REFUSED, FILE_SYSTEM_FAILED.
     pub fn open_directory(self, root: &RootedDir) -> Result<Directory> {
         if self.entry.kind != Some(FileType::Directory) {
-            let message =
-                format!("{}: is {}, not a directory", show(&self.entry.path), self.entry.kind_name());
+            let message = format!(
+                "{}: is {}, not a directory",
+                show(&self.entry.path),
+                self.entry.kind_name()
+            );
             return Err(Error::new(Reason::NotADirectory, message));
         }
         let fd = self.reopen(root, OFlags::RDONLY | OFlags::DIRECTORY)?;
@@ -168,7 +173,9 @@ impl Node {
 pub fn check_path(field: &str, path: &[u8]) -> Result<()> {
     let message = match path {
         [] => "is required".to_owned(),
-        _ if path.len() > MAX_PATH => format!("is {} bytes long; at most {MAX_PATH} are allowed", path.len()),
+        _ if path.len() > MAX_PATH => {
+            format!("is {} bytes long; at most {MAX_PATH} are allowed", path.len())
+        }
         _ if path.contains(&0) => "holds a NUL byte".to_owned(),
         _ => return Ok(()),
     };
@@ -176,7 +183,12 @@ pub fn check_path(field: &str, path: &[u8]) -> Result<()> {
 }
 
 /// `openat2`, tried again as long as makes sense.
-fn open_within(at: impl AsFd, path: &[u8], flags: OFlags, resolve: ResolveFlags) -> Result<OwnedFd, Errno> {
+fn open_within(
+    at: impl AsFd,
+    path: &[u8],
+    flags: OFlags,
+    resolve: ResolveFlags,
+) -> Result<OwnedFd, Errno> {
     let mut began = None;
     loop {
         match openat2(at.as_fd(), path, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
@@ -196,9 +208,10 @@ fn failed(op: &'static str, path: &[u8], errno: Errno) -> Error {
         Errno::NOTDIR => (Reason::NotADirectory, "a part of it is not a directory"),
         Errno::ACCESS | Errno::PERM => (Reason::FilePermission, "permission denied"),
         Errno::LOOP => (Reason::TooManyLinks, "too many levels of symbolic links"),
-        Errno::XDEV => {
-            (Reason::PathRefused, "it leads through a link of procfs, which leads out of the container")
-        }
+        Errno::XDEV => (
+            Reason::PathRefused,
+            "it leads through a link of procfs, which leads out of the container",
+        ),
         Errno::NAMETOOLONG => {
             return Error::invalid("path", "a name in it is longer than file systems allow");
         }
@@ -216,9 +229,10 @@ fn failed(op: &'static str, path: &[u8], errno: Errno) -> Error {
         Errno::MFILE | Errno::NFILE | Errno::NOMEM => {
             (Reason::TooManyFileRequests, "the agent has no descriptors or memory left")
         }
-        Errno::NOSYS => {
-            (Reason::KernelUnsupported, "this needs Linux 5.8 and a seccomp profile that knows openat2")
-        }
+        Errno::NOSYS => (
+            Reason::KernelUnsupported,
+            "this needs Linux 5.8 and a seccomp profile that knows openat2",
+        ),
         // Gone network and FUSE file systems say many things.
         Errno::IO
         | Errno::STALE
@@ -248,7 +262,8 @@ fn failed(op: &'static str, path: &[u8], errno: Errno) -> Error {
 }
 
 fn refused(path: &[u8], file_system: &str) -> Error {
-    let message = format!("{}: is in a {file_system}, which holds no files of the container's", show(path));
+    let message =
+        format!("{}: is in a {file_system}, which holds no files of the container's", show(path));
     Error::new(Reason::PathRefused, message)
 }
 

@@ -72,9 +72,12 @@ impl Contender {
         let mut command = match self {
             Self::Podsonde => world.client(&["-w", file]),
             Self::Tcpdump => world.in_pod(&["tcpdump", "-i", interface, "-w", file]),
-            Self::TcpdumpLarge => world.in_pod(&["tcpdump", "-B", "65536", "-i", interface, "-w", file]),
+            Self::TcpdumpLarge => {
+                world.in_pod(&["tcpdump", "-B", "65536", "-i", interface, "-w", file])
+            }
             Self::TlsPipe => {
-                let mut command = world.in_pod(&["tcpdump", "-B", "65536", "-i", interface, "-w", "-"]);
+                let mut command =
+                    world.in_pod(&["tcpdump", "-B", "65536", "-i", interface, "-w", "-"]);
                 pipe = Some(Pipe::start(&world.file("pipe.pem"), &path));
                 command.stdout(pipe.as_mut().unwrap().server.stdin.take().unwrap());
                 command
@@ -121,7 +124,8 @@ impl Pipe {
             make_certificate(certificate);
         }
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let listen = format!("OPENSSL-LISTEN:{port},bind=127.0.0.1,cert={},verify=0", certificate.display());
+        let listen =
+            format!("OPENSSL-LISTEN:{port},bind=127.0.0.1,cert={},verify=0", certificate.display());
         let mut server = Command::new("socat")
             .args(["-d", "-d", "-u", "-b", "262144", "STDIN", &listen])
             .stdin(Stdio::piped())
@@ -131,7 +135,15 @@ impl Pipe {
         let log = wait_for(&mut server, "listening");
         drain(log);
         let mut client = Command::new("socat")
-            .args(["-d", "-d", "-d", "-u", "-b", "262144", &format!("OPENSSL:127.0.0.1:{port},verify=0")])
+            .args([
+                "-d",
+                "-d",
+                "-d",
+                "-u",
+                "-b",
+                "262144",
+                &format!("OPENSSL:127.0.0.1:{port},verify=0"),
+            ])
             .arg(format!("CREATE:{}", file.display()))
             .stderr(Stdio::piped())
             .spawn()
@@ -150,7 +162,15 @@ fn make_certificate(path: &Path) {
     let directory = path.parent().unwrap();
     let (key, certificate) = (directory.join("key.pem"), directory.join("certificate.pem"));
     let made = Command::new("openssl")
-        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"])
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+            "-nodes",
+        ])
         .args(["-days", "1", "-subj", "/CN=localhost", "-keyout"])
         .arg(&key)
         .arg("-out")
@@ -175,7 +195,8 @@ pub(crate) fn wait_for(child: &mut Child, what: &str) -> impl BufRead + Send + u
 
 /// Waits until the file does not grow any more.
 fn until_still(file: &Path, still: Duration) {
-    let length = || File::open(file).and_then(|file| file.metadata()).map_or(0, |metadata| metadata.len());
+    let length =
+        || File::open(file).and_then(|file| file.metadata()).map_or(0, |metadata| metadata.len());
     let (mut before, mut since) = (length(), Instant::now());
     while since.elapsed() < still {
         thread::sleep(Duration::from_millis(20));
@@ -187,7 +208,8 @@ fn until_still(file: &Path, still: Duration) {
 }
 
 fn packets_of(file: &Path) -> u64 {
-    let output = Command::new("capinfos").args(["-M", "-T", "-r", "-c"]).arg(file).output().unwrap();
+    let output =
+        Command::new("capinfos").args(["-M", "-T", "-r", "-c"]).arg(file).output().unwrap();
     let table = String::from_utf8(output.stdout).unwrap();
     table.split_whitespace().last().unwrap().parse().unwrap()
 }

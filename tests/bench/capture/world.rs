@@ -14,7 +14,8 @@ use k8s_openapi::{
 use kube::{Api, api::PostParams};
 use podsonde::embedded::Cluster;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
+    KeyPair,
 };
 use serde_json::json;
 
@@ -45,16 +46,19 @@ impl World {
     pub(crate) const INTERFACE: &str = "gen0";
 
     pub(crate) async fn start() -> Self {
-        let cluster = Cluster::builder().node(NODE, fixture::runtime(|_| {})).start().await.unwrap();
+        let cluster =
+            Cluster::builder().node(NODE, fixture::runtime(|_| {})).start().await.unwrap();
         let spec = json!({"nodeName": NODE, "containers": [{"name": "app", "image": SLEEP}]});
         cluster.create_pod(json!({"metadata": {"name": "web"}, "spec": spec})).await.unwrap();
-        let runs = |pod: &Pod| pod.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Running");
+        let runs =
+            |pod: &Pod| pod.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Running");
         cluster.wait_pod("default", "web", runs).await.unwrap();
         let directory = tempfile::tempdir_in("/dev/shm").unwrap();
         fs::write(directory.path().join("kubeconfig"), cluster.kubeconfig()).unwrap();
         fs::write(directory.path().join("client"), client_kubeconfig(&cluster).await).unwrap();
         let program = program("podsonde-agent", env!("CARGO_BIN_EXE_podsonde-agent"));
-        let agent = AgentProcess::start(&program, &cluster, &directory.path().join("kubeconfig")).await;
+        let agent =
+            AgentProcess::start(&program, &cluster, &directory.path().join("kubeconfig")).await;
         let pod = loop {
             // Until it has read its node's pods.
             if let Some(pid) = pid_of_pod(directory.path(), &agent.address) {
@@ -136,7 +140,8 @@ fn podsonde(directory: &Path, address: &str) -> Command {
 }
 
 fn pid_of_pod(directory: &Path, address: &str) -> Option<u32> {
-    let output = podsonde(directory, address).args(["verify", "web", "-o", "json"]).output().unwrap();
+    let output =
+        podsonde(directory, address).args(["verify", "web", "-o", "json"]).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     let (_, rest) = text.split_once("\"hostPid\":")?;
     rest.trim_start().split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()

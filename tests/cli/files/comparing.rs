@@ -10,7 +10,11 @@ fn replicas() -> World {
     std::fs::remove_dir_all(world.root.join("etc")).unwrap();
     for (path, old, new) in [
         ("app/same.conf", Some("a\nb\n"), Some("a\nb\n")),
-        ("app/text.conf", Some("1\n2\n3\n4\n5\n6\n7\n8\n9\n"), Some("1\n2\n3\nfour\n5\n6\n7\n8\n9\n10\n")),
+        (
+            "app/text.conf",
+            Some("1\n2\n3\n4\n5\n6\n7\n8\n9\n"),
+            Some("1\n2\n3\nfour\n5\n6\n7\n8\n9\n10\n"),
+        ),
         ("app/no-newline", Some("x\ny"), Some("x\nz\n")),
         ("app/binary", Some("\0a"), Some("\0b")),
         ("app/only-old", Some(""), None),
@@ -49,8 +53,11 @@ fn differences_are_diff_s() {
     for flags in ["", "-q", "-s", "-U1", "-qs", "-U 0"] {
         let flags: Vec<&str> = flags.split_whitespace().collect();
         let format = if flags.iter().any(|flag| flag.starts_with("-U")) { "-r" } else { "-ru" };
-        let (code, text) =
-            theirs(&[&[format, "--no-dereference"], flags.as_slice()].concat(), "root/app", "other/app");
+        let (code, text) = theirs(
+            &[&[format, "--no-dereference"], flags.as_slice()].concat(),
+            "root/app",
+            "other/app",
+        );
         // diff repeats the options that it was given.
         let line = |line: &str| match line.strip_prefix("diff -") {
             Some(command) => {
@@ -62,10 +69,15 @@ fn differences_are_diff_s() {
         let expected = (code, text.lines().map(line).collect::<String>());
         assert_eq!(ours(&flags, "web:/app", "web-1:/app"), expected, "{flags:?}");
     }
-    for path in ["app/text.conf", "app/same.conf", "app/binary", "app/no-newline", "app/sub/grown"] {
+    for path in ["app/text.conf", "app/same.conf", "app/binary", "app/no-newline", "app/sub/grown"]
+    {
         let (from, to) = (format!("root/{path}"), format!("other/{path}"));
         let (code, text) = theirs(&["-u"], &from, &to);
-        assert_eq!(ours(&["-u"], &format!("web:/{path}"), &format!("web-1:/{path}")), (code, text), "{path}");
+        assert_eq!(
+            ours(&["-u"], &format!("web:/{path}"), &format!("web-1:/{path}")),
+            (code, text),
+            "{path}"
+        );
         // And with one of them on this machine.
         let local = world.other.join(path).display().to_string();
         let (code, text) = theirs(&["-u"], &from, &local);
@@ -115,8 +127,14 @@ fn reports_and_troubles() {
             "content text.conf null"
         ]
     );
-    assert_eq!(world.run(&["diff", "-o", "json", "web:/app", "web:/app"]).expect(0).json()["differs"], false);
-    world.run(&["diff", "web:/app", "web-1:/nope"]).expect(2).says("web-1:/nope: No such file or directory");
+    assert_eq!(
+        world.run(&["diff", "-o", "json", "web:/app", "web:/app"]).expect(0).json()["differs"],
+        false
+    );
+    world
+        .run(&["diff", "web:/app", "web-1:/nope"])
+        .expect(2)
+        .says("web-1:/nope: No such file or directory");
     world.run(&["diff", "web:/app", "./nope"]).expect(2).says("./nope: No such file or directory");
     world.run(&["diff", "web:/app", "nope:/app"]).expect(2).says("there is no pod");
     world.run(&["diff", "./a", "./b"]).expect(2);

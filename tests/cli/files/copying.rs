@@ -56,8 +56,15 @@ fn destinations_are_cp_s() {
     world.write("data/file.d", b"");
     world.run(&["cp", "web:/data/file.d", "dir"]).expect(1).says("Is a directory");
     world.run(&["cp", "web:/data/file", "nowhere/x"]).expect(1).says("No such file or directory");
-    world.run(&["cp", "web:/nope", "."]).expect(1).says("error: web:/nope: No such file or directory");
-    world.run(&["cp", "web:/data", "-"]).expect(1).says("Is a directory").says("hint: directories:");
+    world
+        .run(&["cp", "web:/nope", "."])
+        .expect(1)
+        .says("error: web:/nope: No such file or directory");
+    world
+        .run(&["cp", "web:/data", "-"])
+        .expect(1)
+        .says("Is a directory")
+        .says("hint: directories:");
     assert!(names(here).iter().all(|name| !name.starts_with('.')), "{:?}", names(here));
     for usage in ["cp web:/a web:/b", "cp a b", "cp web:/a", "cp"] {
         world.run(&usage.split(' ').collect::<Vec<_>>()).expect(2);
@@ -87,7 +94,10 @@ fn trees_arrive_whole() {
         expected.remove(link.as_bytes());
     }
     assert!(contents(&world.here.join("tree")) == expected);
-    assert_eq!(sha256sum(&world.here.join("tree/big.bin")), sha256sum(&world.root.join("tree/big.bin")));
+    assert_eq!(
+        sha256sum(&world.here.join("tree/big.bin")),
+        sha256sum(&world.root.join("tree/big.bin"))
+    );
     // Into what is there; with links; by a name of its own; what is in it alone.
     world.run(&["cp", "--links", "-q", "web:/tree", "."]).expect(0);
     assert!(contents(&world.here.join("tree")) == all);
@@ -111,8 +121,11 @@ fn modes_and_times_are_preserved_on_request() {
     world.run(&["cp", "-pq", "web:/tree", "."]).expect(0);
     let listed = |root: &Path| {
         let format = "%P %m %T@\n";
-        let output =
-            oracle(root, "find", &["tree", "(", "-type", "f", "-o", "-type", "d", ")", "-printf", format]);
+        let output = oracle(
+            root,
+            "find",
+            &["tree", "(", "-type", "f", "-o", "-type", "d", ")", "-printf", format],
+        );
         let mut lines: Vec<_> =
             String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect();
         lines.sort();
@@ -232,7 +245,8 @@ fn uploads_are_for_agents_that_allow_them() {
         .says("the agent writes no files")
         .says("hint: the agent writes files only if it is started with --allow-file-writes");
     world.fixture.agent.files.state().writable = true;
-    std::fs::set_permissions(world.here.join("up"), std::fs::Permissions::from_mode(0o640)).unwrap();
+    std::fs::set_permissions(world.here.join("up"), std::fs::Permissions::from_mode(0o640))
+        .unwrap();
     for destination in ["web:/etc/up", "web:/etc", "web:/etc/"] {
         std::fs::remove_file(world.root.join("etc/up")).ok();
         world.run(&["cp", "./up", destination]).expect(0);

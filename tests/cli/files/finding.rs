@@ -57,7 +57,11 @@ fn what_is_found_is_find_s() {
             "find",
             &[
                 &["tree"],
-                words.iter().map(|word| word.trim_start_matches("web:/")).collect::<Vec<_>>().as_slice(),
+                words
+                    .iter()
+                    .map(|word| word.trim_start_matches("web:/"))
+                    .collect::<Vec<_>>()
+                    .as_slice(),
             ]
             .concat(),
         );
@@ -67,11 +71,15 @@ fn what_is_found_is_find_s() {
     // Two dashes do as well, and -path means the path in the pod, too.
     let two = world.run(&["find", "web:/tree", "--name", "*.conf", "--type=f"]).expect(0).stdout;
     assert_eq!(two, "web:/tree/sub/deep/er/leaf.conf\n");
-    assert_eq!(world.run(&["find", "web:/tree", "-path", "/tree/sub/deep/er/*"]).expect(0).stdout, two);
+    assert_eq!(
+        world.run(&["find", "web:/tree", "-path", "/tree/sub/deep/er/*"]).expect(0).stdout,
+        two
+    );
     // A slash behind the start, the root, a file, several starts.
     let root = world.run(&["find", "web:", "-name", "leaf.conf"]).expect(0).stdout;
     assert_eq!(root, two);
-    let several = world.run(&["find", "web:/tree/plain", "web:/tree/sub/", "-type", "f"]).expect(0).stdout;
+    let several =
+        world.run(&["find", "web:/tree/plain", "web:/tree/sub/", "-type", "f"]).expect(0).stdout;
     assert_eq!(
         sorted(&several),
         ["web:/tree/plain", "web:/tree/sub/deep/er/leaf.conf", "web:/tree/sub/other.CONF"]
@@ -81,7 +89,8 @@ fn what_is_found_is_find_s() {
 #[test]
 fn formats_and_failures() {
     let world = World::sample();
-    let json = world.run(&["find", "web:/tree/sub", "-name", "*.conf", "-o", "json"]).expect(0).json();
+    let json =
+        world.run(&["find", "web:/tree/sub", "-name", "*.conf", "-o", "json"]).expect(0).json();
     assert_eq!(json["listings"][0]["entries"][0]["path"], "/tree/sub/deep/er/leaf.conf");
     assert_eq!(json["listings"][0]["truncated"], false);
     world
@@ -114,5 +123,11 @@ fn names_are_escaped_on_a_terminal_only() {
         ["''$'web:/tree/\\033''[31mred'", "web:/tree/a b"]
             .map(|line| line.replace("''$'web:/tree/", "'web:/tree/'$'"))
     );
-    assert!(world.run(&["find", "web:/tree", "-type", "f"]).expect(0).stdout.contains("\u{1b}[31mred\n"));
+    assert!(
+        world
+            .run(&["find", "web:/tree", "-type", "f"])
+            .expect(0)
+            .stdout
+            .contains("\u{1b}[31mred\n")
+    );
 }

@@ -5,11 +5,20 @@ use podsonde::proto::v1::{FileEntry, FileType, FilesListResponse};
 use super::{World, contents};
 
 fn entry(path: &[u8], kind: FileType) -> FileEntry {
-    FileEntry { path: path.to_vec(), r#type: kind.into(), mode: 0o7777, links: 1, ..FileEntry::default() }
+    FileEntry {
+        path: path.to_vec(),
+        r#type: kind.into(),
+        mode: 0o7777,
+        links: 1,
+        ..FileEntry::default()
+    }
 }
 
 fn link(path: &str, target: &str) -> FileEntry {
-    FileEntry { link_target: target.as_bytes().to_vec(), ..entry(path.as_bytes(), FileType::Symlink) }
+    FileEntry {
+        link_target: target.as_bytes().to_vec(),
+        ..entry(path.as_bytes(), FileType::Symlink)
+    }
 }
 
 /// A world where the pod `evil` walks like this, and reads whatever it is asked for.
@@ -48,7 +57,10 @@ fn paths_that_lead_out_end_the_copy() {
         &"d/".repeat(3000),
         &"n".repeat(300),
     ] {
-        let world = evil(vec![entry(b"ok", FileType::Directory), entry(path.as_bytes(), FileType::Regular)]);
+        let world = evil(vec![
+            entry(b"ok", FileType::Directory),
+            entry(path.as_bytes(), FileType::Regular),
+        ]);
         world.write("ok", b"never");
         let before = surroundings(&world);
         let ended = world.run(&["cp", "evil:/tree", "copy"]).expect(1);
@@ -67,10 +79,17 @@ fn paths_that_lead_out_end_the_copy() {
 fn nothing_goes_through_a_link() {
     let outside = "../outside";
     let attacks: [(&str, Vec<FileEntry>); 6] = [
-        ("a link, then a file below it", vec![link("d", outside), entry(b"d/x", FileType::Regular)]),
+        (
+            "a link, then a file below it",
+            vec![link("d", outside), entry(b"d/x", FileType::Regular)],
+        ),
         (
             "a link in the place of a directory",
-            vec![entry(b"d", FileType::Directory), link("d", outside), entry(b"d/x", FileType::Regular)],
+            vec![
+                entry(b"d", FileType::Directory),
+                link("d", outside),
+                entry(b"d/x", FileType::Regular),
+            ],
         ),
         (
             "a link inside, then a way out of it",
@@ -85,7 +104,11 @@ fn nothing_goes_through_a_link() {
         ("an absolute link", vec![link("abs", "/etc"), entry(b"abs/x", FileType::Regular)]),
         (
             "a directory where a link is",
-            vec![link("d", "e"), entry(b"d", FileType::Directory), entry(b"d/x", FileType::Regular)],
+            vec![
+                link("d", "e"),
+                entry(b"d", FileType::Directory),
+                entry(b"d/x", FileType::Regular),
+            ],
         ),
         (
             "the names of unfinished copies",
@@ -118,8 +141,9 @@ fn nothing_goes_through_a_link() {
                         "{what}: {path:?} -> {target}"
                     );
                 }
-                let mode =
-                    std::os::unix::fs::PermissionsExt::mode(&path.symlink_metadata().unwrap().permissions());
+                let mode = std::os::unix::fs::PermissionsExt::mode(
+                    &path.symlink_metadata().unwrap().permissions(),
+                );
                 assert!(path.is_symlink() || mode & 0o7000 == 0, "{what}: {path:?} {mode:o}");
             }
         }
@@ -196,12 +220,10 @@ fn names_of_a_page_are_names_and_in_order() {
 fn a_million_entries_take_little_memory() {
     let name = |number: u32| format!("directory/with/a/longish/name/{number:010}").into_bytes();
     let mut walk = vec![entry(b"", FileType::Directory)];
-    walk.extend(
-        (0..1_000_000).map(|number| FileEntry {
-            link_target: b"x".to_vec(),
-            ..entry(&name(number), FileType::Symlink)
-        }),
-    );
+    walk.extend((0..1_000_000).map(|number| FileEntry {
+        link_target: b"x".to_vec(),
+        ..entry(&name(number), FileType::Symlink)
+    }));
     let world = evil(walk);
     for (arguments, lines) in
         [(vec!["find", "evil:/", "-name", "*7"], 100_000), (vec!["cp", "-q", "evil:/", "copy"], 0)]

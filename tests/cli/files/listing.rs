@@ -44,7 +44,8 @@ fn listings_are_ls_s() {
         "-N",
     ] {
         let flags: Vec<&str> = flags.split(' ').collect();
-        let ours = world.run(&[&["ls"], flags.as_slice(), &["web:/tree"]].concat()).expect(0).stdout;
+        let ours =
+            world.run(&[&["ls"], flags.as_slice(), &["web:/tree"]].concat()).expect(0).stdout;
         let theirs = world.oracle("ls", &[&["-T0"], flags.as_slice(), &["tree"]].concat());
         // Operands are named as they are typed. Both are in the same directory, but for its own parent.
         let ours = ours.replace("web:/tree", "tree");
@@ -52,15 +53,21 @@ fn listings_are_ls_s() {
     }
     let numeric = world.run(&["ls", "--numeric-uid-gid", "web:/tree"]).expect(0).stdout;
     assert_eq!(numeric, world.oracle("ls", &["-n", "tree"]));
-    let files =
-        world.run(&["ls", "-l", "web:/tree/plain", "web:/tree/void", "web:/tree/link"]).expect(0).stdout;
+    let files = world
+        .run(&["ls", "-l", "web:/tree/plain", "web:/tree/void", "web:/tree/link"])
+        .expect(0)
+        .stdout;
     let theirs = world.oracle("ls", &["-l", "tree/plain", "tree/void", "tree/link"]);
     // The names are longer, which moves nothing.
     assert_eq!(files.replace("web:/", ""), theirs);
     for operand in ["tree/link", "tree/sublink", "tree/sublink/", "tree/dangling", "tree/plain"] {
         for flags in ["-1", "-l", "-d"] {
             let ours = world.run(&["ls", flags, &format!("web:/{operand}")]).expect(0).stdout;
-            assert_eq!(ours.replace("web:/", ""), world.oracle("ls", &[flags, operand]), "{flags} {operand}");
+            assert_eq!(
+                ours.replace("web:/", ""),
+                world.oracle("ls", &[flags, operand]),
+                "{flags} {operand}"
+            );
         }
     }
 }
@@ -80,7 +87,8 @@ fn a_terminal_gets_columns_quotes_and_colours() {
         let plain = |text: &str| without_colours(text);
         assert_eq!(plain(&ours), plain(&theirs), "{columns}");
         assert!(
-            ours.contains("\u{1b}[01;34msub\u{1b}[0m") && ours.contains("\u{1b}[37;41mrun.sh\u{1b}[0m"),
+            ours.contains("\u{1b}[01;34msub\u{1b}[0m")
+                && ours.contains("\u{1b}[37;41mrun.sh\u{1b}[0m"),
             "{ours}"
         );
         assert!(!ours.contains("\u{1b}[31mred"), "{ours:?}");
@@ -124,13 +132,16 @@ fn stat_is_stat_s() {
         let path = format!("tree/{name}");
         // Reading a link may change when it was last read, once.
         world.oracle("stat", &[&path]);
-        let ours = world.run(&["stat", &format!("web:/{path}")]).expect(0).stdout.replace("web:/", "");
+        let ours =
+            world.run(&["stat", &format!("web:/{path}")]).expect(0).stdout.replace("web:/", "");
         let theirs = world.oracle("stat", &[&path]);
         // An agent does not tell the size of I/O; below it stands what stat does not know.
         let theirs: Vec<String> = theirs
             .lines()
             .map(|line| match line.split_once("IO Block: ") {
-                Some((before, after)) => before.to_owned() + after.split_once(' ').unwrap().1.trim_start(),
+                Some((before, after)) => {
+                    before.to_owned() + after.split_once(' ').unwrap().1.trim_start()
+                }
                 None => line.to_owned(),
             })
             .collect();
@@ -140,7 +151,8 @@ fn stat_is_stat_s() {
             ours[theirs.len()..],
             ["    On: overlay", "    Of: container app of pod default/web, read as 1000:1000"]
         );
-        let format = "%N %s %b %B %f %F %a %A %u %U %g %G %h %i %d %t %T %w %W %x %X %y %Y %z %Z %%";
+        let format =
+            "%N %s %b %B %f %F %a %A %u %U %g %G %h %i %d %t %T %w %W %x %X %y %Y %z %Z %%";
         for flags in [vec!["--format", format], vec!["-L", "--format", format]] {
             if flags[0] == "-L" && name == "dangling" {
                 continue;
@@ -162,7 +174,11 @@ fn exit_codes_and_errors_are_the_tools() {
     let world = World::sample();
     let ended = world.run(&["ls", "web:/nope", "web:/tree/plain"]).expect(2);
     assert_eq!(ended.stdout, "web:/tree/plain\n");
-    assert!(ended.stderr.starts_with("error: web:/nope: No such file or directory\n"), "{}", ended.stderr);
+    assert!(
+        ended.stderr.starts_with("error: web:/nope: No such file or directory\n"),
+        "{}",
+        ended.stderr
+    );
     world.run(&["stat", "web:/nope", "web:/tree/plain"]).expect(1);
     world
         .run(&["ls", "nope:/"])
@@ -180,7 +196,9 @@ fn exit_codes_and_errors_are_the_tools() {
         .run(&["ls", "web:/", "-c", "gone"])
         .expect(2)
         .says("hint: see its state: kubectl describe pod web -n default");
-    world.run(&["ls", "-n", "shop", "prod/web:/", "-c", "app", "--as-root", "--view", "proc1"]).expect(0);
+    world
+        .run(&["ls", "-n", "shop", "prod/web:/", "-c", "app", "--as-root", "--view", "proc1"])
+        .expect(0);
     let target = world.fixture.agent.files.state().target.clone().unwrap();
     assert_eq!(target.pod.unwrap().namespace, "prod");
     assert_eq!((target.container.as_str(), target.view, target.as_root), ("app", 2, true));
@@ -212,7 +230,13 @@ fn json_and_yaml_have_one_shape() {
             "container": "app", "containerId": "containerd://abc", "ownerContainer": "app", "asUid": 1000, "asGid": 1000})
     );
     let entry = |name: &str| {
-        listing["entries"].as_array().unwrap().iter().find(|entry| entry["path"] == name).unwrap().clone()
+        listing["entries"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|entry| entry["path"] == name)
+            .unwrap()
+            .clone()
     };
     let plain = entry("plain");
     assert_eq!(
@@ -235,9 +259,13 @@ fn help_and_usage_read_as_the_others() {
     let world = World::new();
     for command in ["ls", "cat", "tail", "cp", "stat", "find", "diff"] {
         let help = world.run(&[command, "--help"]).expect(0).stdout;
-        for text in
-            ["Examples:", "Exit codes:", "--as-root", "--container", &format!("Usage: podsonde {command}")]
-        {
+        for text in [
+            "Examples:",
+            "Exit codes:",
+            "--as-root",
+            "--container",
+            &format!("Usage: podsonde {command}"),
+        ] {
             assert!(help.contains(text), "{command}: {text} is not in\n{help}");
         }
         assert!(help.lines().all(|line| line.chars().count() <= 100), "{help}");

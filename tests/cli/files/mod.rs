@@ -75,7 +75,8 @@ impl World {
             world.write(path, &content);
         }
         let mode = |path: &str, mode| {
-            std::fs::set_permissions(tree.join(path), std::fs::Permissions::from_mode(mode)).unwrap();
+            std::fs::set_permissions(tree.join(path), std::fs::Permissions::from_mode(mode))
+                .unwrap();
         };
         mode("run.sh", 0o4755);
         mode("plain", 0o640);
@@ -84,7 +85,8 @@ impl World {
         symlink("plain", tree.join("link")).unwrap();
         symlink("nowhere", tree.join("dangling")).unwrap();
         symlink("sub", tree.join("sublink")).unwrap();
-        nix::unistd::mkfifo(&tree.join("fifo"), nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
+        nix::unistd::mkfifo(&tree.join("fifo"), nix::sys::stat::Mode::from_bits_truncate(0o600))
+            .unwrap();
         drop(std::os::unix::net::UnixListener::bind(tree.join("socket")).unwrap());
         std::fs::hard_link(tree.join("plain"), tree.join("twin")).unwrap();
         let ago = |path: &str, seconds| {
@@ -123,8 +125,10 @@ impl World {
     /// podsonde on a terminal of so many columns.
     pub(super) fn on_terminal(&self, columns: u32, arguments: &str) -> String {
         let podsonde = env!("CARGO_BIN_EXE_podsonde");
-        let line =
-            format!("stty cols {columns} rows 40; {podsonde} --agent {} {arguments}", self.fixture.endpoint);
+        let line = format!(
+            "stty cols {columns} rows 40; {podsonde} --agent {} {arguments}",
+            self.fixture.endpoint
+        );
         let mut command = Command::new("script");
         command.args(["-qec", &line, "/dev/null"]).current_dir(&self.here);
         command

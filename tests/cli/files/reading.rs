@@ -10,7 +10,8 @@ use super::World;
 #[test]
 fn cat_gives_bytes_as_they_are() {
     let world = World::new();
-    let noise: Vec<u8> = (0..3_000_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let noise: Vec<u8> =
+        (0..3_000_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     world.write("noise", &noise);
     world.write("text", b"no newline");
     let output = world.raw(&["cat", "web:/noise", "web:/text"]);
@@ -26,7 +27,8 @@ fn cat_gives_bytes_as_they_are() {
     let ended = world.run(&["cat", "web:/nope", "web:/text", "web:/"]).expect(1);
     assert_eq!(ended.stdout, "no newline");
     assert!(
-        ended.stderr.contains("web:/nope: No such") && ended.stderr.contains("web:/: Is a directory"),
+        ended.stderr.contains("web:/nope: No such")
+            && ended.stderr.contains("web:/: Is a directory"),
         "{}",
         ended.stderr
     );
@@ -63,7 +65,10 @@ fn a_connection_that_breaks_is_an_error_and_a_pipe_that_closes_is_none() {
         let output = world.command(&arguments).stdout(writer).output().unwrap();
         let stderr = String::from_utf8(output.stderr).unwrap();
         assert!(matches!(output.status.code(), Some(0 | 2)), "{arguments:?}: {stderr}");
-        assert!(!stderr.contains("Broken pipe") && !stderr.contains("panic"), "{arguments:?}: {stderr}");
+        assert!(
+            !stderr.contains("Broken pipe") && !stderr.contains("panic"),
+            "{arguments:?}: {stderr}"
+        );
     }
 }
 
@@ -101,7 +106,8 @@ fn tails_are_tail_s() {
         for files in [vec!["lines"], vec!["open"], vec!["none"], vec!["lines", "none", "open"]] {
             let operands: Vec<String> = files.iter().map(|file| format!("web:/{file}")).collect();
             let operands: Vec<&str> = operands.iter().map(String::as_str).collect();
-            let ours = world.run(&[&["tail"], flags.as_slice(), &operands].concat()).expect(0).stdout;
+            let ours =
+                world.run(&[&["tail"], flags.as_slice(), &operands].concat()).expect(0).stdout;
             // GNU tail knows -3 before one file only.
             let theirs: Vec<&str> =
                 flags.iter().map(|flag| if *flag == "-3" { "-n3" } else { *flag }).collect();
@@ -119,7 +125,10 @@ fn tails_are_tail_s() {
     // Both of -n's and of -c's meanings at once.
     world.run(&["tail", "-n", "2", "-n", "shop", "-c", "dbg", "web:/open"]).expect(0);
     let target = world.fixture.agent.files.state().target.clone().unwrap();
-    assert_eq!((target.pod.unwrap().namespace.as_str(), target.container.as_str()), ("shop", "dbg"));
+    assert_eq!(
+        (target.pod.unwrap().namespace.as_str(), target.container.as_str()),
+        ("shop", "dbg")
+    );
 }
 
 /// A command that goes on, and what it prints.
@@ -154,7 +163,12 @@ fn a_followed_file_goes_on_through_rotation() {
     let mut tail = Going::start(&world, &["tail", "-n1", "-f", "web:/log"]);
     assert_eq!(tail.next(), "three");
     let append = |text: &str| {
-        std::fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(text.as_bytes()).unwrap();
+        std::fs::OpenOptions::new()
+            .append(true)
+            .open(&path)
+            .unwrap()
+            .write_all(text.as_bytes())
+            .unwrap();
     };
     append("four\n");
     assert_eq!(tail.next(), "four");

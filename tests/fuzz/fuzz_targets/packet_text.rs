@@ -25,8 +25,13 @@ fuzz_target!(|input: (u16, u8, u8, u8, Vec<Vec<u8>>)| {
     for data in &packets {
         out.clear();
         let length = data.len() as u32 + u32::from(cut);
-        let packet =
-            Packet { linktype, original_length: length, timestamp: length.into(), data, ..Packet::default() };
+        let packet = Packet {
+            linktype,
+            original_length: length,
+            timestamp: length.into(),
+            data,
+            ..Packet::default()
+        };
         printer.print(&packet, &mut out);
         assert_eq!(out.last(), Some(&b'\n'));
     }

@@ -30,7 +30,10 @@ fuzz_target!(|input: (u8, bool, &[u8])| {
     let mut file = Vec::new();
     if begun {
         write::section_header(&mut file, &write::Section::default());
-        write::interface(&mut file, &write::Interface { linktype: 1, name: "eth0", ..Default::default() });
+        write::interface(
+            &mut file,
+            &write::Interface { linktype: 1, name: "eth0", ..Default::default() },
+        );
     }
     file.extend_from_slice(rest);
     let whole = count(&file, file.len().max(1));

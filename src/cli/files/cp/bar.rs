@@ -155,7 +155,10 @@ mod tests {
             "logs/容器.log   27% 286.1 MiB of 1.0 GiB  300 MB/s  0:02 left"
         );
         for width in 0..90 {
-            assert!(unicode_width::UnicodeWidthStr::width(progress.line(second, width).as_str()) <= width);
+            assert!(
+                unicode_width::UnicodeWidthStr::width(progress.line(second, width).as_str())
+                    <= width
+            );
         }
         progress.total.store(0, Relaxed);
         progress.files.store(12, Relaxed);

@@ -51,7 +51,10 @@ fn windows_name(name: &str) -> bool {
     let stem = name.split('.').next().unwrap_or_default().trim_end().to_ascii_uppercase();
     let is_device = matches!(stem.as_str(), "CON" | "PRN" | "AUX" | "NUL" | "CONIN$" | "CONOUT$")
         || stem.strip_prefix("COM").or(stem.strip_prefix("LPT")).is_some_and(|number| {
-            matches!(number, "0" | "1" | "2" | "3" | "4" | "5" | "6" | "7" | "8" | "9" | "¹" | "²" | "³")
+            matches!(
+                number,
+                "0" | "1" | "2" | "3" | "4" | "5" | "6" | "7" | "8" | "9" | "¹" | "²" | "³"
+            )
         });
     let is_allowed = |c: char| !c.is_control() && !"<>:\"/\\|?*".contains(c);
     !is_device && name.chars().all(is_allowed) && !name.ends_with(['.', ' '])
@@ -87,8 +90,8 @@ mod unix {
     use std::os::fd::OwnedFd;
 
     use rustix::fs::{
-        AtFlags, FileType, Mode, OFlags, Timespec, Timestamps, fchmod, fstat, futimens, mkdirat, openat,
-        renameat, statat, symlinkat, unlinkat,
+        AtFlags, FileType, Mode, OFlags, Timespec, Timestamps, fchmod, fstat, futimens, mkdirat,
+        openat, renameat, statat, symlinkat, unlinkat,
     };
 
     use super::{Attributes, File, OsStr, Path, io};
@@ -121,7 +124,11 @@ mod unix {
         /// A regular file in this directory to read and write, made if it is not there.
         pub(in super::super) fn file(&self, name: &OsStr, mode: u32) -> io::Result<File> {
             // Not to wait for whoever opens a FIFO.
-            let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+            let flags = OFlags::RDWR
+                | OFlags::CREATE
+                | OFlags::NOFOLLOW
+                | OFlags::CLOEXEC
+                | OFlags::NONBLOCK;
             let file = openat(&self.0, name, flags, mode_of(mode | 0o600))?;
             if FileType::from_raw_mode(fstat(&file)?.st_mode) != FileType::RegularFile {
                 return Err(io::Error::other("it is not a regular file"));
@@ -229,7 +236,9 @@ mod windows {
 
         pub(in super::super) fn make(&self, name: &OsStr, _: u32) -> io::Result<()> {
             match fs::create_dir(self.0.join(name)) {
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.enter(name).map(|_| ()),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    self.enter(name).map(|_| ())
+                }
                 made => made,
             }
         }
@@ -263,15 +272,20 @@ mod windows {
         ) -> io::Result<()> {
             if attributes.preserve {
                 let [_, (seconds, nanos)] = attributes.times;
-                let since =
-                    std::time::Duration::new(seconds.try_into().unwrap_or(0), nanos.try_into().unwrap_or(0));
+                let since = std::time::Duration::new(
+                    seconds.try_into().unwrap_or(0),
+                    nanos.try_into().unwrap_or(0),
+                );
                 file.set_modified(std::time::UNIX_EPOCH + since)?;
             }
             fs::rename(self.0.join(from), self.0.join(to))
         }
 
         pub(in super::super) fn link(&self, _: &[u8], _: &OsStr) -> io::Result<()> {
-            Err(io::Error::new(io::ErrorKind::Unsupported, "symbolic links are not made on this system"))
+            Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "symbolic links are not made on this system",
+            ))
         }
 
         pub(in super::super) fn finish(&self, _: Attributes) -> io::Result<()> {
@@ -297,8 +311,8 @@ mod tests {
             assert!(windows_name(good), "{good}");
         }
         for bad in [
-            "a:b", "C:", "a\\b", "..\\x", "CON", "con.txt", "Nul", "com1", "LPT9.log", "COM¹", "a.", "a ",
-            "a?", "\u{1}", "aux .c",
+            "a:b", "C:", "a\\b", "..\\x", "CON", "con.txt", "Nul", "com1", "LPT9.log", "COM¹",
+            "a.", "a ", "a?", "\u{1}", "aux .c",
         ] {
             assert!(!windows_name(bad), "{bad}");
         }

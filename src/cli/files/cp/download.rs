@@ -86,7 +86,8 @@ pub(super) fn part_names(name: &OsStr) -> (OsString, OsString) {
             return part;
         }
         let hash = digest(&SHA256, name.as_encoded_bytes());
-        let hash: String = hash.as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+        let hash: String =
+            hash.as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
         format!(".{hash}{suffix}").into()
     };
     (named(".podsonde-part"), named(".podsonde-version"))
@@ -94,7 +95,8 @@ pub(super) fn part_names(name: &OsStr) -> (OsString, OsString) {
 
 /// Whether a file of a pod has the name of one of ours.
 pub(super) fn is_part(name: &[u8]) -> bool {
-    name.starts_with(b".") && (name.ends_with(b".podsonde-part") || name.ends_with(b".podsonde-version"))
+    name.starts_with(b".")
+        && (name.ends_with(b".podsonde-part") || name.ends_with(b".podsonde-version"))
 }
 
 /// What is here of a file.
@@ -112,7 +114,12 @@ struct Part<'a> {
 }
 
 impl<'a> Part<'a> {
-    async fn open(directory: &'a Directory, name: &OsStr, mode: u32, resume: bool) -> io::Result<Self> {
+    async fn open(
+        directory: &'a Directory,
+        name: &OsStr,
+        mode: u32,
+        resume: bool,
+    ) -> io::Result<Self> {
         let (name, version_name) = part_names(name);
         let mut file = directory.file(&name, mode)?;
         let mut version = Vec::new();
@@ -211,7 +218,9 @@ pub(super) async fn download(
         }
         return Err(stopped);
     }
-    let time = |time: Option<prost_types::Timestamp>| time.map_or((0, 0), |time| (time.seconds, time.nanos));
+    let time = |time: Option<prost_types::Timestamp>| {
+        time.map_or((0, 0), |time| (time.seconds, time.nanos))
+    };
     let times = [time(entry.accessed_at), time(entry.modified_at)];
     let Some(file) = &part.file else { return Err(io::Error::other("the file is gone").into()) };
     directory.place(file, &part.name, name, Attributes { mode, preserve: how.preserve, times })?;
@@ -259,8 +268,13 @@ async fn transfer(
 
 /// Whether the same request may succeed in a moment.
 fn is_passing(error: &Error) -> bool {
-    [reason::CONNECTION_LOST, reason::AGENT_UNREACHABLE, reason::PORT_FORWARD_FAILED, reason::REQUEST_TIMEOUT]
-        .contains(&&*error.reason)
+    [
+        reason::CONNECTION_LOST,
+        reason::AGENT_UNREACHABLE,
+        reason::PORT_FORWARD_FAILED,
+        reason::REQUEST_TIMEOUT,
+    ]
+    .contains(&&*error.reason)
         || matches!(
             &*error.reason,
             "UNAVAILABLE" | "TOO_MANY_FILE_REQUESTS" | "TOO_MANY_REQUESTS" | "DRAINING"
@@ -287,12 +301,16 @@ async fn segment(
     };
     let kind = reading.start.entry.as_ref().map(FileEntry::r#type);
     if reading.start.offset != part.have || kind != Some(FileType::Regular) {
-        return Err(
-            Error::new(reason::PROTOCOL, "the agent began at another place than it was asked to").into()
-        );
+        return Err(Error::new(
+            reason::PROTOCOL,
+            "the agent began at another place than it was asked to",
+        )
+        .into());
     }
     part.version.clone_from(&reading.start.version);
-    let Some(file) = part.file.take() else { return Err(io::Error::other("the file is gone").into()) };
+    let Some(file) = part.file.take() else {
+        return Err(io::Error::other("the file is gone").into());
+    };
     let mut sink = sink::file(file, Some(part.hash.clone()));
     let ended = pump(reading, &mut sink, how).await;
     let (written, done) = sink.end().await?;
@@ -315,7 +333,11 @@ async fn segment(
 }
 
 /// Hands all that comes to a sink.
-pub(super) async fn pump(mut reading: Reading, sink: &mut sink::Sink, how: &How) -> Result<ReadEnd, Stopped> {
+pub(super) async fn pump(
+    mut reading: Reading,
+    sink: &mut sink::Sink,
+    how: &How,
+) -> Result<ReadEnd, Stopped> {
     loop {
         let event = tokio::select! {
             () = how.interrupted.cancelled() => return Err(Stopped::Interrupted),
@@ -357,7 +379,8 @@ pub(super) fn compare(hash: Hash, have: u64, bytes: u64, sha256: &[u8]) -> Resul
     if bytes == have && hash.finish().as_ref() == sha256 {
         return Ok(());
     }
-    let message = "what came is not what the agent has now: the file was changed while it was copied";
+    let message =
+        "what came is not what the agent has now: the file was changed while it was copied";
     Err(Error::new(reason::CHECKSUM_MISMATCH, message).into())
 }
 
@@ -371,6 +394,10 @@ mod tests {
         assert_eq!(named("a.log"), ".a.log.podsonde-part");
         let long = named(&"x".repeat(255));
         assert!(long.len() <= 255 && long != named(&"y".repeat(255)), "{long}");
-        assert!(is_part(b".a.podsonde-part") && is_part(long.as_bytes()) && !is_part(b"a.podsonde-part"));
+        assert!(
+            is_part(b".a.podsonde-part")
+                && is_part(long.as_bytes())
+                && !is_part(b"a.podsonde-part")
+        );
     }
 }

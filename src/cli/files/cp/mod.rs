@@ -52,9 +52,9 @@ pub(super) async fn run(context: &Context, args: &CpArgs) -> Result<Exit, Failed
             let pod = pods.open(destination).await?;
             upload::run(context, args, &pod, source, destination).await
         }
-        (Location::Pod(_), Location::Pod(_)) => {
-            Err(Failed::Usage("both are in pods: copy to this machine first, and then from it".to_owned()))
-        }
+        (Location::Pod(_), Location::Pod(_)) => Err(Failed::Usage(
+            "both are in pods: copy to this machine first, and then from it".to_owned(),
+        )),
         (Location::Local(_), Location::Local(_)) => {
             Err(Failed::Usage("neither is in a pod: write POD:PATH for one of them".to_owned()))
         }
@@ -83,7 +83,8 @@ impl<'a> Copy<'a> {
             interrupted: CancellationToken::new(),
             progress: Arc::clone(&bar.progress),
         };
-        let report = CopyReport { source: source.shown(), verified: how.verify, ..CopyReport::default() };
+        let report =
+            CopyReport { source: source.shown(), verified: how.verify, ..CopyReport::default() };
         Self { context, args, pod, source, report, troubles: Troubles::new(context), bar, how }
     }
 
@@ -99,7 +100,11 @@ impl<'a> Copy<'a> {
             Err(Stopped::Interrupted) => (exit, kept) = (Some(Exit::Interrupted), true),
             Err(Stopped::Asking(error)) => {
                 kept = error.reason != reason::CHECKSUM_MISMATCH;
-                self.troubles.note(&self.source.shown(), self.pod.about(error).into(), Exit::Error)?;
+                self.troubles.note(
+                    &self.source.shown(),
+                    self.pod.about(error).into(),
+                    Exit::Error,
+                )?;
             }
             Err(Stopped::Writing(error)) if self.args.to_stdout() => return Err(error.into()),
             Err(Stopped::Writing(error)) => {
@@ -143,7 +148,8 @@ impl<'a> Copy<'a> {
         self.how.progress.total.store(entry.size, Relaxed);
         let directory = Directory::open(&directory)?;
         let copied =
-            download(&self.pod.files, &self.source.path, entry, &directory, &name, &self.how).await?;
+            download(&self.pod.files, &self.source.path, entry, &directory, &name, &self.how)
+                .await?;
         self.copied(&self.source.shown(), copied);
         Ok(())
     }
@@ -151,8 +157,9 @@ impl<'a> Copy<'a> {
     async fn tree(&mut self, entry: &FileEntry, destination: &Path) -> Result<(), Stopped> {
         let is_there = destination.symlink_metadata().is_ok();
         // `DIR/.`, and the root, mean what is in them.
-        let contents_only =
-            self.source.path.ends_with(b"/.") || self.source.path == b"." || self.source.name().is_none();
+        let contents_only = self.source.path.ends_with(b"/.")
+            || self.source.path == b"."
+            || self.source.name().is_none();
         let (above, name) = match (is_there, destination.file_name()) {
             (true, _) if contents_only => (destination.to_owned(), None),
             (true, _) => (destination.to_owned(), Some(self.source_name()?)),
@@ -178,8 +185,12 @@ impl<'a> Copy<'a> {
             how: self.how.clone(),
         };
         let copied = tree.copy(&mut |happened| self.happened(happened)).await;
-        if !self.args.links && self.report.skipped.iter().any(|skipped| skipped.why.starts_with(LINK)) {
-            self.note("symbolic links are left out; --links makes those that stay inside of the tree");
+        if !self.args.links
+            && self.report.skipped.iter().any(|skipped| skipped.why.starts_with(LINK))
+        {
+            self.note(
+                "symbolic links are left out; --links makes those that stay inside of the tree",
+            );
         }
         copied
     }
@@ -196,7 +207,11 @@ impl<'a> Copy<'a> {
         let shown = |path: &[u8]| match path {
             b"" => self.source.shown(),
             path => {
-                format!("{}/{}", self.source.shown().trim_end_matches('/'), String::from_utf8_lossy(path))
+                format!(
+                    "{}/{}",
+                    self.source.shown().trim_end_matches('/'),
+                    String::from_utf8_lossy(path)
+                )
             }
         };
         match happened {
@@ -220,16 +235,21 @@ impl<'a> Copy<'a> {
                     Stopped::Interrupted => {}
                     Stopped::Asking(error) => {
                         // Of the kind that is never about all operands.
-                        let _ = self.troubles.note(&subject, self.pod.about(error).into(), Exit::Error);
+                        let _ =
+                            self.troubles.note(&subject, self.pod.about(error).into(), Exit::Error);
                     }
                     Stopped::Writing(error) => {
-                        self.troubles.say(&subject, reason::LOCAL_FILE, &error.to_string(), Exit::Error);
+                        self.troubles.say(
+                            &subject,
+                            reason::LOCAL_FILE,
+                            &error.to_string(),
+                            Exit::Error,
+                        );
                     }
                 }
             }
             Happened::Truncated => {
-                let message =
-                    "not all of it was copied: it has more entries than the agent walks in one request";
+                let message = "not all of it was copied: it has more entries than the agent walks in one request";
                 self.bar.clear();
                 self.troubles.say(&self.source.shown(), "TRUNCATED", message, Exit::Error);
             }
@@ -241,7 +261,9 @@ impl<'a> Copy<'a> {
         self.report.bytes += copied.bytes;
         self.report.resumed_bytes += copied.resumed;
         if copied.anew {
-            self.note(&format!("{subject}: the file has changed since the last time, so it was copied anew"));
+            self.note(&format!(
+                "{subject}: the file has changed since the last time, so it was copied anew"
+            ));
         } else if copied.resumed > 0 {
             self.note(&format!("{subject}: {} were here already", binary(copied.resumed)));
         }
@@ -289,7 +311,8 @@ impl<'a> Copy<'a> {
     }
 
     fn summarise(&mut self, started: Instant) -> std::io::Result<()> {
-        let CopyReport { files, directories, links, bytes, skipped_count: skipped, .. } = &self.report;
+        let CopyReport { files, directories, links, bytes, skipped_count: skipped, .. } =
+            &self.report;
         if self.args.output != Format::Text && !self.args.to_stdout() {
             self.report.errors = std::mem::take(&mut self.troubles.errors);
             return open::print(self.context, self.args.output, &self.report);
@@ -302,8 +325,9 @@ impl<'a> Copy<'a> {
             return Ok(());
         }
         let seconds = started.elapsed().as_secs_f64();
-        let plural =
-            |count: &u64, one: &str, many: &str| format!("{count} {}", if *count == 1 { one } else { many });
+        let plural = |count: &u64, one: &str, many: &str| {
+            format!("{count} {}", if *count == 1 { one } else { many })
+        };
         let mut parts = vec![plural(files, "file", "files")];
         if *directories > 0 {
             parts.push(plural(directories, "directory", "directories"));
@@ -313,7 +337,11 @@ impl<'a> Copy<'a> {
         }
         let verified = if self.report.verified { ", verified" } else { "" };
         let skipped = if *skipped == 0 { String::new() } else { format!(", {skipped} skipped") };
-        self.note(&format!("{}, {} in {seconds:.1} s{verified}{skipped}", parts.join(", "), binary(*bytes)));
+        self.note(&format!(
+            "{}, {} in {seconds:.1} s{verified}{skipped}",
+            parts.join(", "),
+            binary(*bytes)
+        ));
         Ok(())
     }
 }
@@ -338,7 +366,10 @@ fn parent(path: &Path) -> PathBuf {
 }
 
 fn ends_in_slash(path: &Path) -> bool {
-    path.as_os_str().as_encoded_bytes().last().is_some_and(|byte| std::path::is_separator(char::from(*byte)))
+    path.as_os_str()
+        .as_encoded_bytes()
+        .last()
+        .is_some_and(|byte| std::path::is_separator(char::from(*byte)))
 }
 
 /// The error with which a local path could not be used.

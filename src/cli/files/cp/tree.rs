@@ -74,7 +74,10 @@ impl Tree<'_> {
     ///
     /// # Errors
     /// What ends the whole copy.
-    pub(super) async fn copy(&self, tell: &mut (dyn FnMut(Happened) + Send)) -> Result<(), Stopped> {
+    pub(super) async fn copy(
+        &self,
+        tell: &mut (dyn FnMut(Happened) + Send),
+    ) -> Result<(), Stopped> {
         let mut walking = self.files.walk(self.path, None, self.cross_mounts).await?;
         let mut seen = Seen { hasher: RandomState::new(), hashes: HashSet::new() };
         let mut pending = Pending::new();
@@ -170,7 +173,8 @@ impl Tree<'_> {
 
     /// What is to be done with an entry.
     fn entry(&self, entry: &FileEntry, last: &mut (Vec<u8>, Arc<Directory>)) -> io::Result<Step> {
-        let skipped = |why: &str| Ok(Step::Told(Happened::Skipped(entry.path.clone(), why.to_owned())));
+        let skipped =
+            |why: &str| Ok(Step::Told(Happened::Skipped(entry.path.clone(), why.to_owned())));
         if entry.path.is_empty() {
             // The top is there; it is told when it could not be read.
             return Ok(Step::Directory);
@@ -180,13 +184,16 @@ impl Tree<'_> {
             None => (b"".as_slice(), entry.path.as_slice()),
         };
         let name = name.strip_prefix(b"/").unwrap_or(name);
-        let Ok(local) = local_name(name) else { return skipped("this system does not allow its name") };
+        let Ok(local) = local_name(name) else {
+            return skipped("this system does not allow its name");
+        };
         if is_part(name) {
             return skipped("it is named like an unfinished copy");
         }
         if last.0 != parent {
             // Further down from there is not all the way from the top.
-            let further = parent.strip_prefix(last.0.as_slice()).and_then(|rest| rest.strip_prefix(b"/"));
+            let further =
+                parent.strip_prefix(last.0.as_slice()).and_then(|rest| rest.strip_prefix(b"/"));
             let (from, rest) = match further {
                 Some(rest) if !last.0.is_empty() => (&last.1, rest),
                 _ => (&self.top, parent),
@@ -199,7 +206,9 @@ impl Tree<'_> {
                 directory.make(&local, entry.mode & 0o777)?;
                 Ok(Step::Directory)
             }
-            FileType::Regular if entry.reason.is_empty() => Ok(Step::Download(Arc::clone(directory), local)),
+            FileType::Regular if entry.reason.is_empty() => {
+                Ok(Step::Download(Arc::clone(directory), local))
+            }
             FileType::Symlink if !self.links => {
                 let target = String::from_utf8_lossy(&entry.link_target).into_owned();
                 skipped(&format!("{LINK} to {target}"))
@@ -244,7 +253,9 @@ fn happened((path, copied): (Vec<u8>, Result<Copied, Stopped>)) -> Happened {
 }
 
 fn attributes(entry: &FileEntry) -> Attributes {
-    let time = |time: Option<prost_types::Timestamp>| time.map_or((0, 0), |time| (time.seconds, time.nanos));
+    let time = |time: Option<prost_types::Timestamp>| {
+        time.map_or((0, 0), |time| (time.seconds, time.nanos))
+    };
     Attributes {
         mode: entry.mode & 0o777,
         preserve: true,

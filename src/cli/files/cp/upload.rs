@@ -56,15 +56,18 @@ pub(super) async fn run(
         _ if destination.path.ends_with(b"/") => join(&destination.path, name),
         _ => destination.path.clone(),
     };
-    let (file, sha256) =
-        tokio::task::spawn_blocking(move || hashed(file)).await.map_err(io::Error::other)?.map_err(failed)?;
+    let (file, sha256) = tokio::task::spawn_blocking(move || hashed(file))
+        .await
+        .map_err(io::Error::other)?
+        .map_err(failed)?;
     let bar = Bar::start(context.terminal, args.quiet);
     bar.progress.name(&path);
     bar.progress.total.store(found.len(), Relaxed);
     let (parts, received) = mpsc::channel(WAITING);
     let progress = Arc::clone(&bar.progress);
     let reading = tokio::task::spawn_blocking(move || read(file, &parts, &progress));
-    let content = stream::unfold(received, async |mut received| Some((received.recv().await?, received)));
+    let content =
+        stream::unfold(received, async |mut received| Some((received.recv().await?, received)));
     let start = FilesWriteStart {
         target: None,
         path: path.clone(),
@@ -91,7 +94,9 @@ pub(super) async fn run(
         open::print(context, args.output, &report)?;
     } else if context.terminal.live && !args.quiet {
         let seconds = started.elapsed().as_secs_f64();
-        context.terminal.note(&format!("1 file, {} in {seconds:.1} s, verified", binary(found.len())));
+        context
+            .terminal
+            .note(&format!("1 file, {} in {seconds:.1} s, verified", binary(found.len())));
     }
     Ok(Exit::Ok)
 }
@@ -121,7 +126,11 @@ fn hashed(mut file: File) -> io::Result<(File, Vec<u8>)> {
     Ok((file, hash.finish().as_ref().to_vec()))
 }
 
-fn read(mut file: File, parts: &mpsc::Sender<Bytes>, progress: &super::bar::Progress) -> io::Result<()> {
+fn read(
+    mut file: File,
+    parts: &mpsc::Sender<Bytes>,
+    progress: &super::bar::Progress,
+) -> io::Result<()> {
     loop {
         let mut buffer = vec![0; PART];
         let read = file.read(&mut buffer)?;

@@ -33,9 +33,12 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(super) async fn run(context: &Context, args: &DiffArgs) -> Result<Exit, Failed> {
     let pods = Pods::new(context, &args.whose, true).await?;
-    let (from, to) = futures::try_join!(Side::open(&pods, &args.from), Side::open(&pods, &args.to))?;
+    let (from, to) =
+        futures::try_join!(Side::open(&pods, &args.from), Side::open(&pods, &args.to))?;
     if !from.is_pod() && !to.is_pod() {
-        return Err(Failed::Usage("neither is in a pod: write POD:PATH for one of them".to_owned()));
+        return Err(Failed::Usage(
+            "neither is in a pod: write POD:PATH for one of them".to_owned(),
+        ));
     }
     let mut diff = Diff {
         context,
@@ -111,19 +114,29 @@ impl Diff<'_> {
         };
         let is_directory = |item: &Item| item.entry.r#type() == FileType::Directory;
         let pair = match (is_directory(&from), is_directory(&to)) {
-            (true, true) => return self.work(vec![Work::Directories(Vec::new(), Vec::new())]).await,
+            (true, true) => {
+                return self.work(vec![Work::Directories(Vec::new(), Vec::new())]).await;
+            }
             (false, false) => Pair { from, to, is_inside: false },
             // `diff DIR FILE` means the file of that name in the directory.
             (true, false) => match self.from.describe(&self.to.name(), true).await {
                 Ok(from) => Pair { from, to, is_inside: false },
                 Err(failed) => {
-                    return self.troubles.note(&self.from.shown(&self.to.name()), failed, Exit::Trouble);
+                    return self.troubles.note(
+                        &self.from.shown(&self.to.name()),
+                        failed,
+                        Exit::Trouble,
+                    );
                 }
             },
             (false, true) => match self.to.describe(&self.from.name(), true).await {
                 Ok(to) => Pair { from, to, is_inside: false },
                 Err(failed) => {
-                    return self.troubles.note(&self.to.shown(&self.from.name()), failed, Exit::Trouble);
+                    return self.troubles.note(
+                        &self.to.shown(&self.from.name()),
+                        failed,
+                        Exit::Trouble,
+                    );
                 }
             },
         };
@@ -136,12 +149,16 @@ impl Diff<'_> {
             match work {
                 Work::Directories(from, to) => match self.directories(&from, &to).await {
                     Ok(below) => works.extend(below.into_iter().rev()),
-                    Err((subject, failed)) => self.troubles.note(&subject, failed, Exit::Trouble)?,
+                    Err((subject, failed)) => {
+                        self.troubles.note(&subject, failed, Exit::Trouble)?
+                    }
                 },
                 Work::Only { from, directory, name } => self.only(from, &directory, &name)?,
                 Work::Pair(pair) => {
                     let mut pairs = vec![pair];
-                    while let Some(Work::Pair(pair)) = works.pop_if(|next| matches!(next, Work::Pair(_))) {
+                    while let Some(Work::Pair(pair)) =
+                        works.pop_if(|next| matches!(next, Work::Pair(_)))
+                    {
                         pairs.push(pair);
                     }
                     let (left, right, brief) = (self.from, self.to, self.is_brief());
@@ -154,7 +171,9 @@ impl Diff<'_> {
                     while let Some((pair, verdict)) = verdicts.next().await {
                         match verdict {
                             Ok(verdict) => self.tell(&pair, verdict)?,
-                            Err((subject, failed)) => self.troubles.note(&subject, failed, Exit::Trouble)?,
+                            Err((subject, failed)) => {
+                                self.troubles.note(&subject, failed, Exit::Trouble)?
+                            }
                         }
                     }
                 }
@@ -189,7 +208,9 @@ impl Diff<'_> {
                 Ordering::Greater => only(false, to, right.next()),
                 Ordering::Equal => left.next().zip(right.next()).map(|(from, to)| {
                     match [from.entry.r#type(), to.entry.r#type()] {
-                        [FileType::Directory, FileType::Directory] => Work::Directories(from.path, to.path),
+                        [FileType::Directory, FileType::Directory] => {
+                            Work::Directories(from.path, to.path)
+                        }
                         _ => Work::Pair(Box::new(Pair { from, to, is_inside: true })),
                     }
                 }),
@@ -201,7 +222,8 @@ impl Diff<'_> {
         let side = if from { self.from } else { self.to };
         let line = [b"Only in ".as_slice(), &side.typed(directory), b": ", name, b"\n"].concat();
         self.line(&line, Tone::Plain)?;
-        let path = if directory.is_empty() { name.to_vec() } else { [directory, b"/", name].concat() };
+        let path =
+            if directory.is_empty() { name.to_vec() } else { [directory, b"/", name].concat() };
         self.differs(&path, "onlyIn", Some(if from { "from" } else { "to" }));
         Ok(())
     }
@@ -209,7 +231,11 @@ impl Diff<'_> {
     fn differs(&mut self, path: &[u8], kind: &'static str, only_in: Option<&'static str>) {
         self.report.differs = true;
         if self.args.output != Format::Text {
-            self.report.differences.push(DifferenceReport { path: PathReport::new(path), kind, only_in });
+            self.report.differences.push(DifferenceReport {
+                path: PathReport::new(path),
+                kind,
+                only_in,
+            });
         }
     }
 
@@ -262,7 +288,12 @@ impl Diff<'_> {
         Ok(())
     }
 
-    fn hunks(&mut self, pair: &Pair, names: [&Vec<u8>; 2], texts: [&[u8]; 2]) -> Result<(), Failed> {
+    fn hunks(
+        &mut self,
+        pair: &Pair,
+        names: [&Vec<u8>; 2],
+        texts: [&[u8]; 2],
+    ) -> Result<(), Failed> {
         let [a, b] = names;
         if pair.is_inside {
             self.line(&[b"diff -ru ".as_slice(), a, b" ", b, b"\n"].concat(), Tone::Plain)?;
@@ -271,7 +302,8 @@ impl Diff<'_> {
             let time = clock.full(item.entry.modified_at);
             [mark.as_bytes(), b" ", name, b"\t", time.as_bytes(), b"\n"].concat()
         };
-        let (from, to) = (header("---", a, &pair.from, &self.clock), header("+++", b, &pair.to, &self.clock));
+        let (from, to) =
+            (header("---", a, &pair.from, &self.clock), header("+++", b, &pair.to, &self.clock));
         self.line(&from, Tone::Plain)?;
         self.line(&to, Tone::Plain)?;
         let [old, new] = texts;
@@ -298,7 +330,9 @@ impl Diff<'_> {
         }
         let text = line.strip_suffix(b"\n").unwrap_or(line);
         let text = match terminal.interactive {
-            true => String::from_utf8_lossy(text).split('\t').map(escape).collect::<Vec<_>>().join("\t"),
+            true => {
+                String::from_utf8_lossy(text).split('\t').map(escape).collect::<Vec<_>>().join("\t")
+            }
             false => String::from_utf8_lossy(text).into_owned(),
         };
         Ok(self.out.write(format!("{}\n", tone.paint(&text, terminal.colour)).as_bytes())?)
@@ -306,11 +340,18 @@ impl Diff<'_> {
 }
 
 /// Compares two that have the same name. `brief`: content is not needed.
-async fn verdict(left: &Side, right: &Side, pair: &Pair, brief: bool) -> Result<Verdict, (String, Failed)> {
+async fn verdict(
+    left: &Side,
+    right: &Side,
+    pair: &Pair,
+    brief: bool,
+) -> Result<Verdict, (String, Failed)> {
     let Pair { from, to, .. } = pair;
     match [from.entry.r#type(), to.entry.r#type()] {
         [FileType::Regular, FileType::Regular] => {}
-        [FileType::Symlink, FileType::Symlink] if from.entry.link_target == to.entry.link_target => {
+        [FileType::Symlink, FileType::Symlink]
+            if from.entry.link_target == to.entry.link_target =>
+        {
             return Ok(Verdict::Same);
         }
         [FileType::Symlink, FileType::Symlink] => return Ok(Verdict::Links),
@@ -327,6 +368,7 @@ async fn verdict(left: &Side, right: &Side, pair: &Pair, brief: bool) -> Result<
     if brief || from.entry.size > LARGEST || to.entry.size > LARGEST {
         return Ok(Verdict::Contents(None));
     }
-    let (a, b) = futures::join!(left.content(&from.path, LARGEST), right.content(&to.path, LARGEST));
+    let (a, b) =
+        futures::join!(left.content(&from.path, LARGEST), right.content(&to.path, LARGEST));
     Ok(Verdict::Contents(Some(Box::new([a.map_err(at_left)?, b.map_err(at_right)?]))))
 }

@@ -74,8 +74,11 @@ impl Side {
     pub(super) async fn describe(&self, path: &[u8], follow: bool) -> Result<Item, Failed> {
         let entry = match self {
             Self::Pod(pod, at) => {
-                let (root, entry) =
-                    pod.files.stat(&below(at, path), follow).await.map_err(|error| pod.about(error))?;
+                let (root, entry) = pod
+                    .files
+                    .stat(&below(at, path), follow)
+                    .await
+                    .map_err(|error| pod.about(error))?;
                 pod.say_whose(&root);
                 entry
             }
@@ -124,7 +127,11 @@ impl Side {
     pub(super) async fn checksum(&self, path: &[u8]) -> Result<Vec<u8>, Failed> {
         match self {
             Self::Pod(pod, at) => {
-                let done = pod.files.checksum(&below(at, path), 0).await.map_err(|error| pod.about(error))?;
+                let done = pod
+                    .files
+                    .checksum(&below(at, path), 0)
+                    .await
+                    .map_err(|error| pod.about(error))?;
                 Ok(done.sha256)
             }
             Self::Local(top) => {
@@ -137,11 +144,13 @@ impl Side {
 
     /// A file of at most so many bytes.
     pub(super) async fn content(&self, path: &[u8], most: u64) -> Result<Vec<u8>, Failed> {
-        let too_large = || Error::new(reason::LOCAL_FILE, "it has grown too large to compare by lines");
+        let too_large =
+            || Error::new(reason::LOCAL_FILE, "it has grown too large to compare by lines");
         let mut content = Vec::new();
         match self {
             Self::Pod(pod, at) => {
-                let mut request = FilesReadRequest { path: below(at, path), ..FilesReadRequest::default() };
+                let mut request =
+                    FilesReadRequest { path: below(at, path), ..FilesReadRequest::default() };
                 loop {
                     let about = |error| pod.about(error);
                     let mut reading = pod.files.read(request.clone()).await.map_err(about)?;
@@ -183,7 +192,8 @@ fn below(at: &PodPath, path: &[u8]) -> Vec<u8> {
 fn local(top: &Path, path: &[u8]) -> Result<PathBuf, Failed> {
     let mut local = top.to_owned();
     for name in path.split(|b| *b == b'/').filter(|name| !name.is_empty()) {
-        let name = crate::cli::files::cp::local_name(name).map_err(|why| failed(io::Error::other(why)))?;
+        let name =
+            crate::cli::files::cp::local_name(name).map_err(|why| failed(io::Error::other(why)))?;
         local.push(name);
     }
     Ok(local)

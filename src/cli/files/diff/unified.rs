@@ -18,7 +18,8 @@ pub(super) fn is_binary(content: &[u8]) -> bool {
 /// The lines of the hunks, each ended. `patience`: after it a longer way than the shortest will do.
 pub(super) fn hunks(old: &[u8], new: &[u8], context: usize, patience: Duration) -> Vec<Vec<u8>> {
     let (old, new) = (lines(old), lines(new));
-    let ops = capture_diff_slices_deadline(Algorithm::Myers, &old, &new, Some(Instant::now() + patience));
+    let ops =
+        capture_diff_slices_deadline(Algorithm::Myers, &old, &new, Some(Instant::now() + patience));
     let mut out = Vec::new();
     for group in group_diff_ops(ops, context) {
         let (Some(first), Some(last)) = (group.first(), group.last()) else { continue };
@@ -73,6 +74,9 @@ mod tests {
         };
         assert_eq!(shown("a\n", "a\n"), "");
         assert_eq!(shown("", "a\nb\n"), "@@ -0,0 +1,2 @@\n+a\n+b\n");
-        assert_eq!(shown("a\nb", "a\nc\n"), "@@ -1,2 +1,2 @@\n a\n-b\n\\ No newline at end of file\n+c\n");
+        assert_eq!(
+            shown("a\nb", "a\nc\n"),
+            "@@ -1,2 +1,2 @@\n a\n-b\n\\ No newline at end of file\n+c\n"
+        );
     }
 }

@@ -117,8 +117,12 @@ impl Test {
         let Candidate { entry, accounts, .. } = candidate;
         match self {
             Self::Name(pattern) => pattern.matches(candidate.name),
-            Self::Path(pattern) => pattern.matches(candidate.path) || pattern.matches(candidate.printed),
-            Self::Link(pattern) => entry.r#type() == FileType::Symlink && pattern.matches(&entry.link_target),
+            Self::Path(pattern) => {
+                pattern.matches(candidate.path) || pattern.matches(candidate.printed)
+            }
+            Self::Link(pattern) => {
+                entry.r#type() == FileType::Symlink && pattern.matches(&entry.link_target)
+            }
             Self::Type(types) => types.contains(&entry.r#type()),
             Self::Size { figure, unit } => figure.matches(entry.size.div_ceil(*unit)),
             Self::Empty => match entry.r#type() {

@@ -22,8 +22,8 @@ pub(in crate::cli::files) enum Arity {
 }
 
 const ALONE: &[&str] = &[
-    "!", "(", ")", "-not", "-a", "-and", "-o", "-or", "-empty", "-true", "-false", "-print", "-print0",
-    "-ls", "-prune", "-xdev", "-mount",
+    "!", "(", ")", "-not", "-a", "-and", "-o", "-or", "-empty", "-true", "-false", "-print",
+    "-print0", "-ls", "-prune", "-xdev", "-mount",
 ];
 const WITH_VALUE: &[&str] = &[
     "-name",
@@ -63,7 +63,9 @@ pub(in crate::cli::files) fn word(text: &str) -> Option<(&'static str, Arity)> {
         None => text,
     };
     let known = |words: &[&'static str]| words.iter().find(|known| **known == short).copied();
-    known(ALONE).map(|word| (word, Arity::None)).or_else(|| known(WITH_VALUE).map(|word| (word, Arity::One)))
+    known(ALONE)
+        .map(|word| (word, Arity::None))
+        .or_else(|| known(WITH_VALUE).map(|word| (word, Arity::One)))
 }
 
 /// What is looked for, and how deep.
@@ -127,14 +129,17 @@ impl Search {
             acts: false,
             depth: 0,
         };
-        let expression = if words.is_empty() { Expression::Always(true) } else { parser.either()? };
+        let expression =
+            if words.is_empty() { Expression::Always(true) } else { parser.either()? };
         if let Some(word) = parser.words.next() {
             return Err(format!("{} is not expected here", word.to_string_lossy()));
         }
         let Parser { mut search, acts, .. } = parser;
         search.expression = match acts {
             true => expression,
-            false => Expression::And(Box::new(expression), Box::new(Expression::Act(Action::Print))),
+            false => {
+                Expression::And(Box::new(expression), Box::new(Expression::Act(Action::Print)))
+            }
         };
         Ok(search)
     }
@@ -174,7 +179,9 @@ struct Parser<'a, I: Iterator<Item = &'a OsString>> {
 
 impl<'a, I: Iterator<Item = &'a OsString>> Parser<'a, I> {
     fn next_is(&mut self, words: &[&str]) -> bool {
-        self.words.peek().is_some_and(|next| words.iter().any(|word| next.as_os_str() == OsStr::new(word)))
+        self.words
+            .peek()
+            .is_some_and(|next| words.iter().any(|word| next.as_os_str() == OsStr::new(word)))
     }
 
     fn either(&mut self) -> Result<Expression, String> {
@@ -275,13 +282,15 @@ impl<'a, I: Iterator<Item = &'a OsString>> Parser<'a, I> {
             "-lname" | "-ilname" => Test::Link(pattern()),
             "-type" => {
                 let types: Option<Vec<_>> = text.split(',').map(file_type).collect();
-                Test::Type(
-                    types.ok_or_else(|| wrong("not a type: f, d, l, p, s, c, b, or several with commas"))?,
-                )
+                Test::Type(types.ok_or_else(|| {
+                    wrong("not a type: f, d, l, p, s, c, b, or several with commas")
+                })?)
             }
             "-size" => {
                 let (number, unit) = match text.char_indices().last() {
-                    Some((at, last)) if !last.is_ascii_digit() => (text.get(..at).unwrap_or_default(), last),
+                    Some((at, last)) if !last.is_ascii_digit() => {
+                        (text.get(..at).unwrap_or_default(), last)
+                    }
                     _ => (&*text, 'b'),
                 };
                 let unit = match unit {
@@ -319,7 +328,8 @@ impl<'a, I: Iterator<Item = &'a OsString>> Parser<'a, I> {
                 }
             }
             "-user" | "-group" => {
-                let who = Figure::parse(&text).map_or_else(|| Who::Name(text.clone().into_owned()), Who::Id);
+                let who = Figure::parse(&text)
+                    .map_or_else(|| Who::Name(text.clone().into_owned()), Who::Id);
                 self.search.accounts |= matches!(who, Who::Name(_));
                 if word == "-user" { Test::User(who) } else { Test::Group(who) }
             }
@@ -389,8 +399,12 @@ mod tests {
 
     #[test]
     fn grammar_is_find_s() {
-        let entry =
-            FileEntry { r#type: FileType::Regular.into(), size: 1025, mode: 0o4644, ..FileEntry::default() };
+        let entry = FileEntry {
+            r#type: FileType::Regular.into(),
+            size: 1025,
+            mode: 0o4644,
+            ..FileEntry::default()
+        };
         use Action::{Ls, Print, Print0, Prune};
         for (text, expected) in [
             ("", vec![Print]),
@@ -447,13 +461,16 @@ mod tests {
     #[test]
     fn ages_are_counted_as_find_counts_them() {
         let matches = |text: &str, seconds_ago: i64| {
-            let modified_at = Some(prost_types::Timestamp { seconds: 1_000_000 - seconds_ago, nanos: 0 });
+            let modified_at =
+                Some(prost_types::Timestamp { seconds: 1_000_000 - seconds_ago, nanos: 0 });
             !actions(text, &FileEntry { modified_at, ..FileEntry::default() }).is_empty()
         };
         let day = 86_400;
         assert!(matches("-mtime 0", day - 1) && !matches("-mtime 0", day + 1));
         assert!(
-            matches("-mtime 1", day + 1) && matches("-mtime +0", day + 1) && !matches("-mtime +1", day + 1)
+            matches("-mtime 1", day + 1)
+                && matches("-mtime +0", day + 1)
+                && !matches("-mtime +1", day + 1)
         );
         assert!(matches("-mtime -1", day - 1) && !matches("-mtime -1", day + 1));
         assert!(

@@ -120,8 +120,7 @@ impl Finding<'_> {
         }
         if truncated {
             self.out.flush()?;
-            let message =
-                "not all of it was searched: it has more entries than the agent walks in one request";
+            let message = "not all of it was searched: it has more entries than the agent walks in one request";
             self.troubles.say(&operand.shown(), "TRUNCATED", message, Exit::Error);
         }
         if self.is_report {
@@ -164,11 +163,14 @@ impl Finding<'_> {
             let shown = String::from_utf8_lossy(&printed).into_owned();
             let why = reason_words(&entry.reason);
             match entry.reason.as_str() {
-                "PATH_REFUSED" => self.context.terminal.note(&format!("not searched: {shown}: {why}")),
+                "PATH_REFUSED" => {
+                    self.context.terminal.note(&format!("not searched: {shown}: {why}"))
+                }
                 reason => self.troubles.say(&shown, reason, why, Exit::Error),
             }
         }
-        let depth = if entry.path.is_empty() { 0 } else { entry.path.split(|b| *b == b'/').count() };
+        let depth =
+            if entry.path.is_empty() { 0 } else { entry.path.split(|b| *b == b'/').count() };
         if depth < self.search.min_depth {
             return Ok(());
         }
@@ -188,7 +190,8 @@ impl Finding<'_> {
             references: &tree.references,
             now: tree.now,
         };
-        let shown = if self.context.terminal.interactive { names::safe(&printed) } else { printed.clone() };
+        let shown =
+            if self.context.terminal.interactive { names::safe(&printed) } else { printed.clone() };
         let Self { search, out, widths, clock, is_report, .. } = self;
         let (pruned, found) = (&mut tree.pruned, &mut tree.found);
         search.apply(candidate, &mut |action| -> io::Result<()> {
@@ -219,7 +222,8 @@ fn name(path: &[u8]) -> &[u8] {
 
 /// Whether a path is below one of these. The empty one is above all.
 fn is_below(pruned: &HashSet<Vec<u8>>, path: &[u8]) -> bool {
-    let parents = path.iter().enumerate().filter(|(_, b)| **b == b'/').filter_map(|(at, _)| path.get(..at));
+    let parents =
+        path.iter().enumerate().filter(|(_, b)| **b == b'/').filter_map(|(at, _)| path.get(..at));
     (!path.is_empty() && pruned.contains(b"".as_slice()))
         || parents.into_iter().any(|parent| pruned.contains(parent))
 }
@@ -241,9 +245,17 @@ impl Default for Widths {
 }
 
 impl Widths {
-    fn line(&mut self, entry: &FileEntry, path: &[u8], accounts: &Accounts, clock: &Clock) -> Vec<u8> {
-        let figure = |figure: u64| if is_known(entry) { figure.to_string() } else { "?".to_owned() };
-        let owner = |name: Option<&str>, id: u32| name.map_or_else(|| figure(id.into()), str::to_owned);
+    fn line(
+        &mut self,
+        entry: &FileEntry,
+        path: &[u8],
+        accounts: &Accounts,
+        clock: &Clock,
+    ) -> Vec<u8> {
+        let figure =
+            |figure: u64| if is_known(entry) { figure.to_string() } else { "?".to_owned() };
+        let owner =
+            |name: Option<&str>, id: u32| name.map_or_else(|| figure(id.into()), str::to_owned);
         let inode = wide(figure(entry.inode), &mut self.inode);
         let blocks = wide(figure(entry.blocks.div_ceil(2)), &mut self.blocks);
         let links = wide(figure(entry.links.into()), &mut self.links);
@@ -303,9 +315,14 @@ mod tests {
     #[test]
     fn what_is_below_a_pruned_directory() {
         let pruned = HashSet::from([b"a/b".to_vec()]);
-        for (path, expected) in
-            [("a/b/c", true), ("a/b/c/d", true), ("a/b", false), ("a/bc/d", false), ("a", false), ("", false)]
-        {
+        for (path, expected) in [
+            ("a/b/c", true),
+            ("a/b/c/d", true),
+            ("a/b", false),
+            ("a/bc/d", false),
+            ("a", false),
+            ("", false),
+        ] {
             assert_eq!(is_below(&pruned, path.as_bytes()), expected, "{path}");
         }
         let all = HashSet::from([Vec::new()]);

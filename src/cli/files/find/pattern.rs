@@ -72,8 +72,9 @@ impl Pattern {
 
     /// Where the pattern goes on behind what stands at `p`, if that matches.
     fn one(&self, p: usize, unit: u32) -> Option<usize> {
-        let literal =
-            |at: usize| self.units.get(at).is_some_and(|own| self.same(*own, unit)).then_some(at + 1);
+        let literal = |at: usize| {
+            self.units.get(at).is_some_and(|own| self.same(*own, unit)).then_some(at + 1)
+        };
         match self.at(p) {
             Some('?') => Some(p + 1),
             Some('[') => match self.set(p, unit) {
@@ -99,7 +100,8 @@ impl Pattern {
             }
             if self.at(at) == Some('[') && self.at(at + 1) == Some(':') {
                 let rest = self.units.get(at + 2..)?;
-                let end = rest.windows(2).position(|two| *two == [u32::from(':'), u32::from(']')])?;
+                let end =
+                    rest.windows(2).position(|two| *two == [u32::from(':'), u32::from(']')])?;
                 let name: Option<String> =
                     rest.get(..end)?.iter().map(|unit| char::from_u32(*unit)).collect();
                 found |= class(name?.as_bytes(), unit);
@@ -193,7 +195,8 @@ mod tests {
                 && folded("Ü").matches("ü".as_bytes())
         );
         assert!(
-            Pattern::new(b"a?*", false).matches(b"a\xff\n") && Pattern::new(b"\xff", false).matches(b"\xff")
+            Pattern::new(b"a?*", false).matches(b"a\xff\n")
+                && Pattern::new(b"\xff", false).matches(b"\xff")
         );
     }
 

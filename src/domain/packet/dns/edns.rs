@@ -51,11 +51,14 @@ impl Dissector<'_> {
                 self.list(keys);
             }
             9..=11 | 14 => self.invalid(),
-            5 => self.list(bytes.iter().map(|value| named(dnssec_algorithm(*value), ("Alg_", *value)))),
+            5 => self
+                .list(bytes.iter().map(|value| named(dnssec_algorithm(*value), ("Alg_", *value)))),
             6 => self.list(bytes.iter().map(|value| named(dnssec_hash(*value), ("Alg_", *value)))),
             7 => {
                 self.list(
-                    bytes.iter().map(|value| named((*value == 1).then_some("SHA-1"), ("Alg_", *value))),
+                    bytes
+                        .iter()
+                        .map(|value| named((*value == 1).then_some("SHA-1"), ("Alg_", *value))),
                 );
             }
             // Pointers in this name are relative to its end.
@@ -75,14 +78,18 @@ impl Dissector<'_> {
 
     /// The network that a resolver asks for. <https://www.rfc-editor.org/rfc/rfc7871>
     fn edns_subnet(&mut self, bytes: &[u8]) {
-        let [0, family @ (1 | 2), source, scope, prefix @ ..] = bytes else { return self.invalid() };
+        let [0, family @ (1 | 2), source, scope, prefix @ ..] = bytes else {
+            return self.invalid();
+        };
         let bits = if *family == 1 { 32 } else { 128 };
         let mut address = [0; 16];
         let fits = prefix.len() * 8 <= bits
             && usize::from(*source) <= bits
             && usize::from(*scope) <= bits
             && usize::from(source.div_ceil(8)) == prefix.len();
-        let Some(there) = address.get_mut(..prefix.len()).filter(|_| fits) else { return self.invalid() };
+        let Some(there) = address.get_mut(..prefix.len()).filter(|_| fits) else {
+            return self.invalid();
+        };
         there.copy_from_slice(prefix);
         let [a, b, c, d, ..] = address;
         if *family == 1 {

@@ -147,7 +147,9 @@ impl Dissector<'_> {
         self.put((" ", answers, "/", authorities, "/", additional));
         if answers > 0 {
             // The first is tried even where there is nothing.
-            let Some(next) = self.dns_records(at, answers, message, true)? else { return Ok(false) };
+            let Some(next) = self.dns_records(at, answers, message, true)? else {
+                return Ok(false);
+            };
             at = next;
         }
         if self.options.verbose > 1 {
@@ -197,7 +199,9 @@ impl Dissector<'_> {
         }
         if self.options.verbose > 1 {
             if answers > 0 {
-                let Some(next) = self.dns_records(at, answers, message, true)? else { return Ok(false) };
+                let Some(next) = self.dns_records(at, answers, message, true)? else {
+                    return Ok(false);
+                };
                 at = next;
             }
             return self.dns_rest(at, authorities, additional, message);
@@ -219,14 +223,22 @@ impl Dissector<'_> {
                     return Ok(false);
                 }
                 self.put(name);
-                let Some(next) = self.dns_records(at, count, message, false)? else { return Ok(false) };
+                let Some(next) = self.dns_records(at, count, message, false)? else {
+                    return Ok(false);
+                };
                 at = next;
             }
         }
         Ok(true)
     }
 
-    fn dns_records(&mut self, mut at: usize, count: u16, message: Message, first: bool) -> Result<Next> {
+    fn dns_records(
+        &mut self,
+        mut at: usize,
+        count: u16,
+        message: Message,
+        first: bool,
+    ) -> Result<Next> {
         for number in 0..count {
             if number > 0 || !first {
                 if at >= self.data.len() {

@@ -47,7 +47,11 @@ impl Dissector<'_> {
     }
 
     /// Prints a name, whose pointers are relative to `message`.
-    pub(in crate::domain::packet) fn domain_name(&mut self, at: usize, message: usize) -> Result<Next> {
+    pub(in crate::domain::packet) fn domain_name(
+        &mut self,
+        at: usize,
+        message: usize,
+    ) -> Result<Next> {
         let Some(mut length) = self.label_length(at) else { return Ok(None) };
         // Pointers must lead backwards, so that there is an end.
         let mut most = wrapped(at.wrapping_sub(message));
@@ -87,8 +91,11 @@ impl Dissector<'_> {
                     return Ok(None);
                 }
             } else {
-                let shown =
-                    if printed + length <= MAX_NAME { length } else { MAX_NAME.saturating_sub(printed) };
+                let shown = if printed + length <= MAX_NAME {
+                    length
+                } else {
+                    MAX_NAME.saturating_sub(printed)
+                };
                 self.put(Escaped(self.up_to(here, shown)));
                 if !self.has(here, shown) {
                     return Ok(None);
