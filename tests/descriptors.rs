@@ -19,7 +19,7 @@ use k8s_openapi::api::core::v1::Pod;
 use podsonde::{
     agent::verify::Verifier,
     kube::pods::Pods,
-    sys::{broker::Entry, containers::Containers},
+    sys::{broker::NamespaceEntry, containers::Containers},
 };
 use serde_json::json;
 
@@ -58,7 +58,7 @@ async fn nothing_is_held_of_containers_that_have_ended() {
     let containers = Arc::new(Containers::open(std::process::id()).unwrap());
     let (directories, pidfds) = held();
     let verifier =
-        Arc::new(Verifier::new(Arc::clone(&pods), containers, Arc::new(Entry::InProcess)));
+        Arc::new(Verifier::new(Arc::clone(&pods), containers, Arc::new(NamespaceEntry::InProcess)));
     for _ in 0..20 {
         let reports = verifier.verify(pods.all(), None).await.unwrap();
         assert!(reports.iter().flat_map(|r| &r.containers).all(|c| c.process.is_some()));

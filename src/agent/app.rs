@@ -46,7 +46,7 @@ use crate::{
         namespaces_server::NamespacesServer, node_server::NodeServer,
     },
     sys::{
-        broker::{Broker, Entry},
+        broker::{Broker, NamespaceEntry},
         capture::compiler::Compiler,
         containers::Containers,
         preflight::{self, Feature},
@@ -70,20 +70,20 @@ pub struct Settings {
     /// How much of everything.
     pub limits: Limits,
     /// How to get inside namespaces.
-    pub entry: Arc<Entry>,
+    pub entry: Arc<NamespaceEntry>,
     /// What compiles filters of captures.
     pub compiler: Compiler,
     /// Whom to let in.
-    pub access: access::Options,
+    pub access: access::AccessOptions,
     /// Where to write who did what.
     pub audit: audit::Sink,
     /// How it is known to clients.
-    pub identity: Identity,
+    pub identity: AgentIdentity,
 }
 
 /// How an agent is known to clients on the network.
 #[derive(Debug, Clone)]
-pub struct Identity {
+pub struct AgentIdentity {
     /// Its key and certificate. Default: made at start.
     pub tls: Source,
     /// Authorities of client certificates, PEM. Default: those that the cluster publishes.
@@ -94,7 +94,7 @@ pub struct Identity {
     pub namespace: String,
 }
 
-impl Default for Identity {
+impl Default for AgentIdentity {
     fn default() -> Self {
         let namespace = AGENT_NAMESPACE.to_owned();
         Self { tls: Source::SelfMade, client_ca: None, advertise: None, namespace }
@@ -117,7 +117,7 @@ pub struct Agent {
 ///
 /// # Errors
 /// If it cannot start, if one of its servers fails, or if the broker ends and the agent is to end with it.
-pub async fn run(config: Config, entry: Entry) -> anyhow::Result<()> {
+pub async fn run(config: Config, entry: NamespaceEntry) -> anyhow::Result<()> {
     raise_descriptor_limit();
     let entry = Arc::new(entry);
     let client = client(&config).await?;
@@ -125,7 +125,7 @@ pub async fn run(config: Config, entry: Entry) -> anyhow::Result<()> {
         (Some(certificate), Some(key)) => Source::Files { certificate, key },
         _ => Source::SelfMade,
     };
-    let identity = Identity {
+    let identity = AgentIdentity {
         tls,
         client_ca: config.client_ca,
         advertise: config.advertise,
@@ -453,7 +453,10 @@ async fn broker_end(broker: Option<&Broker>) {
 }
 
 /// Says so once. Verdicts go on without evidence.
-async fn tell_broker_loss(entry: Arc<Entry>, drain: CancellationToken) -> anyhow::Result<()> {
+async fn tell_broker_loss(
+    entry: Arc<NamespaceEntry>,
+    drain: CancellationToken,
+) -> anyhow::Result<()> {
     tokio::select! {
         () = broker_end(entry.broker()) => {
             tracing::error!("the broker has ended: no namespace can be entered until the agent is started again");
@@ -506,7 +509,7 @@ struct Status {
     verifier: Arc<Verifier>,
     sessions: Arc<Sessions>,
     metrics: Arc<Metrics>,
-    entry: Arc<Entry>,
+    entry: Arc<NamespaceEntry>,
     files: Arc<Files>,
     drain: CancellationToken,
 }

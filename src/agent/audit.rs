@@ -27,7 +27,7 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use super::access::{Caller, Object, Verdict};
+use super::access::{Authorization, Caller, Object};
 use crate::domain::{Error, Reason, Result};
 
 /// Lines that wait to be written, at most.
@@ -321,7 +321,7 @@ impl Record {
     }
 
     /// Whether the caller may.
-    pub fn decision(&mut self, verdict: &Verdict) {
+    pub fn decision(&mut self, verdict: &Authorization) {
         self.entry.decision = match &verdict.result {
             Ok(()) => "allow",
             Err(error) if error.reason == Reason::Forbidden => "deny",

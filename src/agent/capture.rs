@@ -17,7 +17,7 @@ use super::{config::CaptureLimits, metrics::Metrics};
 use crate::{
     domain::{
         Error, Reason, Result,
-        cgroup::Place,
+        cgroup::ContainerCgroup,
         filter::{self, Ways},
         namespace::{NamespaceId, NamespaceKind},
         pcapng::write::{self, Interface, Section},
@@ -26,9 +26,9 @@ use crate::{
     kube::pods::Pods,
     sys::{
         SysError,
-        broker::Entry,
+        broker::NamespaceEntry,
         capture::{
-            Drain, Event, Limits, MIN_RING, RING_UNIT, Selection, Source, Stop, Tap,
+            Event, Limits, MIN_RING, Pump, RING_UNIT, Selection, Source, Stop, Tap,
             compiler::{Compiled, Compiler},
             links::{self, Link},
             pool::Pool,
@@ -47,7 +47,7 @@ const COMPILERS: usize = 2;
 pub struct Captures {
     pods: Arc<Pods>,
     containers: Arc<Containers>,
-    entry: Arc<Entry>,
+    entry: Arc<NamespaceEntry>,
     compiler: Compiler,
     compilers: Semaphore,
     limits: CaptureLimits,
@@ -63,7 +63,7 @@ pub struct Captures {
 
 /// A pod whose packets are captured.
 #[derive(Debug)]
-pub struct Target {
+pub struct CaptureTarget {
     /// The pod.
     pub pod: Arc<Pod>,
     /// Name of the container by whose process its network namespace was found.
@@ -138,7 +138,7 @@ impl Captures {
         node: &str,
         pods: Arc<Pods>,
         containers: Arc<Containers>,
-        entry: Arc<Entry>,
+        entry: Arc<NamespaceEntry>,
         compiler: Compiler,
         limits: CaptureLimits,
         metrics: Arc<Metrics>,
@@ -177,7 +177,7 @@ impl Captures {
         name: &str,
         uid: &str,
         container: &str,
-    ) -> Result<Target> {
+    ) -> Result<CaptureTarget> {
         let check = |pod: &Arc<Pod>| {
             pod.expect_uid(uid)?;
             if let Some(runtime) = pod.vm_runtime() {
@@ -214,7 +214,7 @@ impl Captures {
     ///
     /// # Errors
     /// PROCESS_GONE, BROKER_LOST, SYSTEM_CALL.
-    pub async fn links(&self, target: &Target) -> Result<Vec<Link>> {
+    pub async fn links(&self, target: &CaptureTarget) -> Result<Vec<Link>> {
         let (entry, process) = (Arc::clone(&self.entry), Arc::clone(&target.process));
         let list = move || {
             let socket = entry.socket(process.pidfd().as_fd(), SocketKind::Routes)?;
@@ -258,7 +258,7 @@ impl Captures {
     /// INTERFACE_NOT_FOUND, INVALID_FIELD, TOO_MANY_CAPTURES, CAPTURE_MEMORY, PROCESS_GONE, BROKER_LOST.
     pub async fn start(
         &self,
-        target: &Target,
+        target: &CaptureTarget,
         wanted: &Wanted,
         user: &str,
         connection: Option<(SocketAddr, SocketAddr)>,
@@ -323,7 +323,7 @@ impl Captures {
         let header = self.header(target, wanted, source, &links, &filter);
         let pool = Pool::new(self.limits.capture_queue).map_err(failed)?;
         let (sender, events) = mpsc::unbounded_channel();
-        let stop = Drain::start(tap, &header, wanted.limits, pool, sender).map_err(failed)?;
+        let stop = Pump::start(tap, &header, wanted.limits, pool, sender).map_err(failed)?;
         Ok(Running {
             stop,
             events,
@@ -361,7 +361,7 @@ impl Captures {
     /// Whether the connection's packets are seen in the target's network namespace.
     fn carries(
         &self,
-        target: &Target,
+        target: &CaptureTarget,
         links: &[Link],
         (local, peer): &(SocketAddr, SocketAddr),
     ) -> bool {
@@ -387,7 +387,7 @@ impl Captures {
     /// The beginning of the file.
     fn header(
         &self,
-        target: &Target,
+        target: &CaptureTarget,
         wanted: &Wanted,
         source: Source,
         links: &[Link],
@@ -448,15 +448,16 @@ fn without((local, peer): &(SocketAddr, SocketAddr), filter: &str) -> (String, S
 }
 
 /// The process by which the pod's network namespace is found. Blocks.
-fn process_of(containers: &Containers, pod: Arc<Pod>, wanted: &str) -> Result<Target> {
+fn process_of(containers: &Containers, pod: Arc<Pod>, wanted: &str) -> Result<CaptureTarget> {
     let is_wanted = |name: &str| wanted.is_empty() || name == wanted;
     let mut running: Vec<_> =
         pod.containers.iter().filter(|c| c.is_running() && is_wanted(&c.name)).collect();
     // What the pod is there for, before what was added to it.
     running.sort_by_key(|c| c.kind == ContainerKind::Ephemeral);
     let mut scan = None;
-    let places =
-        running.iter().filter_map(|c| Some(Place { pod: &pod.cgroup_uid, id: &c.id.as_ref()?.id }));
+    let places = running
+        .iter()
+        .filter_map(|c| Some(ContainerCgroup { pod: &pod.cgroup_uid, id: &c.id.as_ref()?.id }));
     let found = containers.resolve(places, &mut scan)?;
     let first = running
         .iter()
@@ -470,7 +471,7 @@ fn process_of(containers: &Containers, pod: Arc<Pod>, wanted: &str) -> Result<Ta
     let sandbox =
         if wanted.is_empty() { containers.sandbox(&pod, &[&process], &mut scan)? } else { None };
     let lives = sandbox.unwrap_or_else(|| Arc::clone(&process));
-    Ok(Target { pod, container, process, lives })
+    Ok(CaptureTarget { pod, container, process, lives })
 }
 
 /// Runs what blocks. A panic in it is an error.

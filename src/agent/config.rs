@@ -128,8 +128,8 @@ pub struct AccessFlags {
 
 impl AccessFlags {
     /// Whom to let in.
-    pub fn options(&self) -> access::Options {
-        access::Options {
+    pub fn options(&self) -> access::AccessOptions {
+        access::AccessOptions {
             audiences: self.token_audience.clone(),
             accept_api_server_audience: self.accept_api_server_audience,
             insecure_loopback: self.insecure_loopback,
@@ -503,7 +503,7 @@ mod tests {
             (defaults.max_sessions, defaults.max_requests, defaults.max_requests_per_user)
         );
         assert_eq!(config.limits.files, FileLimits::default());
-        assert_eq!(config.access.options(), access::Options::default());
+        assert_eq!(config.access.options(), access::AccessOptions::default());
         assert_eq!(config.access.audit_log, Sink::Stdout);
         assert_eq!(config.limits.transport, defaults.transport);
         assert_eq!(config.limits.captures, defaults.captures);

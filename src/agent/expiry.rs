@@ -16,7 +16,7 @@ use super::sessions::{Session, Sessions};
 use crate::{
     domain::{
         Error, Reason, Result,
-        cgroup::Place,
+        cgroup::ContainerCgroup,
         pod::{Container, ContainerState, Pod},
     },
     kube::{
@@ -131,7 +131,7 @@ async fn signal(
 ) -> Result<Signalled> {
     let (containers, pod, id) = (Arc::clone(containers), pod.to_owned(), id.to_owned());
     let work = tokio::task::spawn_blocking(move || {
-        containers.signal(Place { pod: &pod, id: &id }, signal)
+        containers.signal(ContainerCgroup { pod: &pod, id: &id }, signal)
     });
     Ok(work.await.map_err(|e| Error::new(Reason::Bug, e.to_string()))??)
 }

@@ -212,7 +212,7 @@ impl Metrics {
         if matches!(
             reason,
             Reason::ApiUnreachable
-                | Reason::ApiForbidden
+                | Reason::AgentForbidden
                 | Reason::AdmissionDenied
                 | Reason::ReviewFailed
                 | Reason::Conflict

@@ -4,7 +4,7 @@ use anyhow::Context;
 use rustix::thread::CapabilitySet;
 
 use crate::sys::{
-    broker::{Broker, Entry},
+    broker::{Broker, NamespaceEntry},
     confine::{self, Confined, Filter, Keep},
 };
 
@@ -21,7 +21,7 @@ const CAPABILITIES: Keep = Keep {
 ///
 /// # Errors
 /// If the broker cannot be started, or the kernel refuses to take something away.
-pub fn separate() -> anyhow::Result<Entry> {
+pub fn separate() -> anyhow::Result<NamespaceEntry> {
     let broker = Broker::start()
         .context("cannot start the broker, which enters namespaces for the agent")?;
     let Confined { bounded, filtered, .. } =
@@ -37,5 +37,5 @@ pub fn separate() -> anyhow::Result<Entry> {
             "this kernel filters no system calls of the agent's own: seccomp is not available"
         );
     }
-    Ok(Entry::Broker(broker))
+    Ok(NamespaceEntry::Broker(broker))
 }

@@ -14,7 +14,7 @@ use tokio::sync::Semaphore;
 use crate::{
     domain::{
         Error, Reason, Result,
-        cgroup::Place,
+        cgroup::ContainerCgroup,
         evidence::{Evidence, MutualPids},
         namespace::{NamespaceKind, NamespaceSet},
         pod::{Container, ContainerKind, Pod},
@@ -22,7 +22,7 @@ use crate::{
     },
     kube::pods::Pods,
     sys::{
-        broker::Entry,
+        broker::NamespaceEntry,
         containers::{Containers, Scan},
         evidence,
         process::ContainerProcess,
@@ -78,7 +78,7 @@ impl Reference {
 pub struct Verifier {
     pods: Arc<Pods>,
     containers: Arc<Containers>,
-    entry: Arc<Entry>,
+    entry: Arc<NamespaceEntry>,
     /// Passes over `/proc` at a time.
     passes: Arc<Semaphore>,
     counts: [AtomicU64; 3],
@@ -94,7 +94,7 @@ struct Live<'a> {
 
 impl Verifier {
     /// Verifies pods that `pods` knows, and takes evidence by way of `entry`.
-    pub fn new(pods: Arc<Pods>, containers: Arc<Containers>, entry: Arc<Entry>) -> Self {
+    pub fn new(pods: Arc<Pods>, containers: Arc<Containers>, entry: Arc<NamespaceEntry>) -> Self {
         Self {
             pods,
             containers,
@@ -213,7 +213,7 @@ impl Verifier {
             pods().flat_map(|pod| {
                 let running = pod.containers.iter().filter(|c| c.is_running());
                 running.filter_map(move |c| {
-                    let place = Place { pod: &pod.cgroup_uid, id: &c.id.as_ref()?.id };
+                    let place = ContainerCgroup { pod: &pod.cgroup_uid, id: &c.id.as_ref()?.id };
                     Some((pod.as_ref(), c, place))
                 })
             })
@@ -240,7 +240,7 @@ impl Verifier {
 /// One pass over the node.
 struct Pass<'a> {
     containers: &'a Containers,
-    entry: &'a Entry,
+    entry: &'a NamespaceEntry,
     /// By the UID of the pod.
     live: &'a HashMap<&'a str, Vec<Live<'a>>>,
     census: &'a Census<'a>,

@@ -12,8 +12,8 @@ use secrecy::ExposeSecret;
 use super::{args::GlobalArgs, hint::hint, table::Tone, terminal::Terminal, values::Named};
 use crate::{
     client::{
-        self, Credentials, Endpoint, Error, Failure, Fleet, Identity, Options, Trust, by_reason,
-        reason,
+        self, ClientIdentity, ConnectOptions, Credentials, Endpoint, Error, Failure, Fleet, Trust,
+        by_reason, reason,
     },
     kube::workloads::{self, WorkloadKind},
 };
@@ -100,7 +100,7 @@ impl Context {
     pub(super) async fn scope(&self) -> Result<Scope, Error> {
         if let Some(endpoint) = &self.global.agent {
             let namespace = self.global.namespace.clone().unwrap_or_else(|| "default".to_owned());
-            let options = Options {
+            let options = ConnectOptions {
                 credentials: self.credentials(None)?,
                 ..self.options_for(endpoint).await?
             };
@@ -110,7 +110,7 @@ impl Context {
         let config = config(&self.global).await?;
         let (credentials, identity) =
             (self.credentials(Some(&config))?, identity(&config.auth_info).await?);
-        let options = Options { credentials, identity, ..self.options() };
+        let options = ConnectOptions { credentials, identity, ..self.options() };
         let (client, default_namespace) = connect(config)?;
         let namespace = self.global.namespace.clone().unwrap_or(default_namespace);
         let fleet = Fleet::cluster(client.clone(), Some(&self.global.agent_namespace), options);
@@ -195,19 +195,19 @@ impl Context {
         ))
     }
 
-    fn options(&self) -> Options {
+    fn options(&self) -> ConnectOptions {
         let timeout = self.global.request_timeout;
-        Options {
+        ConnectOptions {
             request_timeout: (!timeout.is_zero()).then_some(timeout),
             direct: self.global.direct,
             insecure: self.global.insecure_agent,
-            ..Options::default()
+            ..ConnectOptions::default()
         }
     }
 
     /// How to talk to the one agent at `endpoint`. It need not belong to a cluster; where a kubeconfig says that there is one, its
     /// client certificate is shown, and the agent's Lease is looked for.
-    async fn options_for(&self, endpoint: &Endpoint) -> Result<Options, Error> {
+    async fn options_for(&self, endpoint: &Endpoint) -> Result<ConnectOptions, Error> {
         let mut options = self.options();
         let Endpoint::Https(uri) = endpoint else { return Ok(options) };
         options.trust = match (&self.global.agent_ca, self.global.agent_fingerprint) {
@@ -301,7 +301,7 @@ fn connect(config: Config) -> Result<(Client, String), Error> {
 }
 
 /// The client certificate in a kubeconfig, if there is one.
-async fn identity(auth: &AuthInfo) -> Result<Option<Identity>, Error> {
+async fn identity(auth: &AuthInfo) -> Result<Option<ClientIdentity>, Error> {
     let invalid = |what: &str, why: &dyn std::fmt::Display| {
         let message = format!("cannot use the kubeconfig's client {what}: {why}");
         Error::new(reason::KUBECONFIG_INVALID, message)
@@ -321,7 +321,7 @@ async fn identity(auth: &AuthInfo) -> Result<Option<Identity>, Error> {
     let certificate = read("certificate", certificate, auth.client_certificate.as_ref()).await?;
     let key = read("key", key_data, auth.client_key.as_ref()).await?;
     match (certificate, key) {
-        (Some(certificate), Some(key)) => Identity::from_pem(&certificate, &key).map(Some),
+        (Some(certificate), Some(key)) => ClientIdentity::from_pem(&certificate, &key).map(Some),
         _ => Ok(None),
     }
 }

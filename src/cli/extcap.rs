@@ -10,7 +10,7 @@ use kube::Client;
 
 use super::{
     args::TEMPLATE,
-    capture::{self, Choice, Job, Target, targets},
+    capture::{self, Choice, Job, PodTarget, targets},
     context::{Context, Exit, Failed, Scope},
     values::{self, Named},
 };
@@ -167,7 +167,7 @@ pub(super) async fn run(context: &Context, args: &ExtcapArgs) -> Result<Exit, Fa
                 text,
                 "interface {{value={ANY_POD}}}{{display=Kubernetes: pods by name or label}}"
             );
-            for Target { namespace, pod } in pods(context).await {
+            for PodTarget { namespace, pod } in pods(context).await {
                 let _ = writeln!(
                     text,
                     "interface {{value={OF_POD}{namespace}/{pod}}}{{display=Kubernetes pod {namespace}/{pod}}}"
@@ -180,13 +180,13 @@ pub(super) async fn run(context: &Context, args: &ExtcapArgs) -> Result<Exit, Fa
 }
 
 /// The pod whose interface that is; none for the interface that asks for pods.
-fn pod_of(interface: &str) -> Result<Option<Target>, Failed> {
+fn pod_of(interface: &str) -> Result<Option<PodTarget>, Failed> {
     if interface == ANY_POD {
         return Ok(None);
     }
     let names = interface.strip_prefix(OF_POD).and_then(|names| names.split_once('/'));
     let target = names.and_then(|(namespace, pod)| {
-        Some(Target {
+        Some(PodTarget {
             namespace: values::label(namespace).ok()?,
             pod: values::object_name(pod).ok()?,
         })
@@ -201,7 +201,7 @@ fn pod_of(interface: &str) -> Result<Option<Target>, Failed> {
 
 /// The pods that run: of the namespace that was named, else of all if they may be listed, else of the kubeconfig's. None where
 /// there is no cluster: Wireshark has interfaces of others, too.
-async fn pods(context: &Context) -> Vec<Target> {
+async fn pods(context: &Context) -> Vec<PodTarget> {
     let listed = tokio::time::timeout(PATIENCE, async {
         let scope = context.scope().await?;
         let client = context.api_client(&scope).await?;
@@ -215,7 +215,7 @@ async fn pods(context: &Context) -> Vec<Target> {
         found.map_err(|error| Error::from_kube(&error, "list pods"))
     });
     let found = said(context, listed.await);
-    found.into_iter().map(|(namespace, pod)| Target { namespace, pod }).take(MOST_PODS).collect()
+    found.into_iter().map(|(namespace, pod)| PodTarget { namespace, pod }).take(MOST_PODS).collect()
 }
 
 /// One field of a dialog.
@@ -229,7 +229,7 @@ struct Field<'a> {
 }
 
 /// The fields of an interface's dialog, or the values of the one that is reloaded.
-async fn config(context: &Context, pod: Option<Target>, reload: Option<&str>) -> String {
+async fn config(context: &Context, pod: Option<PodTarget>, reload: Option<&str>) -> String {
     let mut fields = Vec::new();
     let field = |call, display, kind, more, tooltip| Field {
         call,
@@ -342,7 +342,7 @@ async fn config(context: &Context, pod: Option<Target>, reload: Option<&str>) ->
 }
 
 /// The names of a pod's containers. None where they cannot be known.
-async fn containers(context: &Context, pod: &Target) -> Vec<String> {
+async fn containers(context: &Context, pod: &PodTarget) -> Vec<String> {
     let listed = async {
         let scope = context.scope().await?;
         let client: Client = context.api_client(&scope).await?;
@@ -353,7 +353,7 @@ async fn containers(context: &Context, pod: &Target) -> Vec<String> {
 }
 
 /// The names of a pod's interfaces, `any` first. None where they cannot be known.
-async fn interfaces(context: &Context, pod: &Target) -> Vec<String> {
+async fn interfaces(context: &Context, pod: &PodTarget) -> Vec<String> {
     let listed = async {
         let scope = context.scope().await?;
         let place = scope.fleet.place_of_pod(&pod.namespace, &pod.pod).await?;
@@ -413,7 +413,7 @@ async fn chosen(
     context: &Context,
     scope: &Scope,
     args: &ExtcapArgs,
-) -> Result<Vec<Target>, Failed> {
+) -> Result<Vec<PodTarget>, Failed> {
     let pods: Result<Vec<Named>, String> =
         args.pods.split_whitespace().map(values::named).collect();
     let pods = pods.map_err(Failed::Usage)?;

@@ -12,7 +12,7 @@ use super::{
     values, verdict,
 };
 use crate::{
-    client::{Failure, Place},
+    client::{AgentLocation, Failure},
     proto::v1::{Outcome, PodVerification},
 };
 
@@ -105,7 +105,7 @@ async fn named(
     let places: Vec<_> = places.buffered(LOOKUPS).collect().await;
 
     let mut failures = Vec::new();
-    let mut by_place: BTreeMap<String, (Place, Vec<&str>)> = BTreeMap::new();
+    let mut by_place: BTreeMap<String, (AgentLocation, Vec<&str>)> = BTreeMap::new();
     for (pod, place) in places {
         match place {
             Ok(place) => {

@@ -10,7 +10,7 @@ use futures::{Stream, StreamExt, stream};
 use tonic::transport::Channel;
 
 use super::{
-    connect::Options,
+    connect::ConnectOptions,
     credentials::Authenticated,
     error::{Error, reason},
 };
@@ -32,7 +32,7 @@ const MOST_SESSIONS: usize = 50_000;
 pub struct Agent {
     name: String,
     channel: Channel,
-    options: Options,
+    options: ConnectOptions,
     /// For a port-forward, what is known of its far end.
     far_end: Option<Arc<FarEnd>>,
     /// What the agent has against the client's certificate, once it has said so.
@@ -40,7 +40,7 @@ pub struct Agent {
 }
 
 impl Agent {
-    pub(super) fn new(name: String, channel: Channel, options: Options) -> Self {
+    pub(super) fn new(name: String, channel: Channel, options: ConnectOptions) -> Self {
         Self { name, channel, options, far_end: None, refusal: Arc::default() }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! An agent of the cluster is believed by the certificate in its Lease, whether it is reached through a port-forward or
 //! directly. One that has no Lease is refused, as whoever could take the Lease away could then also take the agent's place;
-//! [`Options::insecure`] is for agents that serve a unix socket or plain loopback.
+//! [`ConnectOptions::insecure`] is for agents that serve a unix socket or plain loopback.
 
 use std::{
     error::Error as StdError,
@@ -25,7 +25,7 @@ use super::{
     credentials::Credentials,
     endpoint::Endpoint,
     error::{Error, reason},
-    tls::{Identity, Secured, TlsIo, Trust},
+    tls::{ClientIdentity, Secured, TlsIo, Trust},
 };
 use crate::kube::{
     agents::{AGENT_PORT, AgentPod},
@@ -44,7 +44,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 
 /// How to talk to agents.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub struct ConnectOptions {
     /// How long to wait for one answer; of streams, for the whole of it. `None`: for ever. Default: 1 min.
     pub request_timeout: Option<Duration>,
     /// How long connecting may take, TLS and port-forward included. Default: 15 s.
@@ -54,7 +54,7 @@ pub struct Options {
     /// Who asks.
     pub credentials: Credentials,
     /// The client certificate that is shown to agents. Default: none.
-    pub identity: Option<Identity>,
+    pub identity: Option<ClientIdentity>,
     /// Which certificate is believed of an agent that is asked at an endpoint. `None`: what the system's authorities signed.
     pub trust: Option<Trust>,
     /// Connect to the addresses that agents publish; where that fails, through the API server. Default: only the latter.
@@ -74,7 +74,7 @@ pub enum Traffic {
     Bulk(usize),
 }
 
-impl Default for Options {
+impl Default for ConnectOptions {
     fn default() -> Self {
         Self {
             request_timeout: Some(Duration::from_secs(60)),
@@ -94,7 +94,7 @@ impl Default for Options {
 ///
 /// # Errors
 /// `AGENT_UNREACHABLE`, `CERTIFICATE_MISMATCH`, `CERTIFICATE_UNTRUSTED` and `CLIENT_CERTIFICATE_REFUSED`.
-pub async fn connect(endpoint: &Endpoint, options: &Options) -> Result<Agent, Error> {
+pub async fn connect(endpoint: &Endpoint, options: &ConnectOptions) -> Result<Agent, Error> {
     let name = endpoint.to_string();
     let failed = |error: tonic::transport::Error| Error::from_connect(&error, &name);
     let channel = match endpoint {
@@ -133,7 +133,7 @@ pub async fn published_trust(
     client: &Client,
     namespace: &str,
     address: &str,
-    options: &Options,
+    options: &ConnectOptions,
 ) -> Result<Option<Trust>, Error> {
     let find = leases::of_address(client, namespace, address);
     let doing = format!("list leases in namespace {namespace}");
@@ -148,7 +148,7 @@ pub async fn published_trust(
     }
 }
 
-async fn connect_tls(uri: &Uri, name: &str, options: &Options) -> Result<Agent, Error> {
+async fn connect_tls(uri: &Uri, name: &str, options: &ConnectOptions) -> Result<Agent, Error> {
     let (host, port) =
         (uri.host().unwrap_or_default().to_owned(), uri.port_u16().unwrap_or(AGENT_PORT));
     let trust = options.trust.clone().unwrap_or_else(Trust::system);
@@ -180,7 +180,7 @@ async fn connect_tls(uri: &Uri, name: &str, options: &Options) -> Result<Agent, 
 pub(super) async fn connect_pod(
     client: Client,
     pod: &AgentPod,
-    options: &Options,
+    options: &ConnectOptions,
 ) -> Result<Agent, Error> {
     let route = Route {
         client,
@@ -235,7 +235,7 @@ pub(super) async fn connect_pod(
 struct Route {
     client: Client,
     pod: AgentPod,
-    options: Options,
+    options: ConnectOptions,
     /// What its Lease said last.
     published: Mutex<Option<Published>>,
     far_end: Arc<FarEnd>,
@@ -348,7 +348,7 @@ async fn direct(address: &str) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-fn transport(uri: Uri, options: &Options) -> Transport {
+fn transport(uri: Uri, options: &ConnectOptions) -> Transport {
     // What the receiver grants and the sender may fill decides the rate: a stream that has filled its window waits a round trip for each
     // window's worth. A verification of a full node is a few hundred kilobytes; a capture is what a link carries, and many of them
     // share what may be under way. h2's adaptive window stays off: it would begin with 64 KiB whatever stands here.

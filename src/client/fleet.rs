@@ -7,7 +7,7 @@ use kube::Client;
 
 use super::{
     agent::Agent,
-    connect::{self, Options, Traffic},
+    connect::{self, ConnectOptions, Traffic},
     endpoint::Endpoint,
     error::{Error, reason},
 };
@@ -17,7 +17,7 @@ use crate::kube::agents::{self, AGENT_NAMESPACE, AgentPod};
 #[derive(Clone)]
 pub struct Fleet {
     route: Route,
-    options: Options,
+    options: ConnectOptions,
 }
 
 #[derive(Clone)]
@@ -28,14 +28,14 @@ enum Route {
 
 /// Where an agent is, or why there is none.
 #[derive(Debug, Clone)]
-pub struct Place {
+pub struct AgentLocation {
     /// The node, or the endpoint.
     pub name: String,
-    target: Target,
+    target: Destination,
 }
 
 #[derive(Debug, Clone)]
-enum Target {
+enum Destination {
     Endpoint(Endpoint),
     Pod(AgentPod),
     Nowhere(Error),
@@ -72,14 +72,14 @@ pub fn by_reason(failures: &[Failure]) -> BTreeMap<&str, Vec<&Failure>> {
 impl Fleet {
     /// The one agent that listens at `endpoint`.
     #[must_use]
-    pub fn direct(endpoint: Endpoint, options: Options) -> Self {
+    pub fn direct(endpoint: Endpoint, options: ConnectOptions) -> Self {
         Self { route: Route::Direct(endpoint), options }
     }
 
     /// The agents of a cluster, reached by port-forward through its API server. `namespace`: where they are installed;
     /// `None` for `podsonde`.
     #[must_use]
-    pub fn cluster(client: Client, namespace: Option<&str>, options: Options) -> Self {
+    pub fn cluster(client: Client, namespace: Option<&str>, options: ConnectOptions) -> Self {
         let namespace = namespace.unwrap_or(AGENT_NAMESPACE).to_owned();
         Self { route: Route::Cluster { client, namespace }, options }
     }
@@ -88,9 +88,9 @@ impl Fleet {
     ///
     /// # Errors
     /// `POD_NOT_FOUND`, `POD_NOT_SCHEDULED`, and the `API_…` reasons. A missing agent is found by [`Fleet::connect`].
-    pub async fn place_of_pod(&self, namespace: &str, pod: &str) -> Result<Place, Error> {
+    pub async fn place_of_pod(&self, namespace: &str, pod: &str) -> Result<AgentLocation, Error> {
         let client = match &self.route {
-            Route::Direct(endpoint) => return Ok(Place::direct(endpoint)),
+            Route::Direct(endpoint) => return Ok(AgentLocation::direct(endpoint)),
             Route::Cluster { client, .. } => client,
         };
         let about = |error: Error| error.about("namespace", namespace).about("pod", pod);
@@ -113,9 +113,9 @@ impl Fleet {
     ///
     /// # Errors
     /// The `API_…` reasons. A missing agent is found by [`Fleet::connect`].
-    pub async fn place_of_node(&self, node: &str) -> Result<Place, Error> {
+    pub async fn place_of_node(&self, node: &str) -> Result<AgentLocation, Error> {
         let (client, namespace) = match &self.route {
-            Route::Direct(endpoint) => return Ok(Place::direct(endpoint)),
+            Route::Direct(endpoint) => return Ok(AgentLocation::direct(endpoint)),
             Route::Cluster { client, namespace } => (client, namespace),
         };
         let doing = format!("list pods in namespace {namespace}");
@@ -127,9 +127,9 @@ impl Fleet {
     ///
     /// # Errors
     /// The `API_…` reasons.
-    pub async fn places(&self) -> Result<Vec<Place>, Error> {
+    pub async fn places(&self) -> Result<Vec<AgentLocation>, Error> {
         let (client, namespace) = match &self.route {
-            Route::Direct(endpoint) => return Ok(vec![Place::direct(endpoint)]),
+            Route::Direct(endpoint) => return Ok(vec![AgentLocation::direct(endpoint)]),
             Route::Cluster { client, namespace } => (client, namespace),
         };
         let mut found = self.agents(client, namespace).await?;
@@ -155,9 +155,9 @@ impl Fleet {
         &self,
         namespace: Option<&str>,
         selector: &str,
-    ) -> Result<Vec<Place>, Error> {
+    ) -> Result<Vec<AgentLocation>, Error> {
         let (client, own) = match &self.route {
-            Route::Direct(endpoint) => return Ok(vec![Place::direct(endpoint)]),
+            Route::Direct(endpoint) => return Ok(vec![AgentLocation::direct(endpoint)]),
             Route::Cluster { client, namespace } => (client, namespace),
         };
         let doing = format!("list pods with labels {selector}");
@@ -170,7 +170,7 @@ impl Fleet {
     ///
     /// # Errors
     /// `AGENT_NOT_FOUND`, `AGENT_NOT_READY`, `AGENT_UNREACHABLE`, `PORT_FORWARD_FAILED` and the `API_…` reasons.
-    pub async fn connect(&self, place: &Place) -> Result<Agent, Error> {
+    pub async fn connect(&self, place: &AgentLocation) -> Result<Agent, Error> {
         self.connect_with(place, &self.options).await
     }
 
@@ -179,28 +179,37 @@ impl Fleet {
     ///
     /// # Errors
     /// Those of [`Fleet::connect`].
-    pub async fn connect_bulk(&self, place: &Place, streams: usize) -> Result<Agent, Error> {
-        let options = Options { traffic: Traffic::Bulk(streams), ..self.options.clone() };
+    pub async fn connect_bulk(
+        &self,
+        place: &AgentLocation,
+        streams: usize,
+    ) -> Result<Agent, Error> {
+        let options = ConnectOptions { traffic: Traffic::Bulk(streams), ..self.options.clone() };
         self.connect_with(place, &options).await
     }
 
-    async fn connect_with(&self, place: &Place, options: &Options) -> Result<Agent, Error> {
+    async fn connect_with(
+        &self,
+        place: &AgentLocation,
+        options: &ConnectOptions,
+    ) -> Result<Agent, Error> {
         match (&place.target, &self.route) {
-            (Target::Nowhere(error), _) => Err(error.clone()),
-            (Target::Pod(pod), Route::Cluster { client, .. }) => {
+            (Destination::Nowhere(error), _) => Err(error.clone()),
+            (Destination::Pod(pod), Route::Cluster { client, .. }) => {
                 connect::connect_pod(client.clone(), pod, options).await
             }
-            (Target::Endpoint(endpoint), _) | (Target::Pod(_), Route::Direct(endpoint)) => {
+            (Destination::Endpoint(endpoint), _)
+            | (Destination::Pod(_), Route::Direct(endpoint)) => {
                 connect::connect(endpoint, options).await
             }
         }
     }
 
-    /// Connects to all these agents, at most [`Options::concurrency`] at a time, and asks each of them `question` with what
+    /// Connects to all these agents, at most [`ConnectOptions::concurrency`] at a time, and asks each of them `question` with what
     /// belongs to its place. One that fails does not stop the others.
     pub async fn gather<W, T, F>(
         &self,
-        places: Vec<(Place, W)>,
+        places: Vec<(AgentLocation, W)>,
         question: impl Fn(Agent, W) -> F,
     ) -> Gathered<T>
     where
@@ -255,43 +264,43 @@ impl Fleet {
     }
 }
 
-impl Place {
+impl AgentLocation {
     fn direct(endpoint: &Endpoint) -> Self {
-        Self { name: endpoint.to_string(), target: Target::Endpoint(endpoint.clone()) }
+        Self { name: endpoint.to_string(), target: Destination::Endpoint(endpoint.clone()) }
     }
 
     /// What is being asked there, for messages: `node n1`, `agent unix:///run/agent.sock`.
     #[must_use]
     pub fn subject(&self) -> String {
         match self.target {
-            Target::Endpoint(_) => format!("agent {}", self.name),
-            Target::Pod(_) | Target::Nowhere(_) => format!("node {}", self.name),
+            Destination::Endpoint(_) => format!("agent {}", self.name),
+            Destination::Pod(_) | Destination::Nowhere(_) => format!("node {}", self.name),
         }
     }
 }
 
-fn place(node: &str, agent: Option<AgentPod>, namespace: &str) -> Place {
+fn place(node: &str, agent: Option<AgentPod>, namespace: &str) -> AgentLocation {
     let target = match agent {
-        Some(pod) if pod.ready => Target::Pod(pod),
+        Some(pod) if pod.ready => Destination::Pod(pod),
         Some(pod) => {
             let message = format!(
                 "the agent on node {node} (pod {}/{}) is not ready",
                 pod.namespace, pod.name
             );
-            Target::Nowhere(Error::new(reason::AGENT_NOT_READY, message))
+            Destination::Nowhere(Error::new(reason::AGENT_NOT_READY, message))
         }
         None => {
             let message = format!(
                 "there is no podsonde agent on node {node} (looked in namespace {namespace})"
             );
-            Target::Nowhere(Error::new(reason::AGENT_NOT_FOUND, message))
+            Destination::Nowhere(Error::new(reason::AGENT_NOT_FOUND, message))
         }
     };
     let target = match target {
-        Target::Nowhere(error) => {
-            Target::Nowhere(error.about("node", node).about("agent_namespace", namespace))
+        Destination::Nowhere(error) => {
+            Destination::Nowhere(error.about("node", node).about("agent_namespace", namespace))
         }
         found => found,
     };
-    Place { name: node.to_owned(), target }
+    AgentLocation { name: node.to_owned(), target }
 }

@@ -2,10 +2,10 @@
 //! to other programs. Builds wherever Rust's tokio does; depends on [`crate::kube`] and [`crate::proto`] only.
 //!
 //! ```no_run
-//! use podsonde::client::{Fleet, Options};
+//! use podsonde::client::{Fleet, ConnectOptions};
 //!
 //! # async fn example() -> Result<(), podsonde::client::Error> {
-//! let fleet = Fleet::direct("unix:///run/podsonde/agent.sock".parse()?, Options::default());
+//! let fleet = Fleet::direct("unix:///run/podsonde/agent.sock".parse()?, ConnectOptions::default());
 //! let agent = fleet.place_of_pod("default", "web").await?;
 //! let verdict = fleet.connect(&agent).await?.verify("default", "web", "").await?;
 //! println!("{:?}", verdict.outcome());
@@ -25,10 +25,10 @@ mod tls;
 
 pub use agent::Agent;
 pub use capture::{Capture, CaptureEvent};
-pub use connect::{Options, Traffic, connect, published_trust};
+pub use connect::{ConnectOptions, Traffic, connect, published_trust};
 pub use credentials::Credentials;
 pub use endpoint::Endpoint;
 pub use error::{Error, reason};
 pub use files::Files;
-pub use fleet::{Failure, Fleet, Gathered, Place, by_reason};
-pub use tls::{Fingerprint, Identity, Trust};
+pub use fleet::{AgentLocation, Failure, Fleet, Gathered, by_reason};
+pub use tls::{ClientIdentity, Fingerprint, Trust};

@@ -123,12 +123,12 @@ impl Trust {
 
 /// A client certificate and its key: who asks.
 #[derive(Clone)]
-pub struct Identity {
+pub struct ClientIdentity {
     chain: Vec<CertificateDer<'static>>,
     key: Arc<PrivateKeyDer<'static>>,
 }
 
-impl Identity {
+impl ClientIdentity {
     /// From PEM: the certificate followed by those that lead to its authority, and the private key.
     ///
     /// # Errors
@@ -148,9 +148,9 @@ impl Identity {
     }
 }
 
-impl fmt::Debug for Identity {
+impl fmt::Debug for ClientIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Identity").finish_non_exhaustive()
+        f.debug_struct("ClientIdentity").finish_non_exhaustive()
     }
 }
 
@@ -167,7 +167,7 @@ impl Secured {
     /// `name`: what the agent is called in its certificate; an address is a name, too.
     pub(super) fn new(
         trust: &Trust,
-        identity: Option<&Identity>,
+        identity: Option<&ClientIdentity>,
         name: &str,
         to: &str,
     ) -> Result<Self, Error> {
@@ -202,7 +202,7 @@ impl Secured {
         };
         let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
         let mut config = match identity {
-            Some(Identity { chain, key }) => {
+            Some(ClientIdentity { chain, key }) => {
                 builder.with_client_auth_cert(chain.clone(), key.clone_key()).map_err(unusable)?
             }
             None => builder.with_no_client_auth(),

@@ -23,7 +23,7 @@ pub struct Membership<'a> {
 
 /// Where a container's processes are to be found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place<'a> {
+pub struct ContainerCgroup<'a> {
     /// What the kubelet names the cgroup of its pod by.
     pub pod: &'a str,
     /// The runtime's id of the container.
@@ -33,7 +33,7 @@ pub struct Place<'a> {
 impl Membership<'_> {
     /// Whether it is this container. A cgroup that names no pod, as those of one's own pod do when seen from a cgroup namespace, is
     /// taken at its id's word.
-    pub fn is(&self, place: Place<'_>) -> bool {
+    pub fn is(&self, place: ContainerCgroup<'_>) -> bool {
         self.id == place.id && (self.pod_uid.is_none() || self.is_of_pod(place.pod))
     }
 
@@ -171,7 +171,7 @@ mod tests {
     #[test]
     fn what_only_begins_like_a_pod_is_none() {
         let text = format!("0::/podsonde-9a24de00/kubepods/besteffort/pod{UID}/{ID}");
-        assert!(memberships(&text).any(|m| m.is(Place { pod: UID, id: ID })));
+        assert!(memberships(&text).any(|m| m.is(ContainerCgroup { pod: UID, id: ID })));
     }
 
     #[test]
@@ -189,11 +189,17 @@ mod tests {
             [ID.to_owned(), format!("pod{UID}/{ID}"), format!("kubepods-pod{UID}.slice/{ID}")]
         {
             let text = format!("0::/kubepods/pod{other}/{own}/{below}");
-            assert!(!memberships(&text).any(|m| m.is(Place { pod: UID, id: ID })), "{text}");
+            assert!(
+                !memberships(&text).any(|m| m.is(ContainerCgroup { pod: UID, id: ID })),
+                "{text}"
+            );
         }
         let text = format!("0::/kubepods/pod{UID}/{ID}/nested");
-        assert!(memberships(&text).any(|m| m.is(Place { pod: UID, id: ID })));
-        assert!(memberships(&format!("0::/../{ID}")).any(|m| m.is(Place { pod: UID, id: ID })));
+        assert!(memberships(&text).any(|m| m.is(ContainerCgroup { pod: UID, id: ID })));
+        assert!(
+            memberships(&format!("0::/../{ID}"))
+                .any(|m| m.is(ContainerCgroup { pod: UID, id: ID }))
+        );
     }
 
     #[test]

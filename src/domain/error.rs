@@ -80,7 +80,7 @@ reasons! {
     /// An admission policy or webhook refused it.
     AdmissionDenied = "ADMISSION_DENIED" => PermissionDenied,
     /// The agent's own service account may not do it.
-    ApiForbidden = "AGENT_FORBIDDEN" => PermissionDenied,
+    AgentForbidden = "AGENT_FORBIDDEN" => PermissionDenied,
     /// The caller showed nothing that says who it is.
     NoCredentials = "NO_CREDENTIALS" => Unauthenticated,
     /// The API server does not know the caller's token, or what was shown is no token.

@@ -32,11 +32,11 @@ use super::{
 use crate::{
     agent::{
         access,
-        app::{Agent, Identity, Settings},
+        app::{Agent, AgentIdentity, Settings},
         audit::Sink,
         config::{Limits, Listen},
     },
-    sys::{broker::Entry, capture::compiler::Compiler},
+    sys::{broker::NamespaceEntry, capture::compiler::Compiler},
 };
 
 /// The node whose runtime does what it is told.
@@ -84,14 +84,14 @@ pub async fn run(hold: bool) -> anyhow::Result<()> {
             // What the pods are compared with is where the demo itself runs.
             host_pid: std::process::id(),
             limits: Limits::default(),
-            entry: Arc::new(Entry::InProcess),
+            entry: Arc::new(NamespaceEntry::InProcess),
             // The command line shows the token of the demo's kubeconfig, as it would anywhere.
-            access: access::Options {
+            access: access::AccessOptions {
                 accept_api_server_audience: true,
-                ..access::Options::default()
+                ..access::AccessOptions::default()
             },
             audit: Sink::File(stage.audit_log(node)),
-            identity: Identity::default(),
+            identity: AgentIdentity::default(),
         };
         agents.push(Agent::start(cluster.client()?, settings).await?);
         cluster.register_agent(node, socket).await?;

@@ -47,15 +47,15 @@ fn from_status(doing: &str, status: &Status) -> Error {
         // Another request took the name since the pod was looked at: the patch would change what that one added.
         422 if message.contains("existing ephemeral containers ") => Reason::NameTaken,
         409 => Reason::Conflict,
-        401 => Reason::ApiForbidden,
-        403 if is_rbac(message) => Reason::ApiForbidden,
+        401 => Reason::AgentForbidden,
+        403 if is_rbac(message) => Reason::AgentForbidden,
         403 => Reason::AdmissionDenied,
         400 | 413 | 415 | 422 => Reason::RejectedByApi,
         429 | 500.. => Reason::ApiUnreachable,
         _ => Reason::Bug,
     };
     let text = match reason {
-        Reason::ApiForbidden => {
+        Reason::AgentForbidden => {
             format!("cannot {doing}: the agent's service account may not: {message}")
         }
         Reason::AdmissionDenied => format!("cannot {doing}: admission refuses it: {message}"),
@@ -111,7 +111,7 @@ mod tests {
             (
                 403,
                 "pods \"x\" is forbidden: User \"system:serviceaccount:podsonde:agent\" cannot patch resource \"pods/ephemeralcontainers\" in API group \"\" in the namespace \"d\"",
-                Reason::ApiForbidden,
+                Reason::AgentForbidden,
             ),
             (
                 403,

@@ -12,7 +12,7 @@ use super::{
     procfs::{Proc, ProcessDir},
 };
 use crate::domain::{
-    cgroup::{self, Membership, Place},
+    cgroup::{self, ContainerCgroup, Membership},
     namespace::{NamespaceKind, NamespaceSet},
     pod::Pod,
     process::{self, Candidate},
@@ -54,7 +54,7 @@ struct Members {
 
 impl Scan {
     /// The pids in the cgroup of a container.
-    pub fn pids(&self, place: Place<'_>) -> impl Iterator<Item = u32> {
+    pub fn pids(&self, place: ContainerCgroup<'_>) -> impl Iterator<Item = u32> {
         let of_id = self.members.get(place.id).into_iter().flatten();
         let of_pod = of_id.filter(move |m| m.pod_uid.as_deref().is_none_or(|uid| uid == place.pod));
         of_pod.flat_map(|m| m.pids.iter().copied())
@@ -155,7 +155,7 @@ impl Containers {
     /// As [`Containers::scan`].
     pub fn resolve<'a>(
         &self,
-        places: impl Iterator<Item = Place<'a>>,
+        places: impl Iterator<Item = ContainerCgroup<'a>>,
         scan: &mut Option<Scan>,
     ) -> Result<HashMap<&'a str, Arc<ContainerProcess>>, SysError> {
         self.forget_ended();
@@ -207,7 +207,7 @@ impl Containers {
             self.remember_shared(none, Arc::clone(oldest));
         }
         let sandbox = others
-            .filter_map(|id| self.pin_first(scan, Place { pod: pod_uid, id }))
+            .filter_map(|id| self.pin_first(scan, ContainerCgroup { pod: pod_uid, id }))
             .min_by_key(|p| p.facts.start_ticks)
             .filter(|p| p.facts.start_ticks <= oldest.facts.start_ticks);
         Ok(sandbox.map(|process| self.remember(key, process)))
@@ -222,7 +222,7 @@ impl Containers {
     }
 
     /// The first process of a container in `scan`, pinned.
-    fn pin_first(&self, scan: &Scan, place: Place<'_>) -> Option<ContainerProcess> {
+    fn pin_first(&self, scan: &Scan, place: ContainerCgroup<'_>) -> Option<ContainerProcess> {
         let mut buffer = Vec::with_capacity(4096);
         let mut started = Vec::new();
         for pid in scan.pids(place) {

@@ -8,7 +8,7 @@ use nix::{
 };
 use rustix::thread::ThreadNameSpaceType;
 
-use super::{SysError, broker::Entry, ffi, process::ContainerProcess};
+use super::{SysError, broker::NamespaceEntry, ffi, process::ContainerProcess};
 use crate::domain::evidence::{Evidence, Interface, IpcEvidence, NetEvidence};
 
 /// The namespaces that evidence is taken in.
@@ -19,8 +19,8 @@ pub(super) const KINDS: ThreadNameSpaceType = ThreadNameSpaceType::HOST_NAME_AND
 /// Has the process' uts, net and ipc namespaces entered and looked around in.
 ///
 /// # Errors
-/// As [`Entry::evidence`].
-pub fn gather(entry: &Entry, process: &ContainerProcess) -> Result<Evidence, SysError> {
+/// As [`NamespaceEntry::evidence`].
+pub fn gather(entry: &NamespaceEntry, process: &ContainerProcess) -> Result<Evidence, SysError> {
     entry.evidence(process.pidfd().as_fd())
 }
 

@@ -15,7 +15,7 @@ use super::SysError;
 
 /// Whom files are read as.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Identity {
+pub struct FileIdentity {
     /// User.
     pub uid: u32,
     /// Group.
@@ -26,7 +26,7 @@ pub struct Identity {
     pub reads_any: bool,
 }
 
-impl Identity {
+impl FileIdentity {
     /// Root with all of its rights to read.
     pub const ROOT: Self = Self { uid: 0, gid: 0, groups: Vec::new(), reads_any: true };
 

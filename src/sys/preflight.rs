@@ -2,7 +2,7 @@
 
 use super::{
     SysError,
-    broker::{Broker, Entry},
+    broker::{Broker, NamespaceEntry},
     containers::Containers,
     ffi,
     process::Pidfd,
@@ -30,7 +30,7 @@ pub struct Feature {
 ///
 /// # Errors
 /// If there is no `/proc`.
-pub fn check(host_pid: u32, entry: &Entry) -> Result<Vec<Feature>, SysError> {
+pub fn check(host_pid: u32, entry: &NamespaceEntry) -> Result<Vec<Feature>, SysError> {
     let proc = Proc::open()?;
     let mut buffer = Vec::new();
     let status = proc.read(std::process::id(), "status", &mut buffer)?;
@@ -105,7 +105,7 @@ pub fn check(host_pid: u32, entry: &Entry) -> Result<Vec<Feature>, SysError> {
 }
 
 /// The broker, as it is now. None where the agent has none.
-pub fn broker(entry: &Entry) -> Option<Feature> {
+pub fn broker(entry: &NamespaceEntry) -> Option<Feature> {
     let available = entry.broker().map(Broker::is_alive)?;
     Some(feature(
         "broker",

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::domain::{
     Error, Reason, Result,
-    cgroup::{self, Place},
+    cgroup::{self, ContainerCgroup},
     namespace::{NamespaceKind, NamespaceSet},
     process::{self, Candidate, Credentials, IdMap},
 };
@@ -96,7 +96,7 @@ impl ContainerProcess {
     ///
     /// # Errors
     /// PROCESS_GONE if it ended, or is not what it was.
-    pub fn pin(proc: &Proc, candidate: Candidate, place: Place<'_>) -> Result<Self> {
+    pub fn pin(proc: &Proc, candidate: Candidate, place: ContainerCgroup<'_>) -> Result<Self> {
         let pidfd = Pidfd::open(candidate.pid)?;
         let dir = proc.process(candidate.pid)?;
         let mut buffer = Vec::new();

@@ -3,7 +3,7 @@
 use rustix::process::Signal;
 
 use super::{SysError, containers::Containers, process::Pidfd, procfs::Proc};
-use crate::domain::cgroup::{self, Place};
+use crate::domain::cgroup::{self, ContainerCgroup};
 
 impl Containers {
     /// Pins every process in the container's cgroup and sends it `signal`. Returns those that got it.
@@ -12,7 +12,11 @@ impl Containers {
     ///
     /// # Errors
     /// If `/proc` cannot be listed.
-    pub fn signal(&self, place: Place<'_>, signal: Signal) -> Result<Signalled, SysError> {
+    pub fn signal(
+        &self,
+        place: ContainerCgroup<'_>,
+        signal: Signal,
+    ) -> Result<Signalled, SysError> {
         let mut signalled = Signalled::default();
         let mut buffer = Vec::new();
         for pid in self.scan()?.pids(place) {
@@ -39,7 +43,7 @@ pub struct Signalled {
 
 /// The process with this pid, if it is in the container's cgroup: read after the pidfd was opened and before a last look at it, so it
 /// is that process' cgroup.
-fn pin(proc: &Proc, pid: u32, place: Place<'_>, buffer: &mut Vec<u8>) -> Option<Pidfd> {
+fn pin(proc: &Proc, pid: u32, place: ContainerCgroup<'_>, buffer: &mut Vec<u8>) -> Option<Pidfd> {
     let process = Pidfd::open(pid).ok()?;
     let inside = cgroup::memberships(proc.read(pid, "cgroup", buffer).ok()?).any(|m| m.is(place));
     (inside && process.is_alive()).then_some(process)

@@ -62,7 +62,8 @@ async fn without_the_api_server_nobody_is_let_in() {
 
 /// An agent that lets everybody in and writes its audit log there.
 async fn auditing(sink: &str) -> World {
-    let access = access::Options { insecure_loopback: true, ..access::Options::default() };
+    let access =
+        access::AccessOptions { insecure_loopback: true, ..access::AccessOptions::default() };
     let world = World::with(Setup { access, audit: Some(sink.into()), ..Setup::default() }).await;
     world.pod("default", "web", json!({})).await;
     world

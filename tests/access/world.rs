@@ -21,7 +21,7 @@ use kube::{
 use podsonde::{
     agent::{
         access,
-        app::{Agent, Identity, Settings},
+        app::{Agent, AgentIdentity, Settings},
         audit::Sink,
         config::{FileLimits, Limits, Listen},
     },
@@ -29,7 +29,7 @@ use podsonde::{
         Cluster,
         namespaces::{NamespaceRuntime, Options},
     },
-    sys::{broker::Entry, capture::compiler::Compiler},
+    sys::{broker::NamespaceEntry, capture::compiler::Compiler},
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -79,7 +79,7 @@ pub(crate) struct World {
 
 /// How the agent of a world is started.
 pub(crate) struct Setup {
-    pub(crate) access: access::Options,
+    pub(crate) access: access::AccessOptions,
     pub(crate) limits: Limits,
     /// None: a file of the world's.
     pub(crate) audit: Option<PathBuf>,
@@ -90,7 +90,10 @@ pub(crate) struct Setup {
 impl Default for Setup {
     fn default() -> Self {
         let often = Duration::from_millis(200);
-        let access = access::Options { reauthorize_interval: often, ..access::Options::default() };
+        let access = access::AccessOptions {
+            reauthorize_interval: often,
+            ..access::AccessOptions::default()
+        };
         let files = FileLimits { allow_file_writes: true, ..FileLimits::default() };
         let limits = Limits { files, ..Limits::default() };
         Self { access, limits, audit: None, runs: true }
@@ -130,10 +133,10 @@ impl World {
             metrics_listen: None,
             host_pid: std::process::id(),
             limits: setup.limits,
-            entry: Arc::new(Entry::InProcess),
+            entry: Arc::new(NamespaceEntry::InProcess),
             access: setup.access,
             audit: Sink::File(audit.clone()),
-            identity: Identity::default(),
+            identity: AgentIdentity::default(),
         };
         let agent =
             Agent::start(cluster.client_with(&agent_token).unwrap(), settings).await.unwrap();

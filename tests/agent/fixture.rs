@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::Pod;
 use podsonde::{
     agent::{
         access,
-        app::{self, Agent, Identity, Settings},
+        app::{self, Agent, AgentIdentity, Settings},
         audit::Sink,
         config::{Limits, Listen},
     },
@@ -18,7 +18,7 @@ use podsonde::{
         self, debug_client::DebugClient, debug_create_response::Event,
         namespaces_client::NamespacesClient, node_client::NodeClient,
     },
-    sys::{broker::Entry, capture::compiler::Compiler},
+    sys::{broker::NamespaceEntry, capture::compiler::Compiler},
 };
 use serde_json::{Value, json};
 use tonic::{Code, Status, Streaming, transport::Channel};
@@ -221,10 +221,13 @@ async fn start_agent(cluster: &Cluster, node: &str, limits: Limits) -> (Agent, C
         metrics_listen: Some(([127, 0, 0, 1], 0).into()),
         host_pid: std::process::id(),
         limits,
-        entry: Arc::new(Entry::InProcess),
-        access: access::Options { insecure_loopback: true, ..access::Options::default() },
+        entry: Arc::new(NamespaceEntry::InProcess),
+        access: access::AccessOptions {
+            insecure_loopback: true,
+            ..access::AccessOptions::default()
+        },
         audit: Sink::File("/dev/null".into()),
-        identity: Identity::default(),
+        identity: AgentIdentity::default(),
     };
     let agent = Agent::start(client(cluster).await, settings).await.unwrap();
     let endpoint = format!("http://{}", agent.addresses()[0]);

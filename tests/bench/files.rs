@@ -38,7 +38,7 @@ use fixture::{NODE, SLEEP};
 use k8s_openapi::api::{authentication::v1::UserInfo, core::v1::Pod};
 use podsonde::{
     client::{
-        Agent, Credentials, Files, Fleet, Options, Traffic,
+        Agent, ConnectOptions, Credentials, Files, Fleet, Traffic,
         files::{ReadEvent, WalkEvent},
     },
     embedded::Cluster,
@@ -86,16 +86,16 @@ impl World {
         let program = Path::new(env!("CARGO_BIN_EXE_podsonde-agent"));
         let agent = AgentProcess::start(program, &cluster, &kubeconfig).await;
         let client = cluster.client().unwrap();
-        let options = Options {
+        let options = ConnectOptions {
             traffic: Traffic::Bulk(1),
             credentials: Credentials::token_file(&token),
-            ..Options::default()
+            ..ConnectOptions::default()
         };
         let trust =
             podsonde::client::published_trust(&client, "podsonde", &agent.address, &options)
                 .await
                 .unwrap();
-        let options = Options { trust, ..options };
+        let options = ConnectOptions { trust, ..options };
         let fleet = Fleet::direct(format!("https://{}", agent.address).parse().unwrap(), options);
         let place = fleet.place_of_pod("default", "files").await.unwrap();
         let client = fleet.connect(&place).await.unwrap();

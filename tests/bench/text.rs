@@ -18,7 +18,7 @@ use std::{
 
 use nix::sys::resource::{UsageWho, getrusage};
 use podsonde::domain::{
-    packet::{Options, Packet, Printer},
+    packet::{Packet, PrintOptions, Printer},
     pcapng::{Direction, Reader, write},
 };
 
@@ -87,7 +87,7 @@ fn tcpdump(file: &Path) -> f64 {
 fn print(file: &Path) {
     let mut reader = Reader::new(File::open(file).unwrap());
     let mut null = File::create("/dev/null").unwrap();
-    let mut printer = Printer::new(Options::default());
+    let mut printer = Printer::new(PrintOptions::default());
     let mut text = Vec::new();
     while let Some(packet) = reader.next().unwrap() {
         let packet = Packet {

@@ -12,7 +12,7 @@ use podsonde::{
     domain::verdict::Outcome,
     kube::pods::Pods,
     proto::v1,
-    sys::{broker::Entry, containers::Containers},
+    sys::{broker::NamespaceEntry, containers::Containers},
 };
 
 use crate::{
@@ -56,7 +56,7 @@ async fn passes(f: &Fixture, count: usize) -> Vec<String> {
         Arc::new(Verifier::new(
             Arc::clone(&pods),
             Arc::new(Containers::open(std::process::id()).unwrap()),
-            Arc::new(Entry::InProcess),
+            Arc::new(NamespaceEntry::InProcess),
         ))
     };
     let [mut cold, mut known, mut lsns] = [(); 3].map(|()| Cost::default());
@@ -160,7 +160,7 @@ async fn descriptors(f: &Fixture) {
     let verifier = Arc::new(Verifier::new(
         Arc::clone(&pods),
         Arc::new(Containers::open(std::process::id()).unwrap()),
-        Arc::new(Entry::InProcess),
+        Arc::new(NamespaceEntry::InProcess),
     ));
     let before = open();
     verifier.verify(pods.all(), None).await.unwrap();

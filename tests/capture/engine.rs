@@ -8,9 +8,9 @@ use podsonde::{
         pcapng::write,
     },
     sys::{
-        broker::Entry,
+        broker::NamespaceEntry,
         capture::{
-            Drain, End, Event, Limits, RING_UNIT, Selection, Source, Stop, Tap, Totals,
+            End, Event, Limits, Pump, RING_UNIT, Selection, Source, Stop, Tap, Totals,
             links::{self, Link},
             pool::{BUFFER, Pool},
         },
@@ -36,7 +36,8 @@ pub(crate) fn everything() -> Selection {
 }
 
 pub(crate) fn links_of(netns: &Netns) -> Vec<Link> {
-    let socket = Entry::InProcess.socket(netns.pidfd().as_fd(), SocketKind::Routes).unwrap();
+    let socket =
+        NamespaceEntry::InProcess.socket(netns.pidfd().as_fd(), SocketKind::Routes).unwrap();
     links::list(&socket).unwrap()
 }
 
@@ -63,7 +64,8 @@ impl Capture {
         ring: usize,
         limits: Limits,
     ) -> Self {
-        let socket = Entry::InProcess.socket(netns.pidfd().as_fd(), source.socket()).unwrap();
+        let socket =
+            NamespaceEntry::InProcess.socket(netns.pidfd().as_fd(), source.socket()).unwrap();
         let tap = Tap::open(socket, source, selection, ring, Duration::from_millis(5)).unwrap();
         let ring_bytes = tap.ring_bytes();
         let mut header = Vec::new();
@@ -77,7 +79,7 @@ impl Capture {
         write::interface(&mut header, &interface);
         let (sender, events) = unbounded_channel();
         let stop =
-            Drain::start(tap, &header, limits, Pool::new(8 * BUFFER).unwrap(), sender).unwrap();
+            Pump::start(tap, &header, limits, Pool::new(8 * BUFFER).unwrap(), sender).unwrap();
         Self { stop, events, file: Vec::new(), ring_bytes }
     }
 

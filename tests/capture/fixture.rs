@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use podsonde::{
     agent::{
         access,
-        app::{self, Agent, Identity, Settings},
+        app::{self, Agent, AgentIdentity, Settings},
         audit::Sink,
         config::{CaptureLimits, Limits, Listen},
     },
@@ -17,7 +17,7 @@ use podsonde::{
         self, capture_client::CaptureClient, capture_start_response::Event,
         namespaces_client::NamespacesClient,
     },
-    sys::broker::Entry,
+    sys::broker::NamespaceEntry,
 };
 use serde_json::{Value, json};
 use tonic::{
@@ -64,11 +64,14 @@ impl Fixture {
             metrics_listen: Some(([127, 0, 0, 1], 0).into()),
             host_pid: std::process::id(),
             limits: Limits { captures, max_requests_per_user: 256, ..Limits::default() },
-            entry: Arc::new(Entry::InProcess),
+            entry: Arc::new(NamespaceEntry::InProcess),
             compiler: compiler(),
-            access: access::Options { insecure_loopback: true, ..access::Options::default() },
+            access: access::AccessOptions {
+                insecure_loopback: true,
+                ..access::AccessOptions::default()
+            },
             audit: Sink::File(audit.clone()),
-            identity: Identity::default(),
+            identity: AgentIdentity::default(),
         };
         let agent = Agent::start(app::client_of(client).unwrap(), settings).await.unwrap();
         let fixture = Self { cluster, agent, audit, _directory: directory };

@@ -355,7 +355,7 @@ fn what_is_mounted_over_a_path_is_what_is_there() {
         mount(Some("x"), &lab.root.join("tmp"), Some("tmpfs"), MsFlags::empty(), None::<&str>)
             .unwrap();
         fs::write(lab.root.join("tmp/volume"), INSIDE).unwrap();
-        let names = |entries: Vec<podsonde::sys::rooted::entry::Entry>| {
+        let names = |entries: Vec<podsonde::sys::rooted::entry::DirEntry>| {
             let points = entries
                 .iter()
                 .filter(|e| e.mount_point)
@@ -502,8 +502,8 @@ fn files_are_read_as_somebody() {
         run_as(identity, move || checked(path, lab.read(path.as_bytes())))
     };
     let (ok, denied) = (Ok(INSIDE.to_vec()), Err(Reason::FilePermission));
-    let root_user = podsonde::sys::identity::Identity::ROOT;
-    let bare_root = podsonde::sys::identity::Identity { reads_any: false, ..root_user.clone() };
+    let root_user = podsonde::sys::identity::FileIdentity::ROOT;
+    let bare_root = podsonde::sys::identity::FileIdentity { reads_any: false, ..root_user.clone() };
     let table = [
         (user(1000, &[]), [&ok, &ok, &denied, &denied]),
         (user(1001, &[]), [&denied, &denied, &denied, &denied]),

@@ -15,8 +15,8 @@ use nix::{
 use podsonde::{
     domain::{Error, Reason},
     sys::{
-        identity::Identity,
-        rooted::{RootedDir, content::Content, entry::Entry},
+        identity::FileIdentity,
+        rooted::{RootedDir, content::Content, entry::DirEntry},
     },
 };
 use tempfile::TempDir;
@@ -68,16 +68,16 @@ impl Lab {
         self.rooted.resolve(path, true)?.open(&self.rooted)
     }
 
-    pub(crate) fn stat(&self, path: &[u8], follow: bool) -> Result<Entry, Error> {
+    pub(crate) fn stat(&self, path: &[u8], follow: bool) -> Result<DirEntry, Error> {
         self.rooted.resolve(path, follow).map(|node| node.entry().clone())
     }
 
-    pub(crate) fn list(&self, path: &[u8]) -> Result<Vec<Entry>, Error> {
+    pub(crate) fn list(&self, path: &[u8]) -> Result<Vec<DirEntry>, Error> {
         let directory = self.rooted.resolve(path, true)?.open_directory(&self.rooted)?;
         directory.page(b"", 10_000, usize::MAX).map(|page| page.entries)
     }
 
-    pub(crate) fn walk(&self, path: &[u8], cross_mounts: bool) -> Result<Vec<Entry>, Error> {
+    pub(crate) fn walk(&self, path: &[u8], cross_mounts: bool) -> Result<Vec<DirEntry>, Error> {
         let directory = self.rooted.resolve(path, true)?.open_directory(&self.rooted)?;
         let mut walk = directory.walk(64, cross_mounts);
         let mut entries = Vec::new();
@@ -117,7 +117,7 @@ pub(crate) fn with_mounts<T: Send>(work: impl FnOnce() -> T + Send) -> T {
 
 /// Runs as somebody else, as the service does.
 pub(crate) fn run_as<T: Send + 'static>(
-    identity: Identity,
+    identity: FileIdentity,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> T {
     let (sender, result) = std::sync::mpsc::channel();
@@ -125,8 +125,8 @@ pub(crate) fn run_as<T: Send + 'static>(
     result.recv().unwrap().unwrap()
 }
 
-pub(crate) fn user(uid: u32, groups: &[u32]) -> Identity {
-    Identity { uid, gid: uid, groups: groups.to_vec(), reads_any: false }
+pub(crate) fn user(uid: u32, groups: &[u32]) -> FileIdentity {
+    FileIdentity { uid, gid: uid, groups: groups.to_vec(), reads_any: false }
 }
 
 /// What came of it, and that it is none of the host's.

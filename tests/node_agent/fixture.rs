@@ -159,9 +159,11 @@ impl Fixture {
 
     /// The agent, as the client library reaches it.
     pub(crate) async fn agent_client(&self) -> podsonde::client::Agent {
-        use podsonde::client::{Credentials, Fleet, Options};
-        let options =
-            Options { credentials: Credentials::token_file(&self.token), ..Options::default() };
+        use podsonde::client::{ConnectOptions, Credentials, Fleet};
+        let options = ConnectOptions {
+            credentials: Credentials::token_file(&self.token),
+            ..ConnectOptions::default()
+        };
         let client = self.cluster.https_client().expect("a client");
         let fleet = Fleet::cluster(client, None, options);
         let place = fleet.place_of_node(NAME).await.expect("an agent");

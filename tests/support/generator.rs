@@ -10,7 +10,7 @@ use std::{
 };
 
 use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrStorage, bind, sendmmsg};
-use podsonde::sys::{broker::Entry, socket::SocketKind};
+use podsonde::sys::{broker::NamespaceEntry, socket::SocketKind};
 
 /// Where the sequence number is: behind the headers of Ethernet, IPv4 and UDP.
 pub const SEQUENCE: usize = 42;
@@ -26,7 +26,7 @@ pub struct Generator {
 impl Generator {
     /// Sends from the interface of this name and index, in the network namespace of a process.
     pub fn new(pid: u32, index: u32) -> Self {
-        let socket = Entry::InProcess
+        let socket = NamespaceEntry::InProcess
             .socket(std::os::fd::AsFd::as_fd(&super::netns::pidfd_of(pid)), SocketKind::Packets);
         let socket = socket.expect("a packet socket");
         bind(socket.as_raw_fd(), &address(index)).expect("bind");

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt::Write, fs, process::Command};
 
 use jiff::tz::TimeZone;
-use podsonde::domain::packet::{Options, Packet, Printer};
+use podsonde::domain::packet::{Packet, PrintOptions, Printer};
 
 /// A packet of a case: what was captured, and how long it was.
 #[derive(Clone)]
@@ -137,9 +137,12 @@ pub(crate) fn timestamp(number: usize) -> u64 {
 }
 
 /// Our options for tcpdump's.
-pub(crate) fn options(flags: &[&str], zone: &str) -> Options {
-    let mut options =
-        Options { number: true, time_zone: TimeZone::get(zone).unwrap(), ..Options::default() };
+pub(crate) fn options(flags: &[&str], zone: &str) -> PrintOptions {
+    let mut options = PrintOptions {
+        number: true,
+        time_zone: TimeZone::get(zone).unwrap(),
+        ..PrintOptions::default()
+    };
     for flag in flags {
         if *flag == "--nano" {
             options.nanoseconds = true;

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use k8s_openapi::api::authentication::v1::UserInfo;
 use podsonde::{
-    client::{self, Credentials, Endpoint, Error, Fleet, Options, Trust, reason},
+    client::{self, ConnectOptions, Credentials, Endpoint, Error, Fleet, Trust, reason},
     embedded::Cluster,
     kube::leases,
 };
@@ -33,9 +33,10 @@ fn administrator(cluster: &Cluster) -> (Credentials, tempfile::NamedTempFile) {
     (Credentials::token_file(file.path()), file)
 }
 
-async fn through(cluster: &Cluster, options: Options) -> Result<String, Error> {
+async fn through(cluster: &Cluster, options: ConnectOptions) -> Result<String, Error> {
     let (credentials, _file) = administrator(cluster);
-    let fleet = Fleet::cluster(cluster.client().unwrap(), None, Options { credentials, ..options });
+    let fleet =
+        Fleet::cluster(cluster.client().unwrap(), None, ConnectOptions { credentials, ..options });
     let place = fleet.place_of_node(NODE).await?;
     Ok(fleet.connect(&place).await?.node().await?.node)
 }
@@ -68,7 +69,7 @@ async fn impostor(certificate: &str, key: &str) -> SocketAddr {
 async fn the_lease_is_believed_through_a_port_forward_and_directly() {
     let agent = Agent::start(&[]).await;
     agent.cluster.register_agent(NODE, agent.address).await.unwrap();
-    assert_eq!(through(&agent.cluster, Options::default()).await.unwrap(), NODE);
+    assert_eq!(through(&agent.cluster, ConnectOptions::default()).await.unwrap(), NODE);
     // Directly: also where no port-forward leads anywhere.
     let nowhere = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let pods: kube::Api<k8s_openapi::api::core::v1::Pod> =
@@ -80,9 +81,9 @@ async fn the_lease_is_believed_through_a_port_forward_and_directly() {
         agent.cluster.wait_deleted("podsonde", &name).await;
     }
     agent.cluster.register_agent(NODE, nowhere).await.unwrap();
-    let forwarded = through(&agent.cluster, Options::default()).await.unwrap_err();
+    let forwarded = through(&agent.cluster, ConnectOptions::default()).await.unwrap_err();
     assert_eq!(forwarded.reason, reason::PORT_FORWARD_FAILED, "{forwarded}");
-    let direct = Options { direct: true, ..Options::default() };
+    let direct = ConnectOptions { direct: true, ..ConnectOptions::default() };
     assert_eq!(through(&agent.cluster, direct).await.unwrap(), NODE);
 }
 
@@ -95,13 +96,13 @@ async fn who_stands_in_between_is_found_out() {
     let with_own_certificate = impostor(&own.pem(), &key.serialize_pem()).await;
     let with_the_agent_s = impostor(&agent.certificate, &key.serialize_pem()).await;
     agent.cluster.register_agent(NODE, with_own_certificate).await.unwrap();
-    let error = through(&agent.cluster, Options::default()).await.unwrap_err();
+    let error = through(&agent.cluster, ConnectOptions::default()).await.unwrap_err();
     assert_eq!(error.reason, reason::CERTIFICATE_MISMATCH, "{error}");
     assert_eq!(error.fact("node"), Some(NODE));
     // Nor does the certificate help without its key.
     let endpoint: Endpoint = format!("https://{with_the_agent_s}").parse().unwrap();
     let pin = Trust::Fingerprint(fingerprint(&agent.certificate).parse().unwrap());
-    let options = Options { trust: Some(pin), ..Options::default() };
+    let options = ConnectOptions { trust: Some(pin), ..ConnectOptions::default() };
     let error = client::connect(&endpoint, &options).await.map(drop).unwrap_err();
     assert_eq!(error.reason, reason::CERTIFICATE_UNTRUSTED, "{error}");
     assert!(error.message.contains("BadSignature"), "{error}");
@@ -112,7 +113,7 @@ async fn an_endpoint_is_believed_by_what_was_given() {
     let agent = Agent::start(&[]).await;
     let endpoint: Endpoint = format!("https://{}", agent.address).parse().unwrap();
     let ask = async |trust: Option<Trust>| {
-        let options = Options { trust, ..Options::default() };
+        let options = ConnectOptions { trust, ..ConnectOptions::default() };
         client::connect(&endpoint, &options)
             .await
             .map(drop)
@@ -131,7 +132,7 @@ async fn an_endpoint_is_believed_by_what_was_given() {
         "the system's authorities"
     );
     // The Lease of that address.
-    let (cluster, options) = (agent.cluster.client().unwrap(), Options::default());
+    let (cluster, options) = (agent.cluster.client().unwrap(), ConnectOptions::default());
     let found =
         client::published_trust(&cluster, "podsonde", &agent.address.to_string(), &options).await;
     assert_eq!(ask(found.unwrap()).await, Ok(()));
@@ -146,7 +147,7 @@ async fn a_restarted_agent_is_believed_by_its_new_lease() {
     let (cluster, address) = (Arc::clone(&first.cluster), first.address);
     cluster.register_agent(NODE, address).await.unwrap();
     let (credentials, _file) = administrator(&cluster);
-    let options = Options { credentials, ..Options::default() };
+    let options = ConnectOptions { credentials, ..ConnectOptions::default() };
     let fleet = Fleet::cluster(cluster.client().unwrap(), None, options);
     let place = fleet.place_of_node(NODE).await.unwrap();
     let connected = fleet.connect(&place).await.unwrap();

@@ -210,11 +210,14 @@ async fn client_certificates_are_the_cluster_s_or_none() {
     let endpoint: client::Endpoint = format!("https://{}", agent.address).parse().unwrap();
     let ask = async |identity: Option<(String, String)>| {
         let identity = identity.map(|(certificate, key)| {
-            client::Identity::from_pem(certificate.as_bytes(), key.as_bytes()).unwrap()
+            client::ClientIdentity::from_pem(certificate.as_bytes(), key.as_bytes()).unwrap()
         });
         let trust = client::Trust::Fingerprint(fingerprint(&agent.certificate).parse().unwrap());
-        let options =
-            client::Options { identity, trust: Some(trust), ..client::Options::default() };
+        let options = client::ConnectOptions {
+            identity,
+            trust: Some(trust),
+            ..client::ConnectOptions::default()
+        };
         let answer = match client::connect(&endpoint, &options).await {
             Ok(agent) => agent.node().await,
             Err(error) => Err(error),
@@ -284,12 +287,14 @@ async fn a_verified_chain_reaches_the_services() {
     let serving = tokio::spawn(server.serve(socket));
     let ask = async |identity| {
         let trust = Some(client::Trust::Fingerprint(fingerprint(&pem).parse().unwrap()));
-        let options = client::Options { identity, trust, ..client::Options::default() };
+        let options =
+            client::ConnectOptions { identity, trust, ..client::ConnectOptions::default() };
         client::connect(&endpoint, &options).await.unwrap().node().await.unwrap().node
     };
     assert_eq!(ask(None).await, "none");
     let (certificate, key) = authority.client(|_| {});
-    let identity = client::Identity::from_pem(certificate.as_bytes(), key.as_bytes()).unwrap();
+    let identity =
+        client::ClientIdentity::from_pem(certificate.as_bytes(), key.as_bytes()).unwrap();
     use rustls::pki_types::{CertificateDer, pem::PemObject};
     let der = CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap();
     assert_eq!(ask(Some(identity)).await, format!("{:?};", der.as_ref()));

@@ -41,7 +41,7 @@ const CACHED: usize = 1024;
 
 /// Whom the agent lets in.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Options {
+pub struct AccessOptions {
     /// For whom a caller's token must be meant; one of these is enough.
     pub audiences: Vec<String>,
     /// Whether tokens that are meant for the API server itself count, too.
@@ -54,7 +54,7 @@ pub struct Options {
     pub reauthorize_interval: Duration,
 }
 
-impl Default for Options {
+impl Default for AccessOptions {
     fn default() -> Self {
         Self {
             audiences: vec![AUDIENCE.to_owned()],
@@ -69,7 +69,7 @@ impl Default for Options {
 /// Decides.
 #[derive(Debug)]
 pub struct Access {
-    options: Options,
+    options: AccessOptions,
     node: String,
     reviews: Reviews,
     /// By the SHA-256 of the token, which itself is kept no longer than its request.
@@ -93,7 +93,7 @@ fn fingerprint(token: &Token) -> Fingerprint {
 
 /// What was found about a call.
 #[derive(Debug)]
-pub struct Verdict {
+pub struct Authorization {
     /// FORBIDDEN, or what kept it from being found.
     pub result: Result<()>,
     /// Why, in the API server's words. For the audit log, not for the caller: it names roles and bindings.
@@ -117,7 +117,7 @@ impl Grant {
 
 impl Access {
     /// Decides for the agent on `node`, with the API server's answers to `client`.
-    pub fn new(client: Client, node: &str, options: Options) -> Self {
+    pub fn new(client: Client, node: &str, options: AccessOptions) -> Self {
         let cache = options.cache.min(MAX_CACHE);
         Self {
             node: node.to_owned(),
@@ -248,9 +248,14 @@ impl Access {
     }
 
     /// Whether `caller` has all these rights. `fresh`: whatever was answered before.
-    pub async fn authorize(&self, caller: &Caller, rights: &[Attributes], fresh: bool) -> Verdict {
+    pub async fn authorize(
+        &self,
+        caller: &Caller,
+        rights: &[Attributes],
+        fresh: bool,
+    ) -> Authorization {
         if caller.by.is_local() {
-            return Verdict { result: Ok(()), reason: "the caller is local".to_owned() };
+            return Authorization { result: Ok(()), reason: "the caller is local".to_owned() };
         }
         let mut reason = String::new();
         let decisions =
@@ -264,16 +269,16 @@ impl Access {
                     }
                     if !decision.allowed {
                         let message = format!("user {:?} may not {right}", caller.user.name);
-                        return Verdict {
+                        return Authorization {
                             result: Err(Error::new(Reason::Forbidden, message)),
                             reason,
                         };
                     }
                 }
-                Err(error) => return Verdict { result: Err(error), reason },
+                Err(error) => return Authorization { result: Err(error), reason },
             }
         }
-        Verdict { result: Ok(()), reason }
+        Authorization { result: Ok(()), reason }
     }
 
     async fn decide(&self, user: &User, right: &Attributes, fresh: bool) -> Result<Decision> {
@@ -353,7 +358,8 @@ mod tests {
                 Ok::<_, tower::BoxError>(Response::new(Body::from(review.to_string().into_bytes())))
             }
         });
-        let options = Options { accept_api_server_audience: false, ..Options::default() };
+        let options =
+            AccessOptions { accept_api_server_audience: false, ..AccessOptions::default() };
         (Access::new(Client::new(service, "default"), "node-a", options), asked)
     }
 

@@ -23,7 +23,7 @@ use super::config::FileLimits;
 use crate::{
     domain::{
         Error, Reason, Result,
-        cgroup::Place,
+        cgroup::ContainerCgroup,
         namespace::NamespaceKind,
         pod::{Container, ContainerState, Pod},
         process::{Credentials, IdMap},
@@ -31,7 +31,7 @@ use crate::{
     kube::pods::Pods,
     sys::{
         containers::{Containers, Scan},
-        identity::Identity,
+        identity::FileIdentity,
         process::ContainerProcess,
         rooted::RootedDir,
     },
@@ -39,7 +39,7 @@ use crate::{
 
 /// Whose files, and as whom.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Target {
+pub struct FilesTarget {
     /// Namespace of the pod.
     pub namespace: String,
     /// Name of the pod.
@@ -97,7 +97,7 @@ pub struct Root {
     /// Whose root it is.
     pub owner: Owner,
     /// Whom it is read as.
-    pub identity: Identity,
+    pub identity: FileIdentity,
     /// How the container maps users and groups.
     pub maps: (IdMap, IdMap),
     dir: Arc<RootedDir>,
@@ -127,7 +127,7 @@ impl Files {
     /// # Errors
     /// POD_NOT_FOUND, CONTAINER_NOT_FOUND, POD_ON_OTHER_NODE, POD_REPLACED, CONTAINER_NOT_RUNNING, VM_ISOLATED, PROCESS_NOT_FOUND, HOST_ROOT,
     /// FILE_PERMISSION, PROCESS_GONE.
-    pub async fn open(self: &Arc<Self>, user: &str, target: Target) -> Result<Root> {
+    pub async fn open(self: &Arc<Self>, user: &str, target: FilesTarget) -> Result<Root> {
         let check = |pod: &Arc<Pod>| {
             pod.expect_uid(&target.pod_uid)?;
             running(pod, &target.container).cloned()
@@ -149,7 +149,7 @@ impl Files {
         user: &str,
         pod: &Arc<Pod>,
         container: &Container,
-        target: &Target,
+        target: &FilesTarget,
     ) -> Result<Root> {
         let mut scan = None;
         let process = self.process(pod, container, &mut scan)?;
@@ -179,7 +179,7 @@ impl Files {
             }
         };
         let identity =
-            if target.as_root { Identity::ROOT } else { self.identity(&process, credentials)? };
+            if target.as_root { FileIdentity::ROOT } else { self.identity(&process, credentials)? };
         let maps = process.id_maps()?;
         process.check_alive()?;
         let lane = self.threads.lane(user, &process.container_id, identity.clone());
@@ -208,7 +208,7 @@ impl Files {
             Error::new(Reason::ProcessNotFound, message)
         };
         let id = &container.id.as_ref().ok_or_else(missing)?.id;
-        let place = Place { pod: &pod.cgroup_uid, id };
+        let place = ContainerCgroup { pod: &pod.cgroup_uid, id };
         self.containers
             .resolve(std::iter::once(place), scan)?
             .remove(id.as_str())
@@ -217,13 +217,17 @@ impl Files {
 
     /// Who a process of the container reads files as. In the host's user namespace its capabilities count; in one of its own they do
     /// so only for files whose owner is mapped there, which no capability of the agent can express: they count for nothing.
-    fn identity(&self, process: &ContainerProcess, credentials: Credentials) -> Result<Identity> {
+    fn identity(
+        &self,
+        process: &ContainerProcess,
+        credentials: Credentials,
+    ) -> Result<FileIdentity> {
         let (uid, gid) = credentials.for_files();
         let user = process.namespaces()?.get(NamespaceKind::User);
         let of_host =
             user.is_some() && user == self.containers.host().namespaces.get(NamespaceKind::User);
         let reads_any = of_host && credentials.reads_any();
-        Ok(Identity { uid, gid, groups: credentials.groups, reads_any })
+        Ok(FileIdentity { uid, gid, groups: credentials.groups, reads_any })
     }
 
     /// Whose process has pid 1 where the container's processes are.

@@ -17,7 +17,7 @@ use crate::{
     sys::rooted::{
         RootedDir,
         content::{Content, LastLines},
-        entry::Entry,
+        entry::DirEntry,
     },
 };
 
@@ -99,7 +99,7 @@ pub enum End {
 pub struct Reader<'r> {
     root: &'r Root,
     /// The file as it was when it was opened.
-    pub entry: Entry,
+    pub entry: DirEntry,
     /// Where the content begins.
     pub offset: u64,
     /// How many bytes were read.
@@ -123,7 +123,7 @@ struct Followed {
 }
 
 /// Identifies the state of a file: device, inode, size, time of the last change of its content.
-pub fn version(entry: &Entry) -> Vec<u8> {
+pub fn version(entry: &DirEntry) -> Vec<u8> {
     let time = entry.modified_at;
     let parts = [
         entry.device,

@@ -18,7 +18,7 @@ use tokio::{
 
 use crate::{
     domain::{Error, Reason, Result},
-    sys::identity::Identity,
+    sys::identity::FileIdentity,
 };
 
 /// The threads there may be.
@@ -46,7 +46,7 @@ pub struct Lane {
     permits: [Arc<Semaphore>; 3],
     timeout: Duration,
     count: Arc<Count>,
-    identity: Identity,
+    identity: FileIdentity,
     /// Where what is given up is seen to.
     runtime: Handle,
 }
@@ -70,7 +70,7 @@ impl FileThreads {
     }
 
     /// For work for this user on this container, done as `identity`. To be called within the runtime.
-    pub fn lane(&self, user: &str, container_id: &str, identity: Identity) -> Lane {
+    pub fn lane(&self, user: &str, container_id: &str, identity: FileIdentity) -> Lane {
         let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
         shares.retain(|_, share| share.strong_count() > 0);
         let mut share = |key: String, size| {
@@ -251,9 +251,9 @@ mod tests {
 
     use super::*;
 
-    fn own() -> Identity {
+    fn own() -> FileIdentity {
         let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-        Identity { uid, gid, groups: Vec::new(), reads_any: false }
+        FileIdentity { uid, gid, groups: Vec::new(), reads_any: false }
     }
 
     #[tokio::test]

@@ -10,7 +10,7 @@ use crate::{
     sys::rooted::{
         content::Content,
         directory::{Page, Walk},
-        entry::Entry,
+        entry::DirEntry,
     },
 };
 
@@ -27,7 +27,7 @@ impl Root {
     ///
     /// # Errors
     /// Those of [`crate::sys::rooted::RootedDir::resolve`] and [`Root::run`].
-    pub async fn stat(&self, path: Vec<u8>, follow: bool) -> Result<Entry> {
+    pub async fn stat(&self, path: Vec<u8>, follow: bool) -> Result<DirEntry> {
         self.run(move |root| root.resolve(&path, follow).map(|node| node.entry().clone())).await
     }
 
@@ -90,7 +90,7 @@ impl Walking<'_> {
     ///
     /// # Errors
     /// Those of [`Root::run`].
-    pub async fn next(&mut self, at_most: u64) -> Result<Option<Vec<Entry>>> {
+    pub async fn next(&mut self, at_most: u64) -> Result<Option<Vec<DirEntry>>> {
         let Some(mut walk) = self.walk.take() else { return Ok(None) };
         let at_most = usize::try_from(at_most).unwrap_or(usize::MAX).min(BATCH);
         let step = move |_: &_| {
@@ -109,7 +109,7 @@ impl Walking<'_> {
 pub struct Summing<'r> {
     root: &'r Root,
     /// The file.
-    pub entry: Entry,
+    pub entry: DirEntry,
     /// How many bytes of it were summed up.
     pub bytes: u64,
     sum: Option<Held<Sum>>,

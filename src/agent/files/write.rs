@@ -6,7 +6,7 @@ use bytes::Bytes;
 use super::{Root, threads::Held};
 use crate::{
     domain::{Error, Reason, Result},
-    sys::rooted::{create::Creation, entry::Entry},
+    sys::rooted::{create::Creation, entry::DirEntry},
 };
 
 /// A file that is being written. Dropped before its end, it was never there.
@@ -52,7 +52,7 @@ impl Writer<'_> {
     ///
     /// # Errors
     /// INVALID_FIELD, FILE_EXISTS, NOT_A_FILE, and those of [`Root::run`].
-    pub async fn complete(self, overwrite: bool, sha256: &[u8]) -> Result<Entry> {
+    pub async fn complete(self, overwrite: bool, sha256: &[u8]) -> Result<DirEntry> {
         if !sha256.is_empty() && self.sum.finish().as_ref() != sha256 {
             return Err(Error::invalid("sha256", "is of other content"));
         }

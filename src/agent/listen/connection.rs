@@ -34,7 +34,7 @@ use tower::ServiceExt;
 
 use super::{
     Server, bulk,
-    table::{Place, Share},
+    table::{ConnectionSlot, Share},
 };
 use crate::agent::config::TransportLimits;
 
@@ -84,7 +84,7 @@ impl Server {
         self,
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         peering: Peering,
-        place: Place,
+        place: ConnectionSlot,
     ) -> io::Result<()> {
         let limits = &self.limits;
         if place.establish().is_err() {
@@ -211,7 +211,7 @@ impl Drop for Vouched {
 
 /// What goes on on a connection.
 struct Activity {
-    place: Place,
+    place: ConnectionSlot,
     limits: Arc<TransportLimits>,
     state: Mutex<State>,
     changed: Notify,
@@ -238,7 +238,7 @@ enum Expired {
 }
 
 impl Activity {
-    fn new(place: Place, limits: Arc<TransportLimits>) -> Self {
+    fn new(place: ConnectionSlot, limits: Arc<TransportLimits>) -> Self {
         let state =
             State { next: 0, exchanges: HashMap::new(), idle_since: Instant::now(), abandoned: 0 };
         Self { place, limits, state: Mutex::new(state), changed: Notify::new() }

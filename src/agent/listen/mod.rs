@@ -31,7 +31,7 @@ use tonic::{service::Routes, transport::server::Connected};
 use self::{
     connection::Peering,
     socket::Accepted,
-    table::{Place, Table},
+    table::{ConnectionSlot, Table},
 };
 pub use self::{
     connection::{Vouched, Voucher},
@@ -145,7 +145,7 @@ impl Server {
         while connections.join_next().await.is_some() {}
     }
 
-    async fn connection(self, stream: Accepted, place: Place) {
+    async fn connection(self, stream: Accepted, place: ConnectionSlot) {
         let evicted = place.evicted();
         let end = tokio::select! {
             end = self.converse(stream, place) => end,
@@ -156,7 +156,7 @@ impl Server {
         }
     }
 
-    async fn converse(self, stream: Accepted, place: Place) -> io::Result<()> {
+    async fn converse(self, stream: Accepted, place: ConnectionSlot) -> io::Result<()> {
         match stream {
             Accepted::Unix(stream) => {
                 let peering = Peering::Unix(stream.connect_info());

@@ -83,9 +83,9 @@ impl Table {
         Self { limits, state: Mutex::default() }
     }
 
-    /// A place for a connection, which is to be [established](Place::establish). Handshakes give way to handshakes alone, so that
+    /// A place for a connection, which is to be [established](ConnectionSlot::establish). Handshakes give way to handshakes alone, so that
     /// half-open ones, which cost nothing, push out none that is in use.
-    pub(super) fn admit(self: &Arc<Self>, peer: Peer) -> Place {
+    pub(super) fn admit(self: &Arc<Self>, peer: Peer) -> ConnectionSlot {
         let mut state = self.state();
         // There is always one that gives way, as none is at work yet.
         state.make_room(self.limits.max_handshakes, |entry| entry.in_handshake, |_| 1, Spare::Idle);
@@ -103,7 +103,7 @@ impl Table {
         };
         state.connections.insert(id, entry);
         drop(state);
-        Place { table: Arc::clone(self), id, evict }
+        ConnectionSlot { table: Arc::clone(self), id, evict }
     }
 
     /// How long the next handshake should wait, so that none has to give way before it had `least` time. `None`: not at all.
@@ -172,13 +172,13 @@ impl State {
 
 /// A connection's place, given back when dropped.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct ConnectionSlot {
     table: Arc<Table>,
     id: u64,
     evict: CancellationToken,
 }
 
-impl Place {
+impl ConnectionSlot {
     /// Cancelled when the place has gone to another.
     pub(super) fn evicted(&self) -> CancellationToken {
         self.evict.clone()
@@ -229,7 +229,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         self.table.state().remove(self.id);
     }
@@ -324,19 +324,19 @@ mod tests {
         Peer::at(IpAddr::from([192, 0, 2, last]))
     }
 
-    fn established(table: &Arc<Table>, last: u8) -> Place {
+    fn established(table: &Arc<Table>, last: u8) -> ConnectionSlot {
         let place = table.admit(peer(last));
         place.establish().unwrap();
         place
     }
 
-    fn vouched(place: &Place) -> Share {
+    fn vouched(place: &ConnectionSlot) -> Share {
         let mut share = place.request().unwrap();
         share.vouch();
         share
     }
 
-    fn gone(place: &Place) -> bool {
+    fn gone(place: &ConnectionSlot) -> bool {
         place.evicted().is_cancelled()
     }
 

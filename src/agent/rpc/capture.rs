@@ -16,7 +16,7 @@ use super::{
 use crate::{
     agent::{
         audit::Notes,
-        capture::{self, Captures, Running, Target, Wanted},
+        capture::{self, CaptureTarget, Captures, Running, Wanted},
         config::CaptureLimits,
         listen::bulk::{self, Bulk},
         metrics::Metrics,
@@ -240,7 +240,11 @@ fn snaplen_of(asked: u32, limits: &CaptureLimits) -> Result<u32> {
     }
 }
 
-async fn target(captures: &Captures, pod: Option<&v1::PodRef>, container: &str) -> Result<Target> {
+async fn target(
+    captures: &Captures,
+    pod: Option<&v1::PodRef>,
+    container: &str,
+) -> Result<CaptureTarget> {
     let (namespace, name, uid) = convert::pod_ref(pod)?;
     if !container.is_empty() {
         name::label("container", container)?;
@@ -248,12 +252,12 @@ async fn target(captures: &Captures, pod: Option<&v1::PodRef>, container: &str) 
     captures.target(&namespace, &name, &uid, container).await
 }
 
-fn identity(target: &Target, node: &str) -> v1::ContainerIdentity {
+fn identity(target: &CaptureTarget, node: &str) -> v1::ContainerIdentity {
     convert::identity(&target.pod, &target.container, Some(&target.process), node)
 }
 
 fn started(
-    target: &Target,
+    target: &CaptureTarget,
     asked: &Asked,
     running: &Running,
     id: &str,
@@ -279,7 +283,7 @@ fn started(
 /// Hands on what the capture yields, until it or its reason to run has ended.
 async fn relay(
     running: Running,
-    target: &Target,
+    target: &CaptureTarget,
     max_duration: Duration,
     answers: &mpsc::Sender<v1::CaptureStartResponse>,
     drain: &CancellationToken,
@@ -410,7 +414,7 @@ impl Tally {
         notes: Notes,
         metrics: Arc<Metrics>,
         events: Events,
-        target: &Target,
+        target: &CaptureTarget,
         by: String,
         wanted: &Wanted,
     ) -> Self {

@@ -20,7 +20,7 @@ use crate::{
     agent::{
         audit::Notes,
         files::{
-            Files, Owner, Root, Target, View,
+            Files, FilesTarget, Owner, Root, View,
             read::{self, Begin, Change, End, Event, Reading},
         },
         listen::bulk::{self, Bulk},
@@ -32,7 +32,7 @@ use crate::{
     },
     sys::rooted::{
         self,
-        entry::{Entry, Time},
+        entry::{DirEntry, Time},
     },
 };
 
@@ -345,7 +345,7 @@ fn convert_event(event: Event, bytes: u64) -> reading::Event {
     }
 }
 
-fn convert_target(target: Option<v1::FileTarget>) -> Result<Target> {
+fn convert_target(target: Option<v1::FileTarget>) -> Result<FilesTarget> {
     let target = target.ok_or_else(|| Error::invalid("target", "is required"))?;
     let (namespace, pod, pod_uid) = convert::pod_ref(target.pod.as_ref())?;
     let view = match v1::RootView::try_from(target.view) {
@@ -358,7 +358,7 @@ fn convert_target(target: Option<v1::FileTarget>) -> Result<Target> {
     if !target.container.is_empty() {
         crate::domain::name::label("target.container", &target.container)?;
     }
-    Ok(Target {
+    Ok(FilesTarget {
         namespace,
         pod,
         pod_uid,
@@ -368,7 +368,7 @@ fn convert_target(target: Option<v1::FileTarget>) -> Result<Target> {
     })
 }
 
-fn convert_reading(request: v1::FilesReadRequest, limit: u64) -> Result<(Target, Reading)> {
+fn convert_reading(request: v1::FilesReadRequest, limit: u64) -> Result<(FilesTarget, Reading)> {
     let v1::FilesReadRequest { target, path, offset, length, tail_lines, follow, if_version } =
         request;
     rooted::check_path("path", &path)?;
@@ -413,7 +413,7 @@ fn convert_root(root: &Root, node: &str) -> v1::FileRoot {
     }
 }
 
-fn convert_entry(entry: Entry, (users, groups): &(IdMap, IdMap)) -> v1::FileEntry {
+fn convert_entry(entry: DirEntry, (users, groups): &(IdMap, IdMap)) -> v1::FileEntry {
     let kind = match entry.kind {
         Some(FileType::RegularFile) => v1::FileType::Regular,
         Some(FileType::Directory) => v1::FileType::Directory,

@@ -17,7 +17,7 @@ use tonic::{Code, Request, Response, Status};
 
 use super::{
     operation::Operation,
-    places::{Place, Places},
+    slots::{RequestSlot, RequestSlots},
     status::status,
 };
 use crate::{
@@ -46,7 +46,7 @@ pub struct Gate {
     access: Access,
     audit: Arc<Audit>,
     metrics: Arc<Metrics>,
-    places: Arc<Places>,
+    slots: Arc<RequestSlots>,
     drain: CancellationToken,
 }
 
@@ -68,7 +68,7 @@ pub struct Call<Q> {
 /// What a call holds on to while it goes on.
 #[derive(Debug)]
 struct Pass {
-    _place: Place,
+    _slot: RequestSlot,
     _vouched: Option<Vouched>,
     grant: Grant,
 }
@@ -108,8 +108,8 @@ impl Gate {
         limits: &Limits,
         drain: CancellationToken,
     ) -> Self {
-        let places = Arc::new(Places::new(limits.max_requests, limits.max_requests_per_user));
-        Self { node: node.to_owned(), pods, access, audit: Arc::new(audit), metrics, places, drain }
+        let slots = Arc::new(RequestSlots::new(limits.max_requests, limits.max_requests_per_user));
+        Self { node: node.to_owned(), pods, access, audit: Arc::new(audit), metrics, slots, drain }
     }
 
     /// A call with one answer.
@@ -139,7 +139,7 @@ impl Gate {
         status.map_or_else(|| result.map(Response::new).map_err(|_| lost()), Err)
     }
 
-    /// The same for what is to come to its end, with its record and its place, also when the caller hangs up.
+    /// The same for what is to come to its end, with its record and its slot, also when the caller hangs up.
     ///
     /// # Errors
     /// As [`Gate::unary`].
@@ -239,11 +239,11 @@ impl Gate {
         if self.drain.is_cancelled() {
             return Err(Error::new(Reason::Draining, "the agent is shutting down"));
         }
-        let mut place = self.places.take()?;
+        let mut slot = self.slots.take()?;
         let credentials = Credentials::of(&request)?;
         let caller = self.access.authenticate(&credentials, permission.mutates).await?;
         record.caller(&caller);
-        place.assign(&caller.user.name)?;
+        slot.assign(&caller.user.name)?;
         let asked = timeout_of(&request)?;
         let deadline = Instant::now() + asked.unwrap_or(Duration::MAX).min(Q::METHOD.max_time());
         let connection = request.local_addr().zip(request.remote_addr());
@@ -273,7 +273,7 @@ impl Gate {
         let vouched = voucher.as_ref().map(Voucher::vouch);
         let grant = Grant::new(credentials, caller.clone(), rights);
         let call = Call { caller, message, deadline, notes: record.notes(), connection };
-        Ok((call, Pass { _place: place, _vouched: vouched, grant }))
+        Ok((call, Pass { _slot: slot, _vouched: vouched, grant }))
     }
 
     /// The pod that a call is about, if it is about one.
@@ -374,7 +374,8 @@ mod tests {
         let client =
             kube::Client::try_from(kube::Config::new("http://127.0.0.1:1".parse().unwrap()))
                 .unwrap();
-        let access = access::Options { insecure_loopback: true, ..access::Options::default() };
+        let access =
+            access::AccessOptions { insecure_loopback: true, ..access::AccessOptions::default() };
         let limits = Limits { max_requests: 1, ..Limits::default() };
         Arc::new(Gate::new(
             "n",
@@ -438,7 +439,7 @@ mod tests {
     #[tokio::test]
     async fn only_so_many_at_a_time_and_none_once_it_drains() {
         let gate = gate();
-        let held = gate.places.take().unwrap();
+        let held = gate.slots.take().unwrap();
         let call = async || {
             let answer = gate.unary(request(15), |call: Call<Number>| divide(call.message.0)).await;
             answer.map_err(|status| status.code()).map(Response::into_inner)

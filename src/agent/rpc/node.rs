@@ -14,7 +14,7 @@ use crate::{
     kube::pods::Pods,
     proto::v1::{self, node_server::Node},
     sys::{
-        broker::Entry,
+        broker::NamespaceEntry,
         preflight::{self, Feature},
     },
 };
@@ -29,7 +29,7 @@ pub struct NodeService {
     /// What preflight found.
     pub features: Arc<[Feature]>,
     /// How namespaces are entered, which can be lost.
-    pub entry: Arc<Entry>,
+    pub entry: Arc<NamespaceEntry>,
     /// When the agent started.
     pub started_at: Timestamp,
     /// Name of the node.

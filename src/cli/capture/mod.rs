@@ -39,7 +39,7 @@ pub(super) use report::link;
 pub(super) use savefile::Savefiles;
 use stream::{Beginning, End, Outcome, Queue, Stop, Stream};
 use targets::Words;
-pub(super) use targets::{Choice, Target, targets};
+pub(super) use targets::{Choice, PodTarget, targets};
 use text::Lines;
 
 use super::{
@@ -68,7 +68,7 @@ const TICK: Duration = Duration::from_millis(500);
 
 /// What is captured, and what becomes of it.
 pub(super) struct Job {
-    pub(super) targets: Vec<Target>,
+    pub(super) targets: Vec<PodTarget>,
     pub(super) request: CaptureStartRequest,
     /// Ends after so many packets, of all pods together.
     pub(super) count: Option<u64>,
@@ -299,7 +299,7 @@ pub(super) async fn capture(context: &Context, scope: &Scope, job: Job) -> Resul
 }
 
 /// Says that a pod is captured from here on.
-fn announce(context: &Context, target: &Target, started: &CaptureStarted) {
+fn announce(context: &Context, target: &PodTarget, started: &CaptureStarted) {
     context.terminal.note(&report::header(target, started));
     if !started.filter_note.is_empty() {
         let note = format!("{}; the filter is: {}", started.filter_note, started.filter);
@@ -316,8 +316,8 @@ fn so_far(figures: &Figures, lost: &[AtomicU64]) -> String {
 }
 
 /// Says at once how one of the captures ended, if it was not asked to. `timed`: whether it was asked to end after some time.
-fn tell(context: &Context, targets: &[Target], outcome: &Outcome, quiet: bool, timed: bool) {
-    let Some(Target { namespace, pod }) = targets.get(outcome.source) else { return };
+fn tell(context: &Context, targets: &[PodTarget], outcome: &Outcome, quiet: bool, timed: bool) {
+    let Some(PodTarget { namespace, pod }) = targets.get(outcome.source) else { return };
     match &outcome.end {
         End::Failed(error) if targets.len() > 1 => {
             context.explain(&format!("pod {namespace}/{pod}: {}", error.message), error);
@@ -335,7 +335,7 @@ fn tell(context: &Context, targets: &[Target], outcome: &Outcome, quiet: bool, t
 /// The closing lines, and the exit code. `written`: none if no capture began.
 fn finish(
     context: &Context,
-    targets: &[Target],
+    targets: &[PodTarget],
     outcomes: &[Outcome],
     written: Option<Written>,
     json: bool,

@@ -3,7 +3,7 @@
 use super::{
     args::{CaptureArgs, CaptureOutput},
     report::link,
-    targets::Target,
+    targets::PodTarget,
 };
 use crate::{
     cli::{
@@ -19,11 +19,11 @@ pub(super) async fn interfaces(
     context: &Context,
     scope: &Scope,
     args: &CaptureArgs,
-    targets: &[Target],
+    targets: &[PodTarget],
 ) -> Result<Exit, Failed> {
     let mut answers = Vec::new();
     for target in targets {
-        let Target { namespace, pod } = target;
+        let PodTarget { namespace, pod } = target;
         let container = args.container.as_deref().unwrap_or_default();
         let answer = async {
             let place = scope.fleet.place_of_pod(namespace, pod).await?;
@@ -46,7 +46,7 @@ pub(super) async fn interfaces(
         header.insert(0, "POD");
     }
     let mut table = Table::new(&header);
-    for (Target { namespace, pod }, interfaces) in &answers {
+    for (PodTarget { namespace, pod }, interfaces) in &answers {
         for interface in interfaces {
             let mut row = vec![Cell::from(format!("{namespace}/{pod}"))];
             if !several {
@@ -79,10 +79,10 @@ pub(super) async fn interfaces(
 pub(super) async fn program(
     context: &Context,
     scope: &Scope,
-    targets: &[Target],
+    targets: &[PodTarget],
     request: CaptureStartRequest,
 ) -> Result<Exit, Failed> {
-    let [Target { namespace, pod }] = targets else {
+    let [PodTarget { namespace, pod }] = targets else {
         return Err(Failed::Usage("-d compiles the filter for one pod".to_owned()));
     };
     let request = CaptureCompileRequest {
@@ -112,7 +112,10 @@ fn state(interface: &CaptureInterface) -> &'static str {
     }
 }
 
-fn json(Target { namespace, pod }: &Target, interface: &CaptureInterface) -> serde_json::Value {
+fn json(
+    PodTarget { namespace, pod }: &PodTarget,
+    interface: &CaptureInterface,
+) -> serde_json::Value {
     serde_json::json!({
         "namespace": namespace, "pod": pod, "name": name(interface), "index": interface.index, "up": interface.up,
         "loopback": interface.loopback, "linkType": link(interface.linktype).0, "mtu": interface.mtu, "addresses": interface.addresses,

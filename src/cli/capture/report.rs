@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::{
     output::Written,
     stream::{End, Outcome},
-    targets::Target,
+    targets::PodTarget,
 };
 use crate::proto::v1::{CaptureEnd, CaptureStarted};
 
@@ -37,8 +37,8 @@ pub(super) fn link_and_snaplen(linktype: u32, snaplen: u32) -> String {
 }
 
 /// The line that says that packets are captured from here on.
-pub(super) fn header(target: &Target, started: &CaptureStarted) -> String {
-    let Target { namespace, pod } = target;
+pub(super) fn header(target: &PodTarget, started: &CaptureStarted) -> String {
+    let PodTarget { namespace, pod } = target;
     let place = started.container.as_ref().map_or_else(String::new, |container| {
         format!(" (container {}, node {})", container.container, container.node)
     });
@@ -74,7 +74,7 @@ pub(super) struct Totals {
 
 impl Totals {
     /// One pod's.
-    pub(super) fn of(target: &Target, outcome: &Outcome, written: &Written) -> Self {
+    pub(super) fn of(target: &PodTarget, outcome: &Outcome, written: &Written) -> Self {
         let packets = |counts: &[u64]| counts.get(outcome.source).copied().unwrap_or_default();
         let (captured, beyond_count) = (packets(&written.packets), packets(&written.beyond));
         let statistics = outcome.statistics.unwrap_or_default();

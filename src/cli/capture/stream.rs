@@ -15,7 +15,7 @@ use std::{
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
-use super::{targets::Target, text::Names};
+use super::{targets::PodTarget, text::Names};
 use crate::{
     client::{Capture, CaptureEvent, Error, Fleet, reason},
     domain::pcapng::{Block, Order},
@@ -114,7 +114,7 @@ impl Queue {
 pub(super) struct Stream {
     pub(super) source: usize,
     pub(super) fleet: Fleet,
-    pub(super) target: Target,
+    pub(super) target: PodTarget,
     pub(super) request: CaptureStartRequest,
     /// How many captures there are.
     pub(super) streams: usize,
@@ -131,7 +131,7 @@ impl Stream {
     /// Captures until the end.
     pub(super) async fn follow(self) -> Outcome {
         let source = self.source;
-        let Target { namespace, pod } = self.target.clone();
+        let PodTarget { namespace, pod } = self.target.clone();
         // What never began missed nothing.
         let ended = |end| Outcome { source, statistics: None, exact: true, end };
         let mut stop = self.stop.clone();
@@ -160,7 +160,7 @@ impl Stream {
     }
 
     async fn begin(&self) -> Result<Capture, Error> {
-        let Target { namespace, pod } = &self.target;
+        let PodTarget { namespace, pod } = &self.target;
         let place = self.fleet.place_of_pod(namespace, pod).await?;
         let agent = self.fleet.connect_bulk(&place, self.streams).await?;
         let named = PodRef { namespace: namespace.clone(), name: pod.clone(), uid: String::new() };

@@ -12,7 +12,7 @@ use crate::{
 
 /// A pod to capture.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(in crate::cli) struct Target {
+pub(in crate::cli) struct PodTarget {
     pub(in crate::cli) namespace: String,
     pub(in crate::cli) pod: String,
 }
@@ -69,7 +69,7 @@ pub(in crate::cli) async fn targets(
     context: &Context,
     scope: &Scope,
     choice: Choice<'_>,
-) -> Result<Vec<Target>, Failed> {
+) -> Result<Vec<PodTarget>, Failed> {
     let Choice { pods, labels, all_namespaces, most } = choice;
     let mut targets = Vec::new();
     if labels.is_some() || all_namespaces {
@@ -78,7 +78,7 @@ pub(in crate::cli) async fn targets(
         let client = context.api_client(scope).await?;
         let found = workloads::running(&client, namespace, labels).await;
         let found = found.map_err(|error| Error::from_kube(&error, "list pods"))?;
-        targets.extend(found.into_iter().map(|(namespace, pod)| Target { namespace, pod }));
+        targets.extend(found.into_iter().map(|(namespace, pod)| PodTarget { namespace, pod }));
         if targets.is_empty() {
             let labels =
                 if labels.is_empty() { String::new() } else { format!(" with labels {labels}") };
@@ -91,7 +91,7 @@ pub(in crate::cli) async fn targets(
     }
     for pod in pods {
         match pod {
-            Named::Pod(pod) => targets.push(Target { namespace: scope.namespace.clone(), pod }),
+            Named::Pod(pod) => targets.push(PodTarget { namespace: scope.namespace.clone(), pod }),
             Named::Other { kind, name } => {
                 targets.extend(pods_of(context, scope, &kind, &name).await?)
             }
@@ -113,7 +113,7 @@ async fn pods_of(
     scope: &Scope,
     kind: &str,
     name: &str,
-) -> Result<Vec<Target>, Failed> {
+) -> Result<Vec<PodTarget>, Failed> {
     let Some(workload) = WorkloadKind::named(kind) else {
         return Err(Failed::Usage(format!("{kind} is not a type that owns pods")));
     };
@@ -134,7 +134,7 @@ async fn pods_of(
         let message = format!("no pod of {object} in namespace {namespace} runs");
         return Err(Error::new(reason::WORKLOAD_NOT_FOUND, message).into());
     }
-    Ok(pods.into_iter().map(|pod| Target { namespace: namespace.clone(), pod }).collect())
+    Ok(pods.into_iter().map(|pod| PodTarget { namespace: namespace.clone(), pod }).collect())
 }
 
 #[cfg(test)]

@@ -11,10 +11,10 @@ use serde::Serialize;
 use super::{
     args::{CaptureArgs, CaptureOutput, TextArgs},
     output::PutError,
-    targets::Target,
+    targets::PodTarget,
 };
 use crate::domain::{
-    packet::{self, Options, Printer},
+    packet::{self, PrintOptions, Printer},
     pcapng::{self, Decoder, Direction, Interface, linktype},
 };
 
@@ -34,7 +34,7 @@ pub(in crate::cli) struct Lines {
 
 /// One stream of packets.
 pub(super) struct Source {
-    target: Option<Target>,
+    target: Option<PodTarget>,
     decoder: Decoder,
     printer: Printer,
     /// Names of the pod's interfaces by index, once they are known.
@@ -51,7 +51,7 @@ pub(super) struct Source {
 pub(super) type Names = Arc<OnceLock<BTreeMap<u32, String>>>;
 
 impl Source {
-    fn new(options: &Options, target: Option<Target>, prefix: String) -> Self {
+    fn new(options: &PrintOptions, target: Option<PodTarget>, prefix: String) -> Self {
         let printer = Printer::new(options.clone());
         Self {
             target,
@@ -67,7 +67,7 @@ impl Source {
 
 impl Lines {
     /// `targets`: one for each stream; none for a stream that is of no pod. `colour`: whether their names may be coloured.
-    pub(super) fn new(args: &CaptureArgs, targets: &[Target], colour: bool) -> Self {
+    pub(super) fn new(args: &CaptureArgs, targets: &[PodTarget], colour: bool) -> Self {
         let options = options(args);
         let mut sources: Vec<Source> = prefixes(targets, colour)
             .into_iter()
@@ -163,7 +163,7 @@ fn write(out: &mut Vec<u8>) -> io::Result<()> {
 }
 
 /// The flags as the printer wants them. In JSON the time has a field of its own.
-fn options(args: &CaptureArgs) -> Options {
+fn options(args: &CaptureArgs) -> PrintOptions {
     let TextArgs {
         link_level,
         quick,
@@ -176,7 +176,7 @@ fn options(args: &CaptureArgs) -> Options {
         number,
     } = args.text;
     let is_json = args.output == CaptureOutput::Json;
-    Options {
+    PrintOptions {
         number: number && !is_json,
         timestamps: if is_json { 1 } else { time },
         nanoseconds: nano,
@@ -192,13 +192,13 @@ fn options(args: &CaptureArgs) -> Options {
 }
 
 /// What the lines of each pod begin with: nothing, if there is one only.
-fn prefixes(targets: &[Target], colour: bool) -> Vec<String> {
+fn prefixes(targets: &[PodTarget], colour: bool) -> Vec<String> {
     if targets.len() < 2 {
         return vec![String::new(); targets.len()];
     }
     let namespaces: BTreeSet<&str> =
         targets.iter().map(|target| target.namespace.as_str()).collect();
-    let names = targets.iter().map(|Target { namespace, pod }| match namespaces.len() {
+    let names = targets.iter().map(|PodTarget { namespace, pod }| match namespaces.len() {
         1 => pod.clone(),
         _ => format!("{namespace}/{pod}"),
     });
@@ -261,7 +261,7 @@ struct JsonLine {
 
 impl JsonLine {
     fn new(
-        target: Option<&Target>,
+        target: Option<&PodTarget>,
         direction: Direction,
         packet: &packet::Packet<'_>,
         printer: &mut Printer,

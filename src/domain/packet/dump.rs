@@ -1,7 +1,7 @@
 //! Raw bytes of packets: `-x`, `-X`, `-A`; and what frames a packet's line.
 
 use super::{
-    MAX_LENGTH, Options, Packet,
+    MAX_LENGTH, Packet, PrintOptions,
     text::{Padded, Show},
 };
 
@@ -45,7 +45,7 @@ pub(super) fn plausible(packet: &Packet<'_>, out: &mut Vec<u8>) -> bool {
 }
 
 /// The bytes as the options ask for, `header` bytes of which are of the link layer.
-pub(super) fn print(options: &Options, data: &[u8], header: usize, out: &mut Vec<u8>) {
+pub(super) fn print(options: &PrintOptions, data: &[u8], header: usize, out: &mut Vec<u8>) {
     let from = |count: u8| {
         data.get(if count > 1 { 0 } else { header }..).filter(|bytes| !bytes.is_empty())
     };

@@ -1,9 +1,9 @@
 //! Packets as text: byte for byte what tcpdump 4.99 prints for them with `-n`.
 //!
 //! ```
-//! use podsonde::domain::packet::{Options, Packet, Printer};
+//! use podsonde::domain::packet::{PrintOptions, Packet, Printer};
 //!
-//! let mut printer = Printer::new(Options { timestamps: 1, ..Options::default() });
+//! let mut printer = Printer::new(PrintOptions { timestamps: 1, ..PrintOptions::default() });
 //! let mut line = Vec::new();
 //! let udp = [
 //!     0x45, 0, 0, 32, 0, 0, 0x40, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2, // IPv4
@@ -55,7 +55,7 @@ const MAX_DEPTH: u8 = 24;
 
 /// What to print, named as tcpdump's flags. Numbers count how often a flag was given.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub struct PrintOptions {
     /// `-#`: number the packets.
     pub number: bool,
     /// `-t`: 0 time of day, 1 none, 2 seconds since 1970, 3 since the previous packet, 4 date and time, 5 since the first packet.
@@ -80,7 +80,7 @@ pub struct Options {
     pub ascii: u8,
 }
 
-impl Default for Options {
+impl Default for PrintOptions {
     fn default() -> Self {
         Self {
             number: false,
@@ -123,7 +123,7 @@ impl Default for Packet<'_> {
 /// Prints packets, one after the other.
 #[derive(Debug)]
 pub struct Printer {
-    options: Options,
+    options: PrintOptions,
     flows: Flows,
     clock: Clock,
     printed: u64,
@@ -131,7 +131,7 @@ pub struct Printer {
 
 impl Printer {
     /// A printer that has printed nothing yet.
-    pub fn new(options: Options) -> Self {
+    pub fn new(options: PrintOptions) -> Self {
         Self { options, flows: Flows::default(), clock: Clock::default(), printed: 0 }
     }
 
@@ -176,7 +176,7 @@ struct Dissector<'a> {
     /// What was captured, up to the end of the innermost packet.
     data: &'a [u8],
     out: &'a mut Vec<u8>,
-    options: &'a Options,
+    options: &'a PrintOptions,
     flows: &'a mut Flows,
     interfaces: &'a BTreeMap<u32, String>,
     /// What `[|…]` names if the packet ends too early.

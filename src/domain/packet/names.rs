@@ -63,7 +63,7 @@ pub(super) fn ethertype(value: u16) -> Option<&'static str> {
 /// Protocols above IP. <https://www.iana.org/assignments/protocol-numbers>
 pub(super) fn ip_protocol(value: u8) -> &'static str {
     match value {
-        0 => "Options",
+        0 => "PrintOptions",
         1 => "ICMP",
         2 => "IGMP",
         4 => "IPIP",
@@ -224,7 +224,7 @@ pub(super) fn dns_class(value: u16) -> Option<&'static str> {
     })
 }
 
-/// Options of EDNS.
+/// PrintOptions of EDNS.
 pub(super) fn edns_option(value: u16) -> Option<&'static str> {
     Some(match value {
         1 => "LLQ",

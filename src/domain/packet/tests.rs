@@ -4,18 +4,18 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn print(options: Options, linktype: u16, data: &[u8], length: u32) -> Vec<u8> {
+fn print(options: PrintOptions, linktype: u16, data: &[u8], length: u32) -> Vec<u8> {
     let mut out = Vec::new();
     let packet = Packet { linktype, original_length: length, data, ..Packet::default() };
     Printer::new(options).print(&packet, &mut out);
     out
 }
 
-fn options() -> impl Strategy<Value = Options> {
+fn options() -> impl Strategy<Value = PrintOptions> {
     any::<(bool, u8, bool, bool, [u8; 5])>().prop_map(
         |(number, timestamps, nanoseconds, link_layer, counts)| {
             let [verbose, quiet, hex, hex_ascii, ascii] = counts.map(|count| count % 4);
-            Options {
+            PrintOptions {
                 number,
                 timestamps,
                 nanoseconds,
@@ -25,7 +25,7 @@ fn options() -> impl Strategy<Value = Options> {
                 hex,
                 hex_ascii,
                 ascii,
-                ..Options::default()
+                ..PrintOptions::default()
             }
         },
     )
@@ -56,7 +56,7 @@ fn packets_in_packets_end() {
         data.extend([0x45, 0, high, low, 0, 0, 0, 0, 64, 4, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
     }
     let length = u32::try_from(data.len()).unwrap();
-    let text = String::from_utf8(print(Options::default(), 101, &data, length)).unwrap();
+    let text = String::from_utf8(print(PrintOptions::default(), 101, &data, length)).unwrap();
     assert_eq!(text.matches("10.0.0.1 > 10.0.0.2").count(), usize::from(MAX_DEPTH));
     assert!(text.ends_with("[|ip]\n"), "{text}");
     // The same through a Redis array in an array.
@@ -64,14 +64,14 @@ fn packets_in_packets_end() {
     let mut data = vec![0x45, 0, 0xff, 0xff, 0, 0, 0, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2];
     data.extend([0x18, 0xeb, 0x18, 0xeb, 0, 0, 0, 0, 0, 0, 0, 0, 0x50, 0x10, 0, 0, 0, 0, 0, 0]);
     data.extend(array);
-    let text = String::from_utf8(print(Options::default(), 101, &data, 65_535)).unwrap();
+    let text = String::from_utf8(print(PrintOptions::default(), 101, &data, 65_535)).unwrap();
     assert!(text.ends_with(": RESP [|resp]\n"), "{text}");
 }
 
 #[test]
 fn impossible_lengths_are_said() {
     let said = |data: &[u8], length| {
-        String::from_utf8(print(Options::default(), 1, data, length)).unwrap()
+        String::from_utf8(print(PrintOptions::default(), 1, data, length)).unwrap()
     };
     assert_eq!(said(&[], 0), "[Invalid header: caplen==0, len==0]\n");
     assert_eq!(said(&[0; 20], 10), "[Invalid header: len(10) < caplen(20)]\n");

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::{
-    Options,
+    PrintOptions,
     text::{Digits, Show},
 };
 
@@ -22,7 +22,7 @@ const SECOND: u64 = 1_000_000_000;
 
 impl Clock {
     /// The timestamp and a space, as the options ask for.
-    pub(super) fn print(&mut self, options: &Options, timestamp: u64, out: &mut Vec<u8>) {
+    pub(super) fn print(&mut self, options: &PrintOptions, timestamp: u64, out: &mut Vec<u8>) {
         // Differences are between what is printed.
         let timestamp = if options.nanoseconds { timestamp } else { timestamp / 1000 * 1000 };
         match options.timestamps {
@@ -63,7 +63,7 @@ impl Clock {
     }
 
     /// Date and time in the options' zone, if that second can be told.
-    fn local(&mut self, options: &Options, second: u64) -> Option<&[u8]> {
+    fn local(&mut self, options: &PrintOptions, second: u64) -> Option<&[u8]> {
         if !is_32_bit(second) {
             return None;
         }
@@ -97,7 +97,7 @@ fn is_32_bit(second: u64) -> bool {
     second & 0x8000_0000 == 0
 }
 
-fn stamp(options: &Options, time: Option<&[u8]>, timestamp: u64, out: &mut Vec<u8>) {
+fn stamp(options: &PrintOptions, time: Option<&[u8]>, timestamp: u64, out: &mut Vec<u8>) {
     match time {
         Some(time) => {
             time.show(out);
@@ -108,7 +108,7 @@ fn stamp(options: &Options, time: Option<&[u8]>, timestamp: u64, out: &mut Vec<u
     out.push(b' ');
 }
 
-fn fraction(options: &Options, timestamp: u64, out: &mut Vec<u8>) {
+fn fraction(options: &PrintOptions, timestamp: u64, out: &mut Vec<u8>) {
     let nanoseconds = u32::try_from(timestamp % SECOND).unwrap_or_default();
     if options.nanoseconds {
         (".", Digits::<9>(nanoseconds)).show(out);

@@ -11,7 +11,7 @@
 //!
 //! - `server`: the broker;
 //! - `client`: the agent's side;
-//! - [`Entry`]: what the rest of the agent sees.
+//! - [`NamespaceEntry`]: what the rest of the agent sees.
 
 mod client;
 mod server;
@@ -33,14 +33,14 @@ pub const ARGUMENT: &str = "namespace-broker";
 
 /// How the agent gets inside namespaces.
 #[derive(Debug)]
-pub enum Entry {
+pub enum NamespaceEntry {
     /// By itself: the demo and tests, whose agent is one process with others.
     InProcess,
     /// Through the broker.
     Broker(Broker),
 }
 
-impl Entry {
+impl NamespaceEntry {
     /// What is seen from inside the uts, net and ipc namespaces of the process that the pidfd names. Blocks, a few seconds at most.
     ///
     /// # Errors

@@ -5,7 +5,7 @@
 //! - [`links`]: what interfaces there are;
 //! - [`compiler`]: filters, compiled by libpcap in a process that can do nothing else (`libpcap`);
 //! - [`Tap`]: a packet socket with its ring (`ring`) and its filter, packets coming in;
-//! - [`Drain`]: a thread that moves packets from the ring into buffers (`frame`), and counts;
+//! - [`Pump`]: a thread that moves packets from the ring into buffers (`frame`), and counts;
 //! - [`pool`]: those buffers, of which there are only so many.
 //!
 //! # What always holds
@@ -16,16 +16,16 @@
 //! - Packets received = in the buffers + dropped by the kernel + dropped by the agent, at the end of a capture.
 
 pub mod compiler;
-mod drain;
 mod frame;
 mod libpcap;
 pub mod links;
 pub mod pool;
+mod pump;
 mod ring;
 
 use std::{os::fd::OwnedFd, time::Duration};
 
-pub use self::drain::{Drain, End, Event, Limits, Stop, Totals};
+pub use self::pump::{End, Event, Limits, Pump, Stop, Totals};
 use self::{frame::Layer, links::Link, ring::Ring};
 use super::{SysError, socket::SocketKind};
 use crate::domain::{

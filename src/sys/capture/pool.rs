@@ -18,7 +18,7 @@ use rustix::{
 use crate::sys::SysError;
 
 /// Size of a buffer: what is sent at a time, and a block of the ring besides.
-pub const BUFFER: usize = super::drain::ENOUGH + super::RING_UNIT + 4096;
+pub const BUFFER: usize = super::pump::ENOUGH + super::RING_UNIT + 4096;
 
 /// The buffers of one capture, and what wakes its thread.
 #[derive(Debug)]

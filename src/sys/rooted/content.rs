@@ -8,7 +8,7 @@ use std::{
 use rustix::io::{Errno, pread};
 
 use super::{
-    entry::{self, Entry},
+    entry::{self, DirEntry},
     failed,
 };
 use crate::domain::Result;
@@ -20,16 +20,16 @@ const BLOCK: u64 = 64 * 1024;
 #[derive(Debug)]
 pub struct Content {
     fd: OwnedFd,
-    entry: Entry,
+    entry: DirEntry,
 }
 
 impl Content {
-    pub(super) fn new(fd: OwnedFd, entry: Entry) -> Self {
+    pub(super) fn new(fd: OwnedFd, entry: DirEntry) -> Self {
         Self { fd, entry }
     }
 
     /// What it was when it was opened.
-    pub fn entry(&self) -> &Entry {
+    pub fn entry(&self) -> &DirEntry {
         &self.entry
     }
 
@@ -37,7 +37,7 @@ impl Content {
     ///
     /// # Errors
     /// FILE_SYSTEM_FAILED.
-    pub fn current(&self) -> Result<Entry> {
+    pub fn current(&self) -> Result<DirEntry> {
         entry::describe(&self.fd, &self.entry.path).map(|(entry, _)| entry)
     }
 

@@ -14,7 +14,7 @@ use rustix::{
 use super::{
     RootedDir, check_path,
     directory::Directory,
-    entry::{self, Entry},
+    entry::{self, DirEntry},
     failed, show,
 };
 use crate::domain::{Error, Reason, Result};
@@ -98,7 +98,7 @@ impl Creation {
     ///
     /// # Errors
     /// FILE_EXISTS, NOT_A_FILE, READ_ONLY_FILE_SYSTEM, FILE_SYSTEM_FULL.
-    pub fn complete(mut self, overwrite: bool) -> Result<Entry> {
+    pub fn complete(mut self, overwrite: bool) -> Result<DirEntry> {
         let path = self.path.clone();
         let failure = |op, errno| failed(op, &path, errno);
         let directory = self.directory.fd();

@@ -14,7 +14,7 @@ use rustix::{
 };
 
 use super::{
-    entry::{self, Entry},
+    entry::{self, DirEntry},
     failed, filesystem, open_within,
 };
 use crate::domain::{Reason, Result};
@@ -26,7 +26,7 @@ const BUFFER: usize = 16 * 1024;
 #[derive(Debug)]
 pub struct Directory {
     fd: OwnedFd,
-    entry: Entry,
+    entry: DirEntry,
     mount: u64,
 }
 
@@ -34,13 +34,13 @@ pub struct Directory {
 #[derive(Debug)]
 pub struct Page {
     /// The entries.
-    pub entries: Vec<Entry>,
+    pub entries: Vec<DirEntry>,
     /// Whether there are more behind them.
     pub more: bool,
 }
 
 impl Directory {
-    pub(super) fn new(fd: OwnedFd, entry: Entry, mount: u64) -> Self {
+    pub(super) fn new(fd: OwnedFd, entry: DirEntry, mount: u64) -> Self {
         Self { fd, entry, mount }
     }
 
@@ -92,7 +92,7 @@ impl Directory {
     /// Walks the tree below it, at most `max_depth` directories deep: 0 is the directory alone. Other file systems that are mounted below are
     /// entered only if `cross_mounts`.
     pub fn walk(self, max_depth: usize, cross_mounts: bool) -> Walk {
-        let top = Entry { path: Vec::new(), ..self.entry };
+        let top = DirEntry { path: Vec::new(), ..self.entry };
         let level = Level {
             fd: self.fd,
             path: 0,
@@ -108,7 +108,7 @@ impl Directory {
 #[derive(Debug)]
 pub struct Walk {
     /// Until it was told.
-    top: Option<Entry>,
+    top: Option<DirEntry>,
     levels: Vec<Level>,
     /// Of the entry that was told last.
     path: Vec<u8>,
@@ -134,7 +134,7 @@ impl Walk {
         max_entries: usize,
         max_bytes: usize,
         until: Instant,
-    ) -> Option<Vec<Entry>> {
+    ) -> Option<Vec<DirEntry>> {
         let mut entries = Vec::new();
         let mut bytes = 0_usize;
         while entries.len() < max_entries && bytes < max_bytes {
@@ -148,7 +148,7 @@ impl Walk {
         (!entries.is_empty() || max_entries == 0).then_some(entries)
     }
 
-    fn one(&mut self) -> Option<Entry> {
+    fn one(&mut self) -> Option<DirEntry> {
         if let Some(top) = self.top.take() {
             return Some(top);
         }
@@ -166,15 +166,15 @@ impl Walk {
                 level.at_end = true;
                 self.path.truncate(level.path);
                 let reason = failed("getdents64", &self.path, errno).reason;
-                return Some(Entry::bare(self.path.clone(), Some(FileType::Directory), reason));
+                return Some(DirEntry::bare(self.path.clone(), Some(FileType::Directory), reason));
             }
         }
     }
 
     /// Tells of an entry of the innermost directory, and makes it the innermost if it is one.
-    fn visit(&mut self, name: &CStr, kind: FileType) -> Entry {
+    fn visit(&mut self, name: &CStr, kind: FileType) -> DirEntry {
         let depth = self.levels.len();
-        let Some(level) = self.levels.last() else { return Entry::default() };
+        let Some(level) = self.levels.last() else { return DirEntry::default() };
         self.path.truncate(level.path);
         if !self.path.is_empty() {
             self.path.push(b'/');
@@ -188,7 +188,7 @@ impl Walk {
                 self.levels.extend(below);
                 entry
             }
-            Err(reason) => Entry::bare(self.path.clone(), Some(kind), reason),
+            Err(reason) => DirEntry::bare(self.path.clone(), Some(kind), reason),
         }
     }
 }
@@ -218,7 +218,7 @@ impl Level {
         path: &[u8],
         enter: bool,
         cross_mounts: bool,
-    ) -> Result<(Entry, Option<Self>), Reason> {
+    ) -> Result<(DirEntry, Option<Self>), Reason> {
         // One name, no link: what was described is what is entered. Nothing is mounted for an O_PATH descriptor.
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
         let node = open_within(&self.fd, name.to_bytes(), OFlags::PATH | OFlags::NOFOLLOW, resolve)
@@ -255,14 +255,14 @@ fn is_self_or_parent(name: &CStr) -> bool {
 }
 
 /// What a name in a directory is, as far as that can be told.
-fn describe(directory: &OwnedFd, name: &CStr, path: &[u8], kind: FileType) -> Entry {
+fn describe(directory: &OwnedFd, name: &CStr, path: &[u8], kind: FileType) -> DirEntry {
     match entry::describe_at(directory, name, path) {
         Ok((entry, _)) => entry,
-        Err(error) => Entry::bare(path.to_owned(), Some(kind), error.reason),
+        Err(error) => DirEntry::bare(path.to_owned(), Some(kind), error.reason),
     }
 }
 
 /// About how many bytes a message takes that holds it.
-fn weight(entry: &Entry) -> usize {
+fn weight(entry: &DirEntry) -> usize {
     entry.path.len().saturating_add(entry.link_target.len()).saturating_add(128)
 }

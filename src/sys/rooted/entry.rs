@@ -19,7 +19,7 @@ use crate::domain::{Reason, Result};
 
 /// What is known of a file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Entry {
+pub struct DirEntry {
     /// Its path as it was asked for, its name in a list, or its path below the top of a walk.
     pub path: Vec<u8>,
     /// What it is. None if that is not known.
@@ -75,7 +75,7 @@ impl From<StatxTimestamp> for Time {
     }
 }
 
-impl Entry {
+impl DirEntry {
     /// One of which nothing more is known than that a directory names it.
     pub(super) fn bare(path: Vec<u8>, kind: Option<FileType>, reason: Reason) -> Self {
         Self { path, kind, reason: Some(reason), ..Self::default() }
@@ -124,10 +124,10 @@ impl Entry {
 const MASK: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::BTIME).union(StatxFlags::MNT_ID);
 
 /// Of what a descriptor holds, which may be O_PATH: what it is, and the mount that it is in.
-pub(super) fn describe(fd: impl AsFd, path: &[u8]) -> Result<(Entry, u64)> {
+pub(super) fn describe(fd: impl AsFd, path: &[u8]) -> Result<(DirEntry, u64)> {
     let flags = AtFlags::EMPTY_PATH | AtFlags::NO_AUTOMOUNT;
     let stat = statx(fd.as_fd(), c"", flags, MASK).map_err(|errno| failed("statx", path, errno))?;
-    let mut entry = Entry::new(path, &stat);
+    let mut entry = DirEntry::new(path, &stat);
     if entry.kind == Some(FileType::Symlink) {
         entry.link_target =
             read_link(fd.as_fd(), c"").map_err(|errno| failed("readlinkat", path, errno))?;
@@ -136,11 +136,15 @@ pub(super) fn describe(fd: impl AsFd, path: &[u8]) -> Result<(Entry, u64)> {
 }
 
 /// Of a name in a directory: what it is, and the mount that it is in. A link is not followed, and nothing is mounted for it.
-pub(super) fn describe_at(directory: impl AsFd, name: &CStr, path: &[u8]) -> Result<(Entry, u64)> {
+pub(super) fn describe_at(
+    directory: impl AsFd,
+    name: &CStr,
+    path: &[u8],
+) -> Result<(DirEntry, u64)> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
     let stat = statx(directory.as_fd(), name, flags, MASK)
         .map_err(|errno| failed("statx", path, errno))?;
-    let mut entry = Entry::new(path, &stat);
+    let mut entry = DirEntry::new(path, &stat);
     if entry.kind == Some(FileType::Symlink) {
         match read_link(directory.as_fd(), name) {
             Ok(target) => entry.link_target = target,

@@ -35,7 +35,7 @@ use rustix::{
     io::Errno,
 };
 
-use self::{content::Content, directory::Directory, entry::Entry};
+use self::{content::Content, directory::Directory, entry::DirEntry};
 use super::procfs::Proc;
 use crate::domain::{Error, Reason, Result};
 
@@ -61,7 +61,7 @@ pub struct RootedDir {
 pub struct Node {
     /// O_PATH.
     fd: OwnedFd,
-    entry: Entry,
+    entry: DirEntry,
     /// Of the mount that it is in.
     mount: u64,
 }
@@ -120,7 +120,7 @@ impl Node {
     }
 
     /// What it is.
-    pub fn entry(&self) -> &Entry {
+    pub fn entry(&self) -> &DirEntry {
         &self.entry
     }
 

@@ -2,12 +2,12 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use podsonde::domain::packet::{Options, Packet, Printer};
+use podsonde::domain::packet::{Packet, PrintOptions, Printer};
 
 fuzz_target!(|input: (u16, u8, u8, u8, Vec<Vec<u8>>)| {
     let (flags, linktype, cut, timestamps, packets) = input;
     let is = |bit: u16| flags >> bit & 1 == 1;
-    let mut printer = Printer::new(Options {
+    let mut printer = Printer::new(PrintOptions {
         number: is(0),
         timestamps,
         nanoseconds: is(1),
@@ -18,7 +18,7 @@ fuzz_target!(|input: (u16, u8, u8, u8, Vec<Vec<u8>>)| {
         hex: (flags >> 8 & 3) as u8,
         hex_ascii: (flags >> 10 & 3) as u8,
         ascii: (flags >> 12 & 3) as u8,
-        ..Options::default()
+        ..PrintOptions::default()
     });
     let linktype = [1, 276, 113, 101, 0, 108, 228, 229][usize::from(linktype % 8)];
     let mut out = Vec::new();

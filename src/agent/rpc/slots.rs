@@ -9,24 +9,24 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::domain::{Error, Reason, Result};
 
-/// The places there are.
+/// The slots there are.
 #[derive(Debug)]
-pub struct Places {
+pub struct RequestSlots {
     all: Arc<Semaphore>,
-    /// Places taken, by user. Users without any are not in it.
+    /// RequestSlots taken, by user. Users without any are not in it.
     users: Mutex<HashMap<String, usize>>,
     per_user: usize,
 }
 
-/// A place that is taken, until dropped.
+/// A slot that is taken, until dropped.
 #[derive(Debug)]
-pub struct Place {
-    places: Arc<Places>,
+pub struct RequestSlot {
+    slots: Arc<RequestSlots>,
     user: Option<String>,
     _permit: OwnedSemaphorePermit,
 }
 
-impl Places {
+impl RequestSlots {
     /// So many altogether, and so many for each user.
     pub fn new(all: usize, per_user: usize) -> Self {
         Self { all: Arc::new(Semaphore::new(all)), users: Mutex::default(), per_user }
@@ -36,7 +36,7 @@ impl Places {
     ///
     /// # Errors
     /// TOO_MANY_REQUESTS.
-    pub fn take(self: &Arc<Self>) -> Result<Place> {
+    pub fn take(self: &Arc<Self>) -> Result<RequestSlot> {
         let busy = |_| {
             Error::new(
                 Reason::TooManyRequests,
@@ -44,20 +44,20 @@ impl Places {
             )
         };
         let permit = Arc::clone(&self.all).try_acquire_owned().map_err(busy)?;
-        Ok(Place { places: Arc::clone(self), user: None, _permit: permit })
+        Ok(RequestSlot { slots: Arc::clone(self), user: None, _permit: permit })
     }
 }
 
-impl Place {
+impl RequestSlot {
     /// Makes it this user's.
     ///
     /// # Errors
     /// TOO_MANY_REQUESTS.
     pub fn assign(&mut self, user: &str) -> Result<()> {
-        let mut users = self.places.users.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut users = self.slots.users.lock().unwrap_or_else(PoisonError::into_inner);
         let taken = users.get(user).copied().unwrap_or_default();
-        if taken >= self.places.per_user {
-            let most = self.places.per_user;
+        if taken >= self.slots.per_user {
+            let most = self.slots.per_user;
             let message =
                 format!("the agent is working on {most} requests of this user, as many as it may");
             return Err(Error::new(Reason::TooManyRequests, message));
@@ -69,10 +69,10 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for RequestSlot {
     fn drop(&mut self) {
         let Some(user) = self.user.take() else { return };
-        let mut users = self.places.users.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut users = self.slots.users.lock().unwrap_or_else(PoisonError::into_inner);
         match users.get_mut(&user) {
             Some(taken) if *taken > 1 => *taken -= 1,
             _ => drop(users.remove(&user)),
@@ -86,10 +86,10 @@ mod tests {
 
     #[test]
     fn each_user_has_its_own_and_all_share() {
-        let places = Arc::new(Places::new(3, 2));
+        let slots = Arc::new(RequestSlots::new(3, 2));
         let take = |user: &str| {
-            let mut place = places.take()?;
-            place.assign(user).map(|()| place)
+            let mut slot = slots.take()?;
+            slot.assign(user).map(|()| slot)
         };
         let first = take("a").unwrap();
         let second = take("a").unwrap();
@@ -99,6 +99,6 @@ mod tests {
         drop(first);
         let third = take("a").unwrap();
         drop((second, third));
-        assert_eq!(*places.users.lock().unwrap(), HashMap::from([("b".to_owned(), 1)]));
+        assert_eq!(*slots.users.lock().unwrap(), HashMap::from([("b".to_owned(), 1)]));
     }
 }

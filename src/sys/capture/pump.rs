@@ -127,7 +127,7 @@ impl Drop for Stop {
 
 /// The thread, before it starts.
 #[derive(Debug)]
-pub struct Drain {
+pub struct Pump {
     tap: Tap,
     shared: Arc<Shared>,
     events: UnboundedSender<Event>,
@@ -152,7 +152,7 @@ pub struct Drain {
     went_down: bool,
 }
 
-impl Drain {
+impl Pump {
     /// Starts the thread. `header` begins the file. Events are not bounded by the channel, but by the pool: one event besides for each buffer.
     /// The ring is gone soon after [`Stop`] is dropped, or nobody receives events.
     ///
@@ -172,7 +172,7 @@ impl Drain {
             buffer.extend(header);
         }
         let now = Instant::now();
-        let drain = Self {
+        let pump = Self {
             tap,
             shared,
             events,
@@ -190,7 +190,7 @@ impl Drain {
             statistics_due: now + limits.statistics_interval,
             went_down: false,
         };
-        thread::Builder::new().name("capture".into()).spawn(move || drain.run()).map_err(|e| {
+        thread::Builder::new().name("capture".into()).spawn(move || pump.run()).map_err(|e| {
             SysError::new("thread", "capture", Errno::from_io_error(&e).unwrap_or(Errno::AGAIN))
         })?;
         Ok(stop)
