@@ -99,9 +99,9 @@ impl Dissector<'_> {
                 HOP_BY_HOP => {
                     if extended {
                         let what = if found_hop_by_hop {
-                            "[The Hop-by-Hop PrintOptions header was already found]"
+                            "[The Hop-by-Hop Options header was already found]"
                         } else {
-                            "[The Hop-by-Hop PrintOptions header don't follow the IPv6 header]"
+                            "[The Hop-by-Hop Options header don't follow the IPv6 header]"
                         };
                         self.put(what);
                         self.invalid();
@@ -215,7 +215,7 @@ impl Dissector<'_> {
         Ok(Some(length))
     }
 
-    /// PrintOptions of either kind of header; `lengths` of a hop-by-hop one. Returns whether they are well-formed.
+    /// Options of either kind of header; `lengths` of a hop-by-hop one. Returns whether they are well-formed.
     fn ip6_options(
         &mut self,
         at: usize,

@@ -63,7 +63,7 @@ pub(super) fn ethertype(value: u16) -> Option<&'static str> {
 /// Protocols above IP. <https://www.iana.org/assignments/protocol-numbers>
 pub(super) fn ip_protocol(value: u8) -> &'static str {
     match value {
-        0 => "PrintOptions",
+        0 => "Options",
         1 => "ICMP",
         2 => "IGMP",
         4 => "IPIP",
@@ -224,7 +224,7 @@ pub(super) fn dns_class(value: u16) -> Option<&'static str> {
     })
 }
 
-/// PrintOptions of EDNS.
+/// Option codes of EDNS.
 pub(super) fn edns_option(value: u16) -> Option<&'static str> {
     Some(match value {
         1 => "LLQ",
