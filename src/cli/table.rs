@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use unicode_width::UnicodeWidthStr;
 
+use crate::domain::text;
+
 /// Spaces between columns.
 const GAP: usize = 3;
 
@@ -98,15 +100,9 @@ impl Table {
     }
 }
 
-/// Text from a container or from afar, safe on a terminal: control characters and those that turn the direction of writing are
-/// written as escapes.
+/// [`text::escape`] as a string of its own.
 pub(super) fn escape(text: &str) -> String {
-    let turns = |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}');
-    let mut safe = String::with_capacity(text.len());
-    for c in text.chars() {
-        if c.is_control() || turns(c) { safe.extend(c.escape_default()) } else { safe.push(c) }
-    }
-    safe
+    text::escape(text).into_owned()
 }
 
 /// How long ago, as kubectl's AGE column has it.

@@ -19,6 +19,7 @@ pub mod process;
 pub mod selector;
 pub mod session;
 pub mod startup;
+pub mod text;
 pub mod verdict;
 
 pub use error::{Error, ErrorKind, Reason, Result};
