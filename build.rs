@@ -1,4 +1,4 @@
-//! Compiles `proto/` to Rust and to a descriptor set for gRPC reflection, without a system `protoc`.
+//! Compiles `proto/` to Rust and to a descriptor set for gRPC reflection. No `protoc` is needed.
 
 use std::{env, error::Error, fs, path::PathBuf};
 
