@@ -11,6 +11,7 @@
 )]
 
 pub mod generator;
+pub mod memory;
 pub mod netns;
 pub mod node;
 pub mod pcap;

@@ -26,9 +26,9 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
+use crate::support::memory::{MemoryLimit, shipped_limit};
+
 pub(crate) const NODE: &str = "node-a";
-/// The limit of the shipped DaemonSet, in KiB.
-pub(crate) const MEMORY: u64 = 128 * 1024;
 
 /// An agent that runs.
 pub(crate) struct Agent {
@@ -39,6 +39,8 @@ pub(crate) struct Agent {
     pub(crate) certificate: String,
     pub(crate) cluster: Arc<Cluster>,
     _directory: TempDir,
+    /// The limit of the shipped DaemonSet, where cgroups can be made.
+    memory: Option<MemoryLimit>,
 }
 
 pub(crate) async fn within<T>(what: &str, work: impl Future<Output = T>) -> T {
@@ -62,7 +64,10 @@ impl Agent {
         let directory = tempfile::tempdir().unwrap();
         let kubeconfig = directory.path().join("kubeconfig");
         fs::write(&kubeconfig, cluster.kubeconfig()).unwrap();
-        let program = [wrapper, &[env!("CARGO_BIN_EXE_podsonde-agent")]].concat();
+        let memory = MemoryLimit::new(shipped_limit());
+        let joining = memory.as_ref().map(MemoryLimit::wrapper);
+        let joining = joining.as_ref().map_or(&[][..], |words| &words[..]);
+        let program = [joining, wrapper, &[env!("CARGO_BIN_EXE_podsonde-agent")]].concat();
         let mut command = Command::new(program[0]);
         command.args(&program[1..]).args(["--node-name", NODE, "--kubeconfig"]).arg(&kubeconfig);
         if !arguments.iter().any(|argument| argument.starts_with("--listen")) {
@@ -88,7 +93,7 @@ impl Agent {
         };
         let address = annotation(&lease, leases::ADDRESS).unwrap().parse().unwrap();
         let certificate = annotation(&lease, leases::CERTIFICATE).unwrap();
-        Self { child, pid, address, certificate, cluster, _directory: directory }
+        Self { child, pid, address, certificate, cluster, _directory: directory, memory }
     }
 
     /// Ends it as the kubelet does.
@@ -97,11 +102,16 @@ impl Agent {
         assert!(within("SIGTERM", self.child.wait()).await.unwrap().success());
     }
 
-    /// The most memory that it has had, in KiB, as the kernel counts it.
-    pub(crate) fn peak(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    /// The most memory that the agent's processes had together, in bytes, as the kernel counts it
+    /// against the limit; `None` where no cgroup can be made.
+    pub(crate) fn peak(&self) -> Option<u64> {
+        self.memory.as_ref().map(MemoryLimit::peak)
+    }
+
+    /// Fails if the kernel has killed one of the agent's processes for want of memory.
+    pub(crate) fn was_not_killed(&self, during: &str) {
+        let kills = self.memory.as_ref().map_or(0, MemoryLimit::kills);
+        assert_eq!(kills, 0, "{during}: killed for want of memory");
     }
 
     /// How many files it has open.

@@ -16,4 +16,6 @@ mod abuse;
 mod agent;
 mod frames;
 mod pins;
+#[path = "../support/mod.rs"]
+mod support;
 mod tls;
