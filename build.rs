@@ -4,15 +4,8 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use tonic_prost_build::Config;
 
-/// The files of podsonde's own API. The order does not matter; imports are found below `proto`.
-const API: &[&str] = &[
-    "proto/podsonde/v1/capture.proto",
-    "proto/podsonde/v1/common.proto",
-    "proto/podsonde/v1/debug.proto",
-    "proto/podsonde/v1/files.proto",
-    "proto/podsonde/v1/namespaces.proto",
-    "proto/podsonde/v1/node.proto",
-];
+/// The directory of podsonde's own API. Every file in it is compiled; imports are found below `proto`.
+const API: &str = "proto/podsonde/v1";
 
 /// Bulk payloads, which are passed on without being copied.
 const BULK: &[&str] = &[
@@ -27,7 +20,13 @@ const CRI: &[&str] = &["cri/runtime/v1/api.proto"];
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
     let out = PathBuf::from(env::var("OUT_DIR")?);
-    let descriptors = protox::compile(API, ["proto"])?;
+    let mut files = Vec::new();
+    for entry in fs::read_dir(API)? {
+        files.push(entry?.path());
+    }
+    // The order of a directory is arbitrary, and builds are to be reproducible.
+    files.sort();
+    let descriptors = protox::compile(files, ["proto"])?;
     fs::write(out.join("podsonde.v1.bin"), prost_bytes(&descriptors))?;
     let mut config = Config::new();
     config.bytes(BULK);

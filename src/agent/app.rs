@@ -20,14 +20,14 @@ use tonic::service::Routes;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use super::{
-    access::{self, Access},
+    access::{self, Access, Method},
     announce::{self, Announcement},
     audit::{self, Audit},
     capture::Captures,
     config::{BrokerLoss, Config, Limits, Listen},
     expiry,
     files::Files,
-    listen::{Server, Socket},
+    listen::{Server, Socket, Streams},
     metrics::{Metrics, Snapshot},
     probes,
     rpc::{
@@ -52,9 +52,6 @@ use crate::{
         preflight::{self, Feature},
     },
 };
-
-/// Beyond what other requests may take: a part of a file that is written has 1 MiB, and some.
-const MAX_WRITE: usize = (1 << 20) + 64 * 1024;
 
 /// What an agent is made from.
 #[derive(Debug, Clone)]
@@ -302,11 +299,14 @@ impl Agent {
             .register_encoded_file_descriptor_set(v1::DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
             .build_v1()?;
-        let largest = limits.transport.max_request_bytes;
+        let streams: Streams = Method::streams().collect();
+        // The transport holds requests of one message to `max_request_bytes`.
+        let largest =
+            streams.values().copied().fold(limits.transport.max_request_bytes, usize::max);
         let routes = Routes::new(health_service)
             .add_service(reflection)
             .add_service(DebugServer::new(debug).max_decoding_message_size(largest))
-            .add_service(FilesServer::new(read).max_decoding_message_size(largest.max(MAX_WRITE)))
+            .add_service(FilesServer::new(read).max_decoding_message_size(largest))
             .add_service(NamespacesServer::new(namespaces).max_decoding_message_size(largest))
             .add_service(CaptureServer::new(capture).max_decoding_message_size(largest))
             .add_service(NodeServer::new(describe).max_decoding_message_size(largest));
@@ -349,7 +349,7 @@ impl Agent {
                 Ok(())
             });
         }
-        let server = Server::new(routes, limits.transport.clone(), tls, drain.clone());
+        let server = Server::new(routes, streams, limits.transport.clone(), tls, drain.clone());
         for socket in sockets {
             let served = server.clone().serve(socket);
             tasks.spawn(async move {
@@ -481,26 +481,21 @@ async fn tell_health(
         drain.cancelled().await;
     }
     set_health(&health, ServingStatus::NotServing).await;
-    for service in HEALTH {
-        health.clear_service_status(service).await;
+    for service in health_names() {
+        health.clear_service_status(&service).await;
     }
     Ok(())
 }
 
-/// The services that health is told of; the empty name is all of them.
-const HEALTH: [&str; 6] = [
-    "",
-    "podsonde.v1.Capture",
-    "podsonde.v1.Debug",
-    "podsonde.v1.Files",
-    "podsonde.v1.Namespaces",
-    "podsonde.v1.Node",
-];
-
+/// Tells health the status of the agent as a whole, whose name is empty, and of each service.
 async fn set_health(health: &HealthReporter, status: ServingStatus) {
-    for service in HEALTH {
+    for service in health_names() {
         health.set_service_status(service, status).await;
     }
+}
+
+fn health_names() -> impl Iterator<Item = String> {
+    std::iter::once(String::new()).chain(Method::services())
 }
 
 /// What the probes answer from.

@@ -211,7 +211,6 @@ fn append(file: &mut impl Write, text: &str, torn: &mut bool) -> io::Result<()> 
 
 /// One line. Fields that are empty are left out.
 #[derive(Debug, Clone, Default, Serialize)]
-#[serde(rename_all = "camelCase")]
 struct Entry {
     audit: &'static str,
     id: String,
@@ -241,7 +240,6 @@ struct Entry {
 }
 
 #[derive(Debug, Clone, Serialize)]
-#[serde(rename_all = "camelCase")]
 struct End {
     outcome: &'static str,
     #[serde(skip_serializing_if = "str::is_empty")]

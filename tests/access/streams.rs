@@ -78,7 +78,7 @@ async fn a_capture_ends_with_the_right_to_it() {
     // What it had come to is written down all the same.
     let end = world.audited().into_iter().find(|line| line["audit"] == "end").unwrap();
     assert_eq!((&end["operation"], &end["reason"]), (&json!("Capture/Start"), &json!("FORBIDDEN")));
-    assert_eq!(end["results"]["droppedByKernel"], "0", "{end}");
+    assert_eq!(end["results"]["dropped_by_kernel"], "0", "{end}");
     world.end().await;
 }
 

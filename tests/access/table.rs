@@ -155,7 +155,7 @@ async fn only_who_has_all_rights_may() {
             let expected = case.expected.map(|(_, reason)| reason);
             assert_eq!(end["reason"].as_str(), expected, "{at}");
             if decision == "allow" {
-                let why = start["decisionReason"].as_str().unwrap();
+                let why = start["decision_reason"].as_str().unwrap();
                 assert!(why.starts_with("RBAC: allowed by "), "{at}: {why}");
             }
         }
@@ -168,10 +168,10 @@ async fn only_who_has_all_rights_may() {
     assert_eq!((&made["namespace"], &made["pod"]), (&"default".into(), &"web".into()));
     assert_eq!(made["parameters"]["image"], world::SLEEP);
     assert_eq!(
-        (&made["parameters"]["target"], &made["results"]["container"]),
+        (&made["parameters"]["target_container"], &made["results"]["container"]),
         (&"web".into(), &"made".into())
     );
-    assert_eq!(made["podUid"].as_str().unwrap().len(), 36);
+    assert_eq!(made["pod_uid"].as_str().unwrap().len(), 36);
 
     // The pod's owner is told.
     let events: kube::Api<k8s_openapi::api::core::v1::Event> =

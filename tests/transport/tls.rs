@@ -1,6 +1,7 @@
 //! Versions and protocols, as openssl sees them; certificates from files; client certificates.
 
 use std::{
+    collections::HashMap,
     fs,
     os::unix::fs::symlink,
     path::Path,
@@ -281,7 +282,13 @@ async fn a_verified_chain_reaches_the_services() {
     let pem = tls.certificate().borrow().clone();
     let drain = CancellationToken::new();
     let routes = Routes::new(NodeServer::new(Mirror));
-    let server = Server::new(routes, TransportLimits::default(), Arc::new(tls), drain.clone());
+    let server = Server::new(
+        routes,
+        HashMap::new(),
+        TransportLimits::default(),
+        Arc::new(tls),
+        drain.clone(),
+    );
     let socket = Socket::bind(&"tls://127.0.0.1:0".parse().unwrap()).await.unwrap();
     let endpoint = format!("https://{}", socket.tcp_address().unwrap()).parse().unwrap();
     let serving = tokio::spawn(server.serve(socket));

@@ -1,45 +1,108 @@
-//! The table: what each method of the API asks of its caller. There is no other place that says so.
+//! The table: one row for each RPC, which says all that the agent has to know about it beforehand.
+//!
+//! Everything else that names the RPCs is derived from the rows: names in the audit log and in metrics, the services that
+//! health reports on, the paths whose requests are streams, and the longest message that is decoded. A unit test compares
+//! the rows with the compiled proto files.
 
-use crate::domain::{
-    access::Attributes,
-    pod::{ContainerKind, Pod},
+use std::time::Duration;
+
+use crate::{
+    domain::{
+        access::Attributes,
+        pod::{ContainerKind, Pod},
+    },
+    proto::v1,
 };
 
-/// The methods of the API.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Method {
-    /// `Debug/Create`
-    DebugCreate,
-    /// `Debug/Get`
-    DebugGet,
-    /// `Debug/List`
-    DebugList,
-    /// `Debug/End`
-    DebugEnd,
-    /// `Namespaces/Verify`
-    NamespacesVerify,
-    /// `Namespaces/VerifyNode`
-    NamespacesVerifyNode,
-    /// `Node/Get`
-    NodeGet,
-    /// `Capture/Start`
-    CaptureStart,
-    /// `Capture/Compile`
-    CaptureCompile,
-    /// `Capture/ListInterfaces`
-    CaptureListInterfaces,
-    /// `Files/Stat`
-    FilesStat,
-    /// `Files/List`
-    FilesList,
-    /// `Files/Read`
-    FilesRead,
-    /// `Files/Walk`
-    FilesWalk,
-    /// `Files/Checksum`
-    FilesChecksum,
-    /// `Files/Write`
-    FilesWrite,
+/// Declares [`Method`] and its [`Row`]s.
+macro_rules! methods {
+    ($($name:ident $wire:literal, $max_time:expr, $queue:literal, $input:expr, $permission:expr;)+) => {
+        /// The RPCs of the API.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum Method {
+            $(#[doc = concat!("`", $wire, "`")] $name,)+
+        }
+
+        impl Method {
+            /// Every method, in the order of the table.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)+];
+
+            /// The method's row.
+            pub const fn row(self) -> &'static Row {
+                match self {
+                    $(Self::$name => const {
+                        &Row {
+                            name: $wire,
+                            max_time: $max_time,
+                            queue: $queue,
+                            input: $input,
+                            permission: $permission,
+                        }
+                    },)+
+                }
+            }
+        }
+    };
+}
+
+methods! {
+    // A request may wait 600 s for a container to start, and 300 s for processes to end.
+    DebugCreate           "Debug/Create",           seconds(660), 16, Input::Message, DEBUG;
+    DebugGet              "Debug/Get",              seconds(30),  16, Input::Message, SEE_PODS;
+    DebugList             "Debug/List",             seconds(30),  16, Input::Message, SEE_PODS;
+    DebugEnd              "Debug/End",              seconds(330), 16, Input::Message, DEBUG;
+    NamespacesVerify      "Namespaces/Verify",      seconds(30),  16, Input::Message, SEE_PODS;
+    NamespacesVerifyNode  "Namespaces/VerifyNode",  seconds(120), 16, Input::Message, SEE_PODS;
+    NodeGet               "Node/Get",               seconds(30),  16, Input::Message, SEE_NODE;
+    // A capture may last for 24 hours; the rest is for starting and ending it.
+    CaptureStart          "Capture/Start",          hours(25),    16, Input::Message, CAPTURE;
+    CaptureCompile        "Capture/Compile",        seconds(30),  16, Input::Message, CAPTURE;
+    CaptureListInterfaces "Capture/ListInterfaces", seconds(30),  16, Input::Message, CAPTURE;
+    FilesStat             "Files/Stat",             seconds(30),  1,  Input::Message, READ_FILES;
+    FilesList             "Files/List",             seconds(30),  1,  Input::Message, READ_FILES;
+    // As long as a slow client takes for a large file, or follows one.
+    FilesRead             "Files/Read",             hours(24),    1,  Input::Message, READ_FILES;
+    FilesWalk             "Files/Walk",             hours(24),    2,  Input::Message, READ_FILES;
+    FilesChecksum         "Files/Checksum",         hours(24),    2,  Input::Message, READ_FILES;
+    FilesWrite            "Files/Write",            hours(24),    1,  WRITE_PARTS,    WRITE_FILES;
+}
+
+/// What the agent knows about an RPC before a request arrives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Row {
+    /// Service and method without the package, as the audit log, metrics and logs show it: `Debug/Create`.
+    pub name: &'static str,
+    /// How long a request may take, whatever longer deadline the caller sets.
+    pub max_time: Duration,
+    /// Messages of a streamed answer that wait for a slow client. Few where messages are large.
+    pub queue: usize,
+    /// What the client sends.
+    pub input: Input,
+    /// What the API server must allow the caller.
+    pub permission: Permission,
+}
+
+/// What the client of a method sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Input {
+    /// One message of at most `--max-request-bytes`.
+    Message,
+    /// A stream of messages.
+    Stream {
+        /// Bytes that each message may have.
+        max_message: usize,
+    },
+}
+
+/// A part of a file has at most 1 MiB; the rest is for the message around it.
+const WRITE_PARTS: Input = Input::Stream { max_message: (1 << 20) + 64 * 1024 };
+
+const fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+const fn hours(hours: u64) -> Duration {
+    seconds(hours * 3600)
 }
 
 /// Something that RBAC must allow.
@@ -49,7 +112,8 @@ pub enum Right {
     SeePods,
     /// `patch pods/ephemeralcontainers`.
     DebugPod,
-    /// `create captures` of the group `podsonde.dev`, for the pod's name: no built-in verb covers reading other people's packets.
+    /// `create captures` of the group `podsonde.dev`, for the pod's name. No built-in verb covers reading
+    /// other people's packets.
     CapturePod,
     /// `create pods/exec`: what already reads the files of a container.
     ExecInPod,
@@ -61,25 +125,70 @@ pub enum Right {
     RuleNode,
 }
 
-/// What a method asks of its caller.
+/// What the API server must allow the caller of a method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Permission {
-    /// All of these, on what the request names.
+    /// Always required, on the pod, namespace or node that the request names.
     pub rights: &'static [Right],
-    /// And these, if it is to be done as root.
+    /// Also required if files are to be read or written as root.
     pub as_root: &'static [Right],
-    /// And these, if the pod is as powerful as its node.
+    /// Also required if who controls the pod controls its node.
     pub on_powerful_pods: &'static [Right],
-    /// And these, if the pod's network is its node's.
+    /// Also required if the pod uses its node's network.
     pub on_host_network: &'static [Right],
-    /// And these, if the pod has a directory of the node in it.
+    /// Also required if the pod mounts a directory of its node.
     pub on_host_paths: &'static [Right],
-    /// Whether it changes something. If so, nothing that was answered before counts.
+    /// Whether the method changes something. If so, cached answers of the API server do not count.
     pub mutates: bool,
 }
 
+/// What reading methods require on any pod; each permission adds its own to this.
+const fn reading(rights: &'static [Right]) -> Permission {
+    Permission {
+        rights,
+        as_root: &[],
+        on_powerful_pods: &[],
+        on_host_network: &[],
+        on_host_paths: &[],
+        mutates: false,
+    }
+}
+
+const SEE_PODS: Permission = reading(&[Right::SeePods]);
+const SEE_NODE: Permission = reading(&[Right::SeeNode]);
+
+/// The agent's service account creates the debug container, so admission does not judge the caller by their own rights. On
+/// pods that control their node that would be too much.
+const DEBUG: Permission = Permission {
+    on_powerful_pods: &[Right::RuleNode],
+    mutates: true,
+    ..reading(&[Right::SeePods, Right::DebugPod])
+};
+
+/// The node's own network carries everybody's packets. Compiling a filter and listing interfaces are steps of a capture.
+const CAPTURE: Permission = Permission {
+    on_powerful_pods: &[Right::RuleNode],
+    on_host_network: &[Right::RuleNode],
+    ..reading(&[Right::SeePods, Right::CapturePod])
+};
+
+/// `kubectl exec` reads the same files if the image has the tools. As root, a debug container reads them.
+const READ_FILES: Permission = Permission {
+    as_root: &[Right::DebugPod],
+    on_powerful_pods: &[Right::RuleNode],
+    on_host_paths: &[Right::RuleNode],
+    ..reading(&[Right::SeePods, Right::ExecInPod])
+};
+
+/// Like reading, with a right of its own.
+const WRITE_FILES: Permission = Permission {
+    rights: &[Right::SeePods, Right::ExecInPod, Right::WriteFiles],
+    mutates: true,
+    ..READ_FILES
+};
+
 impl Permission {
-    /// Whether what it asks for depends on what the pod is.
+    /// Whether what is required depends on the pod's spec.
     pub const fn depends_on_pod(&self) -> bool {
         !(self.on_powerful_pods.is_empty()
             && self.on_host_network.is_empty()
@@ -88,107 +197,34 @@ impl Permission {
 }
 
 impl Method {
-    /// Every method there is.
-    pub const ALL: &'static [Self] = &[
-        Self::DebugCreate,
-        Self::DebugGet,
-        Self::DebugList,
-        Self::DebugEnd,
-        Self::NamespacesVerify,
-        Self::NamespacesVerifyNode,
-        Self::NodeGet,
-        Self::CaptureStart,
-        Self::CaptureCompile,
-        Self::CaptureListInterfaces,
-        Self::FilesStat,
-        Self::FilesList,
-        Self::FilesRead,
-        Self::FilesWalk,
-        Self::FilesChecksum,
-        Self::FilesWrite,
-    ];
-
-    /// Its name in metrics, logs and the audit log.
+    /// The name in the audit log, in metrics and in logs: `Debug/Create`.
     pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::DebugCreate => "Debug/Create",
-            Self::DebugGet => "Debug/Get",
-            Self::DebugList => "Debug/List",
-            Self::DebugEnd => "Debug/End",
-            Self::NamespacesVerify => "Namespaces/Verify",
-            Self::NamespacesVerifyNode => "Namespaces/VerifyNode",
-            Self::NodeGet => "Node/Get",
-            Self::CaptureStart => "Capture/Start",
-            Self::CaptureCompile => "Capture/Compile",
-            Self::CaptureListInterfaces => "Capture/ListInterfaces",
-            Self::FilesStat => "Files/Stat",
-            Self::FilesList => "Files/List",
-            Self::FilesRead => "Files/Read",
-            Self::FilesWalk => "Files/Walk",
-            Self::FilesChecksum => "Files/Checksum",
-            Self::FilesWrite => "Files/Write",
-        }
+        self.row().name
     }
 
-    /// What it asks of its caller. There is no default: a new method does not compile without.
-    pub const fn permission(self) -> Permission {
-        const fn read(rights: &'static [Right]) -> Permission {
-            Permission {
-                rights,
-                as_root: &[],
-                on_powerful_pods: &[],
-                on_host_network: &[],
-                on_host_paths: &[],
-                mutates: false,
-            }
-        }
-        match self {
-            // The debug container is made by the agent's service account, so what the caller's own would have been refused by
-            // admission may pass. On pods that are as good as root on the node that is too much.
-            Self::DebugCreate | Self::DebugEnd => Permission {
-                rights: &[Right::SeePods, Right::DebugPod],
-                as_root: &[],
-                on_powerful_pods: &[Right::RuleNode],
-                on_host_network: &[],
-                on_host_paths: &[],
-                mutates: true,
-            },
-            Self::DebugGet
-            | Self::DebugList
-            | Self::NamespacesVerify
-            | Self::NamespacesVerifyNode => read(&[Right::SeePods]),
-            Self::NodeGet => read(&[Right::SeeNode]),
-            // A capture on the node's own network holds everybody's packets. Compiling and listing are parts of one.
-            Self::CaptureStart | Self::CaptureCompile | Self::CaptureListInterfaces => Permission {
-                rights: &[Right::SeePods, Right::CapturePod],
-                as_root: &[],
-                on_powerful_pods: &[Right::RuleNode],
-                on_host_network: &[Right::RuleNode],
-                on_host_paths: &[],
-                mutates: false,
-            },
-            // What `kubectl exec` reads with an image that has the tools. As root, what a debug container would.
-            Self::FilesStat
-            | Self::FilesList
-            | Self::FilesRead
-            | Self::FilesWalk
-            | Self::FilesChecksum => Permission {
-                rights: &[Right::SeePods, Right::ExecInPod],
-                as_root: &[Right::DebugPod],
-                on_powerful_pods: &[Right::RuleNode],
-                on_host_network: &[],
-                on_host_paths: &[Right::RuleNode],
-                mutates: false,
-            },
-            Self::FilesWrite => Permission {
-                rights: &[Right::SeePods, Right::ExecInPod, Right::WriteFiles],
-                as_root: &[Right::DebugPod],
-                on_powerful_pods: &[Right::RuleNode],
-                on_host_network: &[],
-                on_host_paths: &[Right::RuleNode],
-                mutates: true,
-            },
-        }
+    /// The path of the method's HTTP requests: `/podsonde.v1.Debug/Create`.
+    pub fn path(self) -> String {
+        format!("/{}.{}", v1::PACKAGE, self.as_str())
+    }
+
+    /// The full names of all services, each once: `podsonde.v1.Debug`.
+    pub fn services() -> Vec<String> {
+        let name = |method: &Self| {
+            let (service, _) = method.as_str().split_once('/').unwrap_or_default();
+            format!("{}.{service}", v1::PACKAGE)
+        };
+        let mut services: Vec<_> = Self::ALL.iter().map(name).collect();
+        services.sort_unstable();
+        services.dedup();
+        services
+    }
+
+    /// The methods whose clients send a stream: their path, and the bytes that each message may have.
+    pub fn streams() -> impl Iterator<Item = (String, usize)> {
+        Self::ALL.iter().filter_map(|method| match method.row().input {
+            Input::Message => None,
+            Input::Stream { max_message } => Some((method.path(), max_message)),
+        })
     }
 }
 
@@ -264,11 +300,16 @@ pub fn is_powerful(pod: &Pod) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use prost::Message;
+
     use super::*;
 
     fn asks(method: Method, object: &Object) -> Vec<String> {
         method
-            .permission()
+            .row()
+            .permission
             .rights
             .iter()
             .map(|right| right.attributes(object, "n").to_string())
@@ -295,7 +336,7 @@ mod tests {
         for method in [Method::CaptureStart, Method::CaptureCompile, Method::CaptureListInterfaces]
         {
             assert_eq!(asks(method, &pod), [get, capture]);
-            assert_eq!(method.permission().on_host_network, [Right::RuleNode]);
+            assert_eq!(method.row().permission.on_host_network, [Right::RuleNode]);
         }
         let exec = "create pods/exec web in namespace a";
         let files = [
@@ -313,7 +354,7 @@ mod tests {
             [get, exec, "update files.podsonde.dev web in namespace a"]
         );
         for method in Method::ALL.iter().filter(|method| method.as_str().starts_with("Files/")) {
-            let permission = method.permission();
+            let permission = method.row().permission;
             assert_eq!(permission.as_root, [Right::DebugPod]);
             assert_eq!(
                 (permission.on_powerful_pods, permission.on_host_paths),
@@ -321,5 +362,25 @@ mod tests {
             );
         }
         assert_eq!(Right::RuleNode.attributes(&pod, "n").to_string(), "create nodes/proxy n");
+    }
+
+    /// The rows and the compiled proto files name the same methods, and agree on which clients stream.
+    #[test]
+    fn the_table_agrees_with_the_proto_files() {
+        let set = prost_types::FileDescriptorSet::decode(v1::DESCRIPTORS).unwrap();
+        let mut declared = BTreeMap::new();
+        for service in set.file.iter().flat_map(|file| &file.service) {
+            for method in &service.method {
+                let name = format!("{}/{}", service.name(), method.name());
+                declared.insert(name, method.client_streaming());
+            }
+        }
+        let streams = |method: &Method| matches!(method.row().input, Input::Stream { .. });
+        let rows: BTreeMap<_, _> = Method::ALL
+            .iter()
+            .map(|method| (method.as_str().to_owned(), streams(method)))
+            .collect();
+        assert_eq!(rows, declared);
+        assert_eq!(rows.len(), Method::ALL.len(), "two rows of one name");
     }
 }

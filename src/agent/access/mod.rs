@@ -222,7 +222,7 @@ impl Access {
 
     /// What the API server is asked about a call of `method` on what its request names; `as_root`: if it is to be done as root.
     pub fn rights(&self, method: Method, as_root: bool, object: &Object) -> Vec<Attributes> {
-        let permission = method.permission();
+        let permission = method.row().permission;
         let more = permission.as_root.iter().filter(|_| as_root);
         permission
             .rights
@@ -234,7 +234,7 @@ impl Access {
 
     /// What it is asked besides, now that the pod is known.
     pub fn rights_on(&self, method: Method, object: &Object, pod: &Pod) -> Vec<Attributes> {
-        let permission = method.permission();
+        let permission = method.row().permission;
         let mut rights: Vec<Right> = Vec::new();
         for (applies, more) in [
             (method::is_powerful(pod), permission.on_powerful_pods),

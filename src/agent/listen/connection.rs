@@ -44,8 +44,6 @@ const WINDOWS: (u32, u32) = (512 * 1024, 256 * 1024);
 const SEND_BUFFER: usize = 64 * 1024;
 /// The largest frame that is taken, in bytes; the smallest limit that HTTP/2 allows.
 const FRAME: u32 = 16 * 1024;
-/// The methods that take a stream of messages.
-const STREAMING: [&str; 1] = ["/podsonde.v1.Files/Write"];
 /// Memory for what headers have in common, in bytes.
 const HEADER_TABLE: u32 = 4096;
 
@@ -94,9 +92,11 @@ impl Server {
         let activity = Arc::new(Activity::new(place, Arc::clone(limits)));
         let service = service_fn({
             let (activity, routes) = (Arc::clone(&activity), self.routes.clone());
+            let streams = Arc::clone(&self.streams);
             move |mut request: Request<Incoming>| {
                 peering.describe(&mut request);
-                answer(Arc::clone(&activity), routes.clone(), request)
+                let streams = streams.contains_key(request.uri().path());
+                answer(Arc::clone(&activity), routes.clone(), request, streams)
             }
         });
         let (window, stream_window) = WINDOWS;
@@ -148,6 +148,7 @@ async fn answer(
     activity: Arc<Activity>,
     routes: tonic::service::Routes,
     mut request: Request<Incoming>,
+    streams: bool,
 ) -> Result<Response<Download>, Infallible> {
     let Some(exchange) = Activity::begin(&activity) else {
         // Also when it is the transport that says no, the client is to read a gRPC status.
@@ -159,7 +160,6 @@ async fn answer(
     let exchange = Arc::new(exchange);
     request.extensions_mut().insert(Voucher(Arc::downgrade(&exchange)));
     let deadline = Box::pin(sleep(activity.limits.request_timeout));
-    let streams = STREAMING.contains(&request.uri().path());
     let request = request.map(|body| {
         Body::new(Upload {
             body,

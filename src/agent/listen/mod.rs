@@ -13,7 +13,7 @@ mod connection;
 mod socket;
 mod table;
 
-use std::{io, sync::Arc, time::Duration};
+use std::{collections::HashMap, io, sync::Arc, time::Duration};
 
 use rustix::{
     net::sockopt::set_tcp_user_timeout,
@@ -53,10 +53,15 @@ const SPARE: usize = 8;
 /// How long a client that was refused may take to read why.
 const GOODBYE: Duration = Duration::from_secs(1);
 
+/// The paths whose requests are streams of messages, with the bytes that each message may have. Requests to all other
+/// paths have one message.
+pub type Streams = HashMap<String, usize>;
+
 /// Serves requests on sockets. Cheap to clone; clones share the limits.
 #[derive(Clone)]
 pub struct Server {
     routes: Routes,
+    streams: Arc<Streams>,
     limits: Arc<TransportLimits>,
     table: Arc<Table>,
     tls: Arc<Tls>,
@@ -67,6 +72,7 @@ impl Server {
     /// A server that hands requests to `routes` until `drain`.
     pub fn new(
         routes: Routes,
+        streams: Streams,
         mut limits: TransportLimits,
         tls: Arc<Tls>,
         drain: CancellationToken,
@@ -88,7 +94,8 @@ impl Server {
             }
         }
         let limits = Arc::new(limits);
-        Self { routes, table: Arc::new(Table::new(Arc::clone(&limits))), limits, tls, drain }
+        let table = Arc::new(Table::new(Arc::clone(&limits)));
+        Self { routes, streams: Arc::new(streams), table, limits, tls, drain }
     }
 
     /// Serves the connections that come in on `socket`, until it drains and they have ended.

@@ -12,9 +12,11 @@ use uuid::Uuid;
 use super::{
     convert,
     gate::{Answers, Call, Gate},
+    operation::{Operation, Subject, duration_text, enum_text, number_text},
 };
 use crate::{
     agent::{
+        access::Method,
         audit::Notes,
         capture::{self, CaptureTarget, Captures, Running, Wanted},
         config::CaptureLimits,
@@ -35,6 +37,53 @@ use crate::{
 const DELAY: Duration = Duration::from_millis(10);
 /// How often statistics are sent.
 const STATISTICS: Duration = Duration::from_secs(1);
+
+impl Operation for v1::CaptureStartRequest {
+    const METHOD: Method = Method::CaptureStart;
+
+    fn subject(&mut self) -> Subject<'_> {
+        Subject::Pod(&mut self.pod)
+    }
+
+    fn parameters(&self) -> Vec<(&'static str, String)> {
+        let direction = self.direction().as_str_name();
+        vec![
+            ("container", self.container.clone()),
+            ("interface", self.interface.clone()),
+            ("filter", self.filter.clone()),
+            ("snaplen", number_text(self.snaplen.into())),
+            ("max_packets", number_text(self.max_packets)),
+            ("max_bytes", number_text(self.max_bytes)),
+            ("max_duration", duration_text(self.max_duration.as_ref())),
+            ("ring_bytes", number_text(self.ring_bytes)),
+            ("direction", enum_text(self.direction, direction, "CAPTURE_DIRECTION_")),
+        ]
+    }
+}
+
+impl Operation for v1::CaptureCompileRequest {
+    const METHOD: Method = Method::CaptureCompile;
+
+    fn subject(&mut self) -> Subject<'_> {
+        Subject::Pod(&mut self.pod)
+    }
+
+    fn parameters(&self) -> Vec<(&'static str, String)> {
+        vec![("interface", self.interface.clone()), ("filter", self.filter.clone())]
+    }
+}
+
+impl Operation for v1::CaptureListInterfacesRequest {
+    const METHOD: Method = Method::CaptureListInterfaces;
+
+    fn subject(&mut self) -> Subject<'_> {
+        Subject::Pod(&mut self.pod)
+    }
+
+    fn parameters(&self) -> Vec<(&'static str, String)> {
+        vec![("container", self.container.clone())]
+    }
+}
 
 /// Serves `Capture`.
 #[derive(Debug)]
@@ -469,8 +518,8 @@ impl Drop for Tally {
             ("received", received),
             ("packets", self.packets),
             ("bytes", self.bytes),
-            ("droppedByKernel", dropped_by_kernel),
-            ("droppedByAgent", dropped_by_agent),
+            ("dropped_by_kernel", dropped_by_kernel),
+            ("dropped_by_agent", dropped_by_agent),
         ];
         for (name, count) in counts {
             self.notes.add(name, count);

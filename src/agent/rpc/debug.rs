@@ -8,9 +8,11 @@ use tonic::{Request, Response, Status};
 use super::{
     convert,
     gate::{Answers, Call, Gate},
+    operation::{Operation, Subject, duration_text, enum_text},
 };
 use crate::{
     agent::{
+        access::Method,
         config::Limits,
         expiry::{self, Ended},
         sessions::{Progress, Session, Sessions},
@@ -19,13 +21,77 @@ use crate::{
         Error, Reason, Result,
         pod::{Container, ContainerState},
     },
-    kube::events::{Events, Happened},
+    kube::{
+        container,
+        events::{Events, Happened},
+    },
     proto::v1::{self, debug_create_response::Event, debug_server::Debug},
     sys::containers::Containers,
 };
 
 /// Sessions in one page of a list, at most.
 const PAGE: usize = 500;
+
+impl Operation for v1::DebugCreateRequest {
+    const METHOD: Method = Method::DebugCreate;
+
+    fn subject(&mut self) -> Subject<'_> {
+        Subject::Pod(&mut self.pod)
+    }
+
+    fn parameters(&self) -> Vec<(&'static str, String)> {
+        let image = if self.image.is_empty() {
+            container::image_of(&self.container_json).unwrap_or_default()
+        } else {
+            self.image.clone()
+        };
+        let profile = enum_text(self.profile, self.profile().as_str_name(), "PROFILE_");
+        vec![
+            ("name", self.name.clone()),
+            ("image", image),
+            ("target_container", self.target_container.clone()),
+            ("profile", profile),
+            ("ttl", duration_text(self.ttl.as_ref())),
+        ]
+    }
+}
+
+impl Operation for v1::DebugGetRequest {
+    const METHOD: Method = Method::DebugGet;
+
+    fn subject(&mut self) -> Subject<'_> {
+        Subject::Pod(&mut self.pod)
+    }
+
+    fn parameters(&self) -> Vec<(&'static str, String)> {
+        vec![("session", self.session.clone())]
+    }
+}
+
+impl Operation for v1::DebugListRequest {
+    const METHOD: Method = Method::DebugList;
+
+    fn subject(&mut self) -> Subject<'_> {
+        Subject::Pods { namespace: &self.namespace, pod: &self.pod }
+    }
+
+    fn parameters(&self) -> Vec<(&'static str, String)> {
+        Vec::new()
+    }
+}
+
+impl Operation for v1::DebugEndRequest {
+    const METHOD: Method = Method::DebugEnd;
+
+    fn subject(&mut self) -> Subject<'_> {
+        Subject::Pod(&mut self.pod)
+    }
+
+    fn parameters(&self) -> Vec<(&'static str, String)> {
+        let grace_period = duration_text(self.grace_period.as_ref());
+        vec![("session", self.session.clone()), ("grace_period", grace_period)]
+    }
+}
 
 /// Serves `Debug`.
 pub struct DebugService {

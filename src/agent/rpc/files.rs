@@ -15,9 +15,11 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{
     convert,
     gate::{Answers, Call, Gate},
+    operation::{Operation, Subject},
 };
 use crate::{
     agent::{
+        access::Method,
         audit::Notes,
         files::{
             Files, FilesTarget, Owner, Root, View,
@@ -54,6 +56,54 @@ impl Bulk for v1::FilesReadResponse {
         }
     }
 }
+
+/// Implements [`Operation`] for a request about a file; `$more` are the parameters that only this request has.
+macro_rules! operation {
+    ($request:ident, $method:ident, |$it:ident| $more:expr) => {
+        impl Operation for v1::$request {
+            const METHOD: Method = Method::$method;
+
+            fn subject(&mut self) -> Subject<'_> {
+                Subject::Files(&mut self.target)
+            }
+
+            fn parameters(&self) -> Vec<(&'static str, String)> {
+                let $it = self;
+                let mut parameters = vec![("path", rooted::show(&self.path))];
+                if let Some(target) = &self.target {
+                    let view = target.view().as_str_name().trim_start_matches("ROOT_VIEW_");
+                    parameters.push(("container", target.container.clone()));
+                    parameters.push(("view", view.to_ascii_lowercase()));
+                    parameters.push(("as_root", target.as_root.to_string()));
+                }
+                parameters.extend($more);
+                parameters
+            }
+        }
+    };
+}
+
+operation!(FilesStatRequest, FilesStat, |_it| Vec::new());
+operation!(FilesListRequest, FilesList, |it| vec![("after", rooted::show(&it.after))]);
+operation!(FilesReadRequest, FilesRead, |it| {
+    let lines = it.tail_lines.map(|lines| lines.to_string()).unwrap_or_default();
+    vec![
+        ("offset", it.offset.to_string()),
+        ("length", it.length.to_string()),
+        ("tail_lines", lines),
+        ("follow", it.follow.to_string()),
+    ]
+});
+operation!(FilesWalkRequest, FilesWalk, |it| {
+    let depth = it.max_depth.map(|depth| depth.to_string()).unwrap_or_default();
+    vec![("max_depth", depth), ("cross_mounts", it.cross_mounts.to_string())]
+});
+operation!(FilesChecksumRequest, FilesChecksum, |it| {
+    vec![("offset", it.offset.to_string()), ("length", it.length.to_string())]
+});
+operation!(FilesWriteStart, FilesWrite, |it| {
+    vec![("mode", format!("{:04o}", it.mode)), ("overwrite", it.overwrite.to_string())]
+});
 
 /// Serves `Files`.
 #[derive(Debug)]

@@ -73,30 +73,6 @@ struct Pass {
     grant: Grant,
 }
 
-impl Method {
-    /// How long it may take at most, whatever deadline the caller sets.
-    const fn max_time(self) -> Duration {
-        Duration::from_secs(match self {
-            // `start_timeout` and `grace_period` at their maximum, and some.
-            Self::DebugCreate => 660,
-            Self::DebugEnd => 330,
-            Self::NamespacesVerifyNode => 120,
-            // `max_duration` at its maximum, and some for what is under way.
-            Self::CaptureStart => 25 * 3600,
-            Self::DebugGet
-            | Self::DebugList
-            | Self::NamespacesVerify
-            | Self::NodeGet
-            | Self::CaptureCompile
-            | Self::CaptureListInterfaces
-            | Self::FilesStat
-            | Self::FilesList => 30,
-            // As long as a slow client takes for a large file, or follows one.
-            Self::FilesRead | Self::FilesWalk | Self::FilesChecksum | Self::FilesWrite => 24 * 3600,
-        })
-    }
-}
-
 impl Gate {
     /// The gate of the agent on `node`, which lets nobody in once `drain` is cancelled.
     pub fn new(
@@ -181,7 +157,7 @@ impl Gate {
                 return Err(status.unwrap_or_else(lost));
             }
         };
-        let (answers, queue) = mpsc::channel(Q::QUEUE);
+        let (answers, queue) = mpsc::channel(Q::METHOD.row().queue);
         let (end, ended) = tokio::sync::oneshot::channel();
         let deadline = call.deadline.into();
         let work = act(call, answers);
@@ -212,22 +188,27 @@ impl Gate {
     /// Lets a call in, or not. Either way it stands in the audit log before anything else is done.
     async fn enter<Q: Operation>(
         &self,
-        request: Request<Q>,
+        mut request: Request<Q>,
         record: &mut Record,
     ) -> Result<(Call<Q>, Pass)> {
         // So much earlier than the caller gives up that it still hears why.
         let patience = timeout_of(&request).ok().flatten().unwrap_or(Duration::MAX);
-        let patience = patience.min(Q::METHOD.max_time()).min(ADMISSION);
-        let object = request.get_ref().object().ok();
-        // Also of who is turned away before anything is looked at.
-        object.iter().for_each(|object| record.object(object));
+        let patience = patience.min(Q::METHOD.row().max_time).min(ADMISSION);
+        let object = request.get_mut().subject().object().ok();
+        // Before anything is checked, so that the log also shows what callers were refused.
+        if let Some(object) = &object {
+            record.object(object);
+        }
         record.peer(caller::peer(&request));
         let admitted = tokio::time::timeout(patience / 4 * 3, self.admit(request, record));
         let admitted = AssertUnwindSafe(admitted).catch_unwind().await;
         let admitted =
             admitted.unwrap_or_else(|_| Ok(Err(panicked()))).unwrap_or_else(|_| Err(too_late()));
         record.start().await?;
-        admitted.map_err(|error| object.iter().fold(error, about))
+        admitted.map_err(|error| match &object {
+            Some(Object::Pod { namespace, name, .. }) => error.pod(namespace, name),
+            _ => error,
+        })
     }
 
     async fn admit<Q: Operation>(
@@ -235,7 +216,7 @@ impl Gate {
         request: Request<Q>,
         record: &mut Record,
     ) -> Result<(Call<Q>, Pass)> {
-        let permission = Q::METHOD.permission();
+        let permission = &Q::METHOD.row().permission;
         if self.drain.is_cancelled() {
             return Err(Error::new(Reason::Draining, "the agent is shutting down"));
         }
@@ -245,15 +226,17 @@ impl Gate {
         record.caller(&caller);
         slot.assign(&caller.user.name)?;
         let asked = timeout_of(&request)?;
-        let deadline = Instant::now() + asked.unwrap_or(Duration::MAX).min(Q::METHOD.max_time());
+        let deadline =
+            Instant::now() + asked.unwrap_or(Duration::MAX).min(Q::METHOD.row().max_time);
         let connection = request.local_addr().zip(request.remote_addr());
         let voucher = request.extensions().get::<Voucher>().cloned();
         let mut message = request.into_inner();
         record.parameters(message.parameters());
-        let object = message.object()?;
+        let subject = message.subject();
+        let (object, as_root) = (subject.object()?, subject.as_root());
 
         // By the name alone first: who may not see the pod does not learn whether it exists.
-        let mut rights = self.access.rights(Q::METHOD, message.as_root(), &object);
+        let mut rights = self.access.rights(Q::METHOD, as_root, &object);
         let verdict = self.access.authorize(&caller, &rights, permission.mutates).await;
         record.decision(&verdict);
         verdict.result?;
@@ -261,7 +244,9 @@ impl Gate {
             && let Some(pod) = self.pod(&object).await?
         {
             record.pod_uid(&pod.uid);
-            message.bind(&pod.uid);
+            if !message.subject().bind(&pod.uid) {
+                return Err(Error::new(Reason::Bug, "the request cannot be bound to its pod"));
+            }
             let more = self.access.rights_on(Q::METHOD, &object, &pod);
             if !more.is_empty() {
                 let verdict = self.access.authorize(&caller, &more, permission.mutates).await;
@@ -307,14 +292,6 @@ impl Gate {
     }
 }
 
-/// Says which pod an error is about, where it is about one.
-fn about(error: Error, object: &Object) -> Error {
-    match object {
-        Object::Pod { namespace, name, .. } => error.pod(namespace, name),
-        _ => error,
-    }
-}
-
 fn panicked() -> Error {
     Error::new(Reason::Bug, "panic in a handler")
 }
@@ -356,7 +333,7 @@ mod tests {
     use tonic::transport::server::TcpConnectInfo;
 
     use super::*;
-    use crate::agent::{access, audit::Sink};
+    use crate::agent::{access, audit::Sink, rpc::operation::Subject};
 
     /// What the handler below gets.
     #[derive(Debug)]
@@ -365,8 +342,12 @@ mod tests {
     impl Operation for Number {
         const METHOD: Method = Method::NodeGet;
 
-        fn object(&self) -> Result<Object> {
-            Ok(Object::Node)
+        fn subject(&mut self) -> Subject<'_> {
+            Subject::Node
+        }
+
+        fn parameters(&self) -> Vec<(&'static str, String)> {
+            Vec::new()
         }
     }
 

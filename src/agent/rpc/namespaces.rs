@@ -7,13 +7,38 @@ use tonic::{Request, Response, Status};
 use super::{
     convert,
     gate::{Answers, Call, Gate},
+    operation::{Operation, Subject},
 };
 use crate::{
-    agent::verify::Verifier,
+    agent::{access::Method, verify::Verifier},
     domain::{Error, Reason, Result, name, pod::Pod, selector::LabelSelector},
     kube::pods::Pods,
     proto::v1::{self, namespaces_server::Namespaces},
 };
+
+impl Operation for v1::NamespacesVerifyRequest {
+    const METHOD: Method = Method::NamespacesVerify;
+
+    fn subject(&mut self) -> Subject<'_> {
+        Subject::Pod(&mut self.pod)
+    }
+
+    fn parameters(&self) -> Vec<(&'static str, String)> {
+        vec![("container", self.container.clone())]
+    }
+}
+
+impl Operation for v1::NamespacesVerifyNodeRequest {
+    const METHOD: Method = Method::NamespacesVerifyNode;
+
+    fn subject(&mut self) -> Subject<'_> {
+        Subject::Pods { namespace: &self.namespace, pod: "" }
+    }
+
+    fn parameters(&self) -> Vec<(&'static str, String)> {
+        vec![("label_selector", self.label_selector.clone())]
+    }
+}
 
 /// Serves `Namespaces`.
 #[derive(Debug)]

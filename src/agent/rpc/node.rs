@@ -8,8 +8,10 @@ use tonic::{Request, Response, Status};
 use super::{
     convert,
     gate::{Call, Gate},
+    operation::{Operation, Subject},
 };
 use crate::{
+    agent::access::Method,
     domain::Result,
     kube::pods::Pods,
     proto::v1::{self, node_server::Node},
@@ -18,6 +20,18 @@ use crate::{
         preflight::{self, Feature},
     },
 };
+
+impl Operation for v1::NodeGetRequest {
+    const METHOD: Method = Method::NodeGet;
+
+    fn subject(&mut self) -> Subject<'_> {
+        Subject::Node
+    }
+
+    fn parameters(&self) -> Vec<(&'static str, String)> {
+        Vec::new()
+    }
+}
 
 /// Serves `Node`.
 #[derive(Debug)]

@@ -1,288 +1,107 @@
-//! What each request asks for: its method, what it is about, and what the audit log says of it. A request without does not get past the
-//! [gate](super::gate).
+//! What a request says about itself before it is let in: its method, what it is about, and what the audit log shows of it.
+//!
+//! [`Gate`](super::gate::Gate) takes only requests that implement [`Operation`], which stands beside the handler. Nothing
+//! here has a default: what is forgotten does not compile.
 
 use super::convert;
 use crate::{
     agent::access::{Method, Object},
     domain::{Error, Result, name},
-    kube::container,
     proto::v1,
-    sys::rooted,
 };
 
 /// A request of the API.
 pub trait Operation {
-    /// Its method.
+    /// The method that the request calls.
     const METHOD: Method;
-    /// Messages of its stream that wait for a slow client, at most.
-    const QUEUE: usize = 16;
 
-    /// What it is about.
+    /// What the request is about. The gate asks for the rights to it, and binds the request to the pod it found.
+    fn subject(&mut self) -> Subject<'_>;
+
+    /// The request's fields for the audit log, by their names in the proto files. Nothing that may hold a secret: no
+    /// command, no environment, no container definition.
+    fn parameters(&self) -> Vec<(&'static str, String)>;
+}
+
+/// What a request is about.
+#[derive(Debug)]
+pub enum Subject<'r> {
+    /// One pod.
+    Pod(&'r mut Option<v1::PodRef>),
+    /// The files of one pod's container.
+    Files(&'r mut Option<v1::FileTarget>),
+    /// The pods of a namespace, or of all namespaces if it is empty; if `pod` is not empty, the one of that name. Only for
+    /// methods whose rights do not depend on the pod, because such a request cannot be bound to one.
+    Pods {
+        /// Namespace, or nothing for all.
+        namespace: &'r str,
+        /// Name of a pod, or nothing for all.
+        pod: &'r str,
+    },
+    /// The node.
+    Node,
+}
+
+impl Subject<'_> {
+    /// The object that rights are asked for.
     ///
     /// # Errors
     /// INVALID_FIELD.
-    fn object(&self) -> Result<Object>;
-
-    /// What else it asks for, as the audit log names it. Nothing that may hold a secret: no command, no environment, no definition.
-    fn parameters(&self) -> Vec<(&'static str, String)> {
-        Vec::new()
+    pub fn object(&self) -> Result<Object> {
+        match self {
+            Self::Pod(pod) => convert::pod_object(pod.as_ref()),
+            Self::Files(Some(target)) => convert::pod_object(target.pod.as_ref()),
+            Self::Files(None) => Err(Error::invalid("target", "is required")),
+            Self::Pods { namespace, pod: "" } => convert::namespace_object(namespace),
+            Self::Pods { namespace, pod } => {
+                name::label("namespace", namespace)?;
+                name::subdomain("pod", pod)?;
+                let (namespace, name) = ((*namespace).to_owned(), (*pod).to_owned());
+                Ok(Object::Pod { namespace, name, uid: String::new() })
+            }
+            Self::Node => Ok(Object::Node),
+        }
     }
 
-    /// Whether it is to be done as root, which takes a right of its own.
-    fn as_root(&self) -> bool {
-        false
+    /// Whether the request asks to work as root, which takes a right of its own.
+    pub fn as_root(&self) -> bool {
+        matches!(self, Self::Files(Some(target)) if target.as_root)
     }
 
-    /// Makes the request one about the pod of this UID alone: the one that the caller was found to have the rights for.
-    fn bind(&mut self, _pod_uid: &str) {}
+    /// Binds the request to the pod with this UID: the one that the caller was found to have the rights for. If another
+    /// pod takes the name before the handler runs, the handler refuses to act on it. Returns whether the request could be
+    /// bound.
+    #[must_use]
+    pub fn bind(self, uid: &str) -> bool {
+        let pod = match self {
+            Self::Pod(pod) => pod.as_mut(),
+            Self::Files(target) => target.as_mut().and_then(|target| target.pod.as_mut()),
+            Self::Pods { .. } | Self::Node => None,
+        };
+        match pod {
+            Some(pod) => {
+                uid.clone_into(&mut pod.uid);
+                true
+            }
+            None => false,
+        }
+    }
 }
 
-fn bind(pod: &mut Option<v1::PodRef>, uid: &str) {
-    if let Some(pod) = pod {
-        uid.clone_into(&mut pod.uid);
-    }
-}
-
-fn text(duration: Option<&prost_types::Duration>) -> String {
-    // Not by its own Display, which panics on what is out of range.
+/// A duration for the audit log. Its own Display would panic on values that are out of range.
+pub(super) fn duration_text(duration: Option<&prost_types::Duration>) -> String {
     duration.map(|d| format!("{}.{:09}s", d.seconds, d.nanos)).unwrap_or_default()
 }
 
-impl Operation for v1::DebugCreateRequest {
-    const METHOD: Method = Method::DebugCreate;
-
-    fn object(&self) -> Result<Object> {
-        convert::pod_object(self.pod.as_ref())
-    }
-
-    fn parameters(&self) -> Vec<(&'static str, String)> {
-        let image = match self.image.is_empty() {
-            true => container::image_of(&self.container_json).unwrap_or_default(),
-            false => self.image.clone(),
-        };
-        let profile = match self.profile {
-            0 => String::new(),
-            _ => self.profile().as_str_name().trim_start_matches("PROFILE_").to_ascii_lowercase(),
-        };
-        vec![
-            ("container", self.name.clone()),
-            ("image", image),
-            ("target", self.target_container.clone()),
-            ("profile", profile),
-            ("ttl", text(self.ttl.as_ref())),
-        ]
-    }
-
-    fn bind(&mut self, pod_uid: &str) {
-        bind(&mut self.pod, pod_uid);
+/// A value of an enum for the audit log: `PROFILE_SYSADMIN` as `sysadmin`. Nothing for the value 0, which means unspecified.
+pub(super) fn enum_text(value: i32, name: &str, prefix: &str) -> String {
+    match value {
+        0 => String::new(),
+        _ => name.trim_start_matches(prefix).to_ascii_lowercase(),
     }
 }
 
-impl Operation for v1::DebugGetRequest {
-    const METHOD: Method = Method::DebugGet;
-
-    fn object(&self) -> Result<Object> {
-        convert::pod_object(self.pod.as_ref())
-    }
-
-    fn parameters(&self) -> Vec<(&'static str, String)> {
-        vec![("session", self.session.clone())]
-    }
+/// A number for the audit log. Nothing for 0, which means that the request leaves it to the agent.
+pub(super) fn number_text(number: u64) -> String {
+    if number == 0 { String::new() } else { number.to_string() }
 }
-
-impl Operation for v1::DebugListRequest {
-    const METHOD: Method = Method::DebugList;
-
-    fn object(&self) -> Result<Object> {
-        if self.pod.is_empty() {
-            return convert::namespace_object(&self.namespace);
-        }
-        name::label("namespace", &self.namespace)?;
-        name::subdomain("pod", &self.pod)?;
-        let (namespace, name) = (self.namespace.clone(), self.pod.clone());
-        Ok(Object::Pod { namespace, name, uid: String::new() })
-    }
-}
-
-impl Operation for v1::DebugEndRequest {
-    const METHOD: Method = Method::DebugEnd;
-
-    fn object(&self) -> Result<Object> {
-        convert::pod_object(self.pod.as_ref())
-    }
-
-    fn parameters(&self) -> Vec<(&'static str, String)> {
-        let grace = text(self.grace_period.as_ref());
-        vec![("session", self.session.clone()), ("gracePeriod", grace)]
-    }
-
-    fn bind(&mut self, pod_uid: &str) {
-        bind(&mut self.pod, pod_uid);
-    }
-}
-
-impl Operation for v1::NamespacesVerifyRequest {
-    const METHOD: Method = Method::NamespacesVerify;
-
-    fn object(&self) -> Result<Object> {
-        convert::pod_object(self.pod.as_ref())
-    }
-
-    fn parameters(&self) -> Vec<(&'static str, String)> {
-        vec![("container", self.container.clone())]
-    }
-}
-
-impl Operation for v1::NamespacesVerifyNodeRequest {
-    const METHOD: Method = Method::NamespacesVerifyNode;
-
-    fn object(&self) -> Result<Object> {
-        convert::namespace_object(&self.namespace)
-    }
-
-    fn parameters(&self) -> Vec<(&'static str, String)> {
-        vec![("selector", self.label_selector.clone())]
-    }
-}
-
-impl Operation for v1::CaptureStartRequest {
-    const METHOD: Method = Method::CaptureStart;
-
-    fn object(&self) -> Result<Object> {
-        convert::pod_object(self.pod.as_ref())
-    }
-
-    fn parameters(&self) -> Vec<(&'static str, String)> {
-        let unless_zero =
-            |number: u64| if number == 0 { String::new() } else { number.to_string() };
-        let direction = match self.direction {
-            0 => String::new(),
-            _ => self
-                .direction()
-                .as_str_name()
-                .trim_start_matches("CAPTURE_DIRECTION_")
-                .to_ascii_lowercase(),
-        };
-        vec![
-            ("container", self.container.clone()),
-            ("interface", self.interface.clone()),
-            ("filter", self.filter.clone()),
-            ("snaplen", unless_zero(self.snaplen.into())),
-            ("maxPackets", unless_zero(self.max_packets)),
-            ("maxBytes", unless_zero(self.max_bytes)),
-            ("maxDuration", text(self.max_duration.as_ref())),
-            ("ringBytes", unless_zero(self.ring_bytes)),
-            ("direction", direction),
-        ]
-    }
-
-    fn bind(&mut self, pod_uid: &str) {
-        bind(&mut self.pod, pod_uid);
-    }
-}
-
-impl Operation for v1::CaptureCompileRequest {
-    const METHOD: Method = Method::CaptureCompile;
-
-    fn object(&self) -> Result<Object> {
-        convert::pod_object(self.pod.as_ref())
-    }
-
-    fn parameters(&self) -> Vec<(&'static str, String)> {
-        vec![("interface", self.interface.clone()), ("filter", self.filter.clone())]
-    }
-
-    fn bind(&mut self, pod_uid: &str) {
-        bind(&mut self.pod, pod_uid);
-    }
-}
-
-impl Operation for v1::CaptureListInterfacesRequest {
-    const METHOD: Method = Method::CaptureListInterfaces;
-
-    fn object(&self) -> Result<Object> {
-        convert::pod_object(self.pod.as_ref())
-    }
-
-    fn parameters(&self) -> Vec<(&'static str, String)> {
-        vec![("container", self.container.clone())]
-    }
-
-    fn bind(&mut self, pod_uid: &str) {
-        bind(&mut self.pod, pod_uid);
-    }
-}
-
-impl Operation for v1::NodeGetRequest {
-    const METHOD: Method = Method::NodeGet;
-
-    fn object(&self) -> Result<Object> {
-        Ok(Object::Node)
-    }
-}
-
-/// What requests about files have in common. `$more`: what the audit log says of one besides.
-macro_rules! files {
-    ($request:ident, $method:ident, $queue:literal, |$q:ident| $more:expr) => {
-        impl Operation for v1::$request {
-            const METHOD: Method = Method::$method;
-            const QUEUE: usize = $queue;
-
-            fn object(&self) -> Result<Object> {
-                let target =
-                    self.target.as_ref().ok_or_else(|| Error::invalid("target", "is required"))?;
-                convert::pod_object(target.pod.as_ref())
-            }
-
-            fn parameters(&self) -> Vec<(&'static str, String)> {
-                let $q = self;
-                let mut parameters = vec![("path", rooted::show(&self.path))];
-                if let Some(target) = &self.target {
-                    let view = target
-                        .view()
-                        .as_str_name()
-                        .trim_start_matches("ROOT_VIEW_")
-                        .to_ascii_lowercase();
-                    parameters.push(("container", target.container.clone()));
-                    parameters.push(("view", view));
-                    parameters.push(("as_root", target.as_root.to_string()));
-                }
-                parameters.extend($more);
-                parameters
-            }
-
-            fn as_root(&self) -> bool {
-                self.target.as_ref().is_some_and(|target| target.as_root)
-            }
-
-            fn bind(&mut self, pod_uid: &str) {
-                if let Some(target) = &mut self.target {
-                    bind(&mut target.pod, pod_uid);
-                }
-            }
-        }
-    };
-}
-
-files!(FilesStatRequest, FilesStat, 1, |_q| Vec::new());
-files!(FilesListRequest, FilesList, 1, |q| vec![("after", rooted::show(&q.after))]);
-// Its messages are large.
-files!(FilesReadRequest, FilesRead, 1, |q| {
-    let lines = q.tail_lines.map(|lines| lines.to_string()).unwrap_or_default();
-    vec![
-        ("offset", q.offset.to_string()),
-        ("length", q.length.to_string()),
-        ("tail_lines", lines),
-        ("follow", q.follow.to_string()),
-    ]
-});
-files!(FilesWalkRequest, FilesWalk, 2, |q| {
-    let depth = q.max_depth.map(|depth| depth.to_string()).unwrap_or_default();
-    vec![("max_depth", depth), ("cross_mounts", q.cross_mounts.to_string())]
-});
-files!(FilesChecksumRequest, FilesChecksum, 2, |q| {
-    vec![("offset", q.offset.to_string()), ("length", q.length.to_string())]
-});
-files!(FilesWriteStart, FilesWrite, 1, |q| {
-    vec![("mode", format!("{:04o}", q.mode)), ("overwrite", q.overwrite.to_string())]
-});
