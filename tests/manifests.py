@@ -182,7 +182,7 @@ class Manifests(unittest.TestCase):
         self.assertIn(f"--metrics-listen=0.0.0.0:{ports['metrics']}", agent["args"])
         self.assertIn("--node-name=$(NODE_NAME)", agent["args"])
         env = {e["name"]: e["valueFrom"]["fieldRef"]["fieldPath"] for e in agent["env"]}
-        self.assertEqual(env, {"NODE_NAME": "spec.nodeName", "POD_NAMESPACE": "metadata.namespace", "POD_IP": "status.podIP"})
+        self.assertEqual(env, {"NODE_NAME": "spec.nodeName", "POD_NAMESPACE": "metadata.namespace", "POD_IP": "status.podIP", "POD_UID": "metadata.uid"})
         for probe, path in (("livenessProbe", "/healthz"), ("readinessProbe", "/readyz")):
             self.assertEqual(agent[probe]["httpGet"], {"path": path, "port": "metrics"})
         monitor = find(render("prometheus"), "PodMonitor")

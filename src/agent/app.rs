@@ -89,12 +89,14 @@ pub struct AgentIdentity {
     pub advertise: Option<IpAddr>,
     /// Namespace of its Lease. Default: `podsonde`.
     pub namespace: String,
+    /// UID of its pod. Default: it runs in none.
+    pub pod_uid: Option<String>,
 }
 
 impl Default for AgentIdentity {
     fn default() -> Self {
         let namespace = AGENT_NAMESPACE.to_owned();
-        Self { tls: Source::SelfMade, client_ca: None, advertise: None, namespace }
+        Self { tls: Source::SelfMade, client_ca: None, advertise: None, namespace, pod_uid: None }
     }
 }
 
@@ -127,6 +129,7 @@ pub async fn run(config: Config, entry: NamespaceEntry) -> anyhow::Result<()> {
         client_ca: config.client_ca,
         advertise: config.advertise,
         namespace: config.namespace,
+        pod_uid: config.pod_uid,
     };
     let settings = Settings {
         access: config.access.options(),
@@ -223,7 +226,8 @@ impl Agent {
             preflight::check(host_pid, &entry).context("cannot look at this node")?.into();
         report(&features);
         let containers =
-            Arc::new(Containers::open(host_pid).context("cannot look at the host's processes")?);
+            Containers::open(host_pid).context("cannot look at the host's processes")?;
+        let containers = Arc::new(containers.in_pod(identity.pod_uid.clone()));
 
         let (drain, closed) = (CancellationToken::new(), CancellationToken::new());
         let pods = Arc::new(Pods::new(client.clone(), &node));

@@ -17,7 +17,6 @@ use super::{config::CaptureLimits, metrics::Metrics};
 use crate::{
     domain::{
         Error, Reason, Result,
-        cgroup::ContainerCgroup,
         filter::{self, Ways},
         namespace::{NamespaceId, NamespaceKind},
         pcapng::write::{self, Interface, Section},
@@ -455,13 +454,11 @@ fn process_of(containers: &Containers, pod: Arc<Pod>, wanted: &str) -> Result<Ca
     // What the pod is there for, before what was added to it.
     running.sort_by_key(|c| c.kind == ContainerKind::Ephemeral);
     let mut scan = None;
-    let places = running
-        .iter()
-        .filter_map(|c| Some(ContainerCgroup { pod: &pod.cgroup_uid, id: &c.id.as_ref()?.id }));
-    let found = containers.resolve(places, &mut scan)?;
+    let cgroups = running.iter().filter_map(|c| pod.cgroup_of(c));
+    let found = containers.resolve(cgroups, &mut scan)?;
     let first = running
         .iter()
-        .find_map(|c| Some((c.name.clone(), Arc::clone(found.get(c.id.as_ref()?.id.as_str())?))));
+        .find_map(|c| Some((c.name.clone(), Arc::clone(found.get(&pod.cgroup_of(c)?)?))));
     let Some((container, process)) = first else {
         return Err(Error::new(
             Reason::ProcessNotFound,

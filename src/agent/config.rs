@@ -47,6 +47,10 @@ pub struct Config {
     #[arg(long, env = "POD_NAMESPACE", default_value = AGENT_NAMESPACE, value_name = "NAMESPACE")]
     pub namespace: String,
 
+    /// UID of the agent's own pod; by the downward API, metadata.uid
+    #[arg(long, env = "POD_UID", value_name = "UID")]
+    pub pod_uid: Option<String>,
+
     /// Certificate to serve, PEM, followed by those that lead to its authority; read again when it changes. Without it the
     /// agent makes one at start
     #[arg(long, requires = "tls_key", value_name = "FILE")]

@@ -14,7 +14,6 @@ use tokio::sync::Semaphore;
 use crate::{
     domain::{
         Error, Reason, Result,
-        cgroup::ContainerCgroup,
         evidence::{Evidence, MutualPids},
         namespace::{NamespaceKind, NamespaceSet},
         pod::{Container, ContainerKind, Pod},
@@ -183,6 +182,8 @@ impl Verifier {
         let mut node = self.pods.all();
         node.retain(|pod| !newer.contains(pod.uid.as_str()));
         node.extend(wanted.iter().cloned());
+        let contested = contested(&node);
+        node.retain(|pod| !contested.contains(&pod.cgroup_uid));
         let mut scan = None;
         let live = self.live(&node, &mut scan)?;
         let mut census = Census::default();
@@ -194,6 +195,7 @@ impl Verifier {
             entry: &self.entry,
             live: &live,
             census: &census,
+            contested,
             scan,
             entry_hangs: false,
             seen: HashMap::new(),
@@ -212,16 +214,13 @@ impl Verifier {
         let running = || {
             pods().flat_map(|pod| {
                 let running = pod.containers.iter().filter(|c| c.is_running());
-                running.filter_map(move |c| {
-                    let place = ContainerCgroup { pod: &pod.cgroup_uid, id: &c.id.as_ref()?.id };
-                    Some((pod.as_ref(), c, place))
-                })
+                running.filter_map(move |c| Some((pod.as_ref(), c, pod.cgroup_of(c)?)))
             })
         };
-        let processes = self.containers.resolve(running().map(|(_, _, place)| place), scan)?;
+        let processes = self.containers.resolve(running().map(|(_, _, wanted)| wanted), scan)?;
         let mut live: HashMap<_, Vec<_>> = HashMap::new();
-        for (pod, container, place) in running() {
-            if let Some(process) = processes.get(place.id)
+        for (pod, container, wanted) in running() {
+            if let Some(process) = processes.get(&wanted)
                 && let Ok(namespaces) = process.namespaces()
             {
                 let process = Arc::clone(process);
@@ -237,6 +236,21 @@ impl Verifier {
     }
 }
 
+/// The cgroups that several pods claim. A UID is the API server's, but the cgroup of a static pod is
+/// named by an annotation, which the author of any other pod can copy. Without this check such a pod
+/// would be shown the other's processes, and would make its verdict a drift.
+fn contested(pods: &[Arc<Pod>]) -> HashSet<String> {
+    let mut owners = HashMap::new();
+    let mut contested = HashSet::new();
+    for pod in pods {
+        let name = (&pod.namespace, &pod.name);
+        if *owners.entry(&pod.cgroup_uid).or_insert(name) != name {
+            contested.insert(pod.cgroup_uid.clone());
+        }
+    }
+    contested
+}
+
 /// One pass over the node.
 struct Pass<'a> {
     containers: &'a Containers,
@@ -244,6 +258,8 @@ struct Pass<'a> {
     /// By the UID of the pod.
     live: &'a HashMap<&'a str, Vec<Live<'a>>>,
     census: &'a Census<'a>,
+    /// Names of cgroups that several pods claim.
+    contested: HashSet<String>,
     /// Made at most once, and only if a container or a sandbox is not known yet.
     scan: Option<Scan>,
     /// That nothing more is asked of whoever enters namespaces, since it has not answered in time.
@@ -291,6 +307,11 @@ impl<'a> Pass<'a> {
         if !container.is_running() {
             let message = "does not run, so it has no namespaces".to_owned();
             return Ok(unknown(Reason::ContainerExited, message, None));
+        }
+        if self.contested.contains(&pod.cgroup_uid) {
+            let message = "another pod of the node has the same value in its annotation \
+                kubernetes.io/config.mirror, so it cannot be told whose processes these are";
+            return Ok(unknown(Reason::ProcessNotFound, message.to_owned(), None));
         }
         let Some(own) = self.find(pod, &container.name) else {
             let message = "no process on the node is in a cgroup of its container id".to_owned();

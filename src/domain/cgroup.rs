@@ -1,7 +1,8 @@
 //! From `/proc/<pid>/cgroup` to the containers a process is in.
 //!
-//! A process belongs to every container whose id is *exactly* one component of its cgroup path, in one of the shapes that
-//! runtimes use. A substring never counts, and a runtime's monitor (`crio-conmon-<id>.scope`) is not its container.
+//! A process belongs to every container whose id is *exactly* one component of its cgroup path, in
+//! one of the shapes that runtimes use. A substring never counts, and a runtime's monitor
+//! (`crio-conmon-<id>.scope`) is not its container.
 
 /// Length of a container id: SHA-256 in hex.
 const ID_LENGTH: usize = 64;
@@ -17,27 +18,28 @@ pub fn is_container_id(text: &str) -> bool {
 pub struct Membership<'a> {
     /// The runtime's id, 64 hex digits.
     pub id: &'a str,
-    /// UID of the pod, with `_` for `-` where the systemd driver wrote it so. None where no component names a pod.
+    /// UID of the pod, with `_` for `-` where the systemd driver wrote it so. None for a container
+    /// of no pod.
     pub pod_uid: Option<&'a str>,
 }
 
-/// Where a container's processes are to be found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The whole identity of a container on a node. The id alone is none: it is read from a pod's
+/// status, and the author of another pod may have written it there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ContainerCgroup<'a> {
-    /// What the kubelet names the cgroup of its pod by.
+    /// The name that the kubelet gives to the cgroup of the pod, [`super::pod::Pod::cgroup_uid`].
     pub pod: &'a str,
     /// The runtime's id of the container.
     pub id: &'a str,
 }
 
 impl Membership<'_> {
-    /// Whether it is this container. A cgroup that names no pod, as those of one's own pod do when seen from a cgroup namespace, is
-    /// taken at its id's word.
-    pub fn is(&self, place: ContainerCgroup<'_>) -> bool {
-        self.id == place.id && (self.pod_uid.is_none() || self.is_of_pod(place.pod))
+    /// Whether it is this container of this pod.
+    pub fn is(&self, wanted: ContainerCgroup<'_>) -> bool {
+        self.id == wanted.id && self.is_of_pod(wanted.pod)
     }
 
-    /// Whether it names the pod by this.
+    /// Whether the cgroup path names this pod.
     pub fn is_of_pod(&self, uid: &str) -> bool {
         self.pod_uid.is_some_and(|found| {
             found.len() == uid.len()
@@ -46,20 +48,36 @@ impl Membership<'_> {
     }
 }
 
-/// The containers that a process is in, outermost first, from the whole text of its `/proc/<pid>/cgroup`.
+/// The containers that a process is in, outermost first, from the whole text of its
+/// `/proc/<pid>/cgroup`.
 ///
-/// A process may be in several: a container inside a container. The hierarchies (lines) repeat each other; the first one that
-/// names a container is taken.
-pub fn memberships(text: &str) -> impl Iterator<Item = Membership<'_>> {
-    text.lines()
-        .filter_map(|line| line.splitn(3, ':').nth(2))
-        .find(|path| containers_of_path(path).next().is_some())
+/// A process may be in several, as a container may run in a container. The lines, one for each
+/// hierarchy, repeat each other; the first line that names a container is taken.
+///
+/// A reader in a cgroup namespace of its own sees paths relative to its own cgroup, so those of its
+/// own pod name no pod: `/../<id>`. They count for `own_pod`.
+pub fn memberships<'a>(
+    text: &'a str,
+    own_pod: Option<&'a str>,
+) -> impl Iterator<Item = Membership<'a>> {
+    let paths = text.lines().filter_map(|line| line.splitn(3, ':').nth(2));
+    let of_path = move |path: &'a str| {
+        let default = own_pod.filter(|_| path.starts_with("/.."));
+        containers_of_path(path).map(move |m| Membership { pod_uid: m.pod_uid.or(default), ..m })
+    };
+    paths
+        .map(of_path)
+        .find_map(|containers| {
+            let mut containers = containers.peekable();
+            containers.peek().is_some().then_some(containers)
+        })
         .into_iter()
-        .flat_map(containers_of_path)
+        .flatten()
 }
 
-/// Whether the host runs the unified hierarchy only, from the text of any process' `/proc/<pid>/cgroup`: there is no v1
-/// controller that runtimes use. <https://man7.org/linux/man-pages/man7/cgroups.7.html>
+/// Whether the host runs cgroup v2 only, from the text of any process' `/proc/<pid>/cgroup`: no v1
+/// controller is listed that runtimes use.
+/// <https://man7.org/linux/man-pages/man7/cgroups.7.html>
 pub fn is_unified(text: &str) -> bool {
     !text.lines().filter_map(|line| line.split(':').nth(1)).any(|controllers| {
         controllers
@@ -72,7 +90,8 @@ pub fn is_unified(text: &str) -> bool {
 fn containers_of_path(path: &str) -> impl Iterator<Item = Membership<'_>> {
     let mut pod_uid = None;
     path.split('/').filter_map(move |component| {
-        // A driver mismatch joins slice, prefix and id by colons: `kubepods-pod<uid>.slice:cri-containerd:<id>`.
+        // A driver mismatch joins slice, prefix and id by colons:
+        // `kubepods-pod<uid>.slice:cri-containerd:<id>`.
         let mut parts = component.rsplitn(3, ':');
         let last = parts.next().unwrap_or_default();
         let slice = parts.last().unwrap_or(component);
@@ -82,7 +101,8 @@ fn containers_of_path(path: &str) -> impl Iterator<Item = Membership<'_>> {
     })
 }
 
-/// The container id in `cri-containerd-<id>.scope`, `crio-<id>.scope`, `docker-<id>.scope`, `libpod-<id>.scope` or `<id>`.
+/// The container id in `cri-containerd-<id>.scope`, `crio-<id>.scope`, `docker-<id>.scope`,
+/// `libpod-<id>.scope` or `<id>`.
 fn id_of_component(component: &str) -> Option<&str> {
     let id = match component.strip_suffix(".scope") {
         Some(scope) => ["cri-containerd-", "crio-", "docker-", "libpod-"]
@@ -94,8 +114,8 @@ fn id_of_component(component: &str) -> Option<&str> {
     is_container_id(id).then_some(id)
 }
 
-/// The pod UID in `pod<uid>`, `kubepods-pod<uid_>.slice` or `kubepods-besteffort-pod<uid_>.slice`, the latter also below a
-/// prefix of its own (`kubelet-kubepods-…`).
+/// The pod UID in `pod<uid>`, `kubepods-pod<uid_>.slice` or `kubepods-besteffort-pod<uid_>.slice`,
+/// the latter also below a prefix of its own (`kubelet-kubepods-…`).
 fn pod_of_component(component: &str) -> Option<&str> {
     let uid = match component.strip_prefix("pod") {
         Some(uid) => uid,
@@ -114,7 +134,9 @@ mod tests {
     const UID: &str = "1b2c3d4e-0000-4000-8000-00000000abcd";
 
     fn first(text: &str) -> Option<(String, Option<bool>)> {
-        memberships(text).last().map(|m| (m.id.to_owned(), m.pod_uid.map(|_| m.is_of_pod(UID))))
+        memberships(text, None)
+            .last()
+            .map(|m| (m.id.to_owned(), m.pod_uid.map(|_| m.is_of_pod(UID))))
     }
 
     #[test]
@@ -171,14 +193,14 @@ mod tests {
     #[test]
     fn what_only_begins_like_a_pod_is_none() {
         let text = format!("0::/podsonde-9a24de00/kubepods/besteffort/pod{UID}/{ID}");
-        assert!(memberships(&text).any(|m| m.is(ContainerCgroup { pod: UID, id: ID })));
+        assert!(memberships(&text, None).any(|m| m.is(ContainerCgroup { pod: UID, id: ID })));
     }
 
     #[test]
     fn nested_containers_are_all_named() {
         let inner = ID.replace('0', "f");
         let text = format!("0::/docker/{ID}/kubelet/kubepods/pod{UID}/{inner}");
-        let found: Vec<_> = memberships(&text).map(|m| (m.id, m.is_of_pod(UID))).collect();
+        let found: Vec<_> = memberships(&text, None).map(|m| (m.id, m.is_of_pod(UID))).collect();
         assert_eq!(found, [(ID, false), (inner.as_str(), true)]);
     }
 
@@ -190,16 +212,32 @@ mod tests {
         {
             let text = format!("0::/kubepods/pod{other}/{own}/{below}");
             assert!(
-                !memberships(&text).any(|m| m.is(ContainerCgroup { pod: UID, id: ID })),
+                !memberships(&text, None).any(|m| m.is(ContainerCgroup { pod: UID, id: ID })),
                 "{text}"
             );
         }
         let text = format!("0::/kubepods/pod{UID}/{ID}/nested");
-        assert!(memberships(&text).any(|m| m.is(ContainerCgroup { pod: UID, id: ID })));
+        assert!(memberships(&text, None).any(|m| m.is(ContainerCgroup { pod: UID, id: ID })));
         assert!(
-            memberships(&format!("0::/../{ID}"))
+            memberships(&format!("0::/../{ID}"), Some(UID))
                 .any(|m| m.is(ContainerCgroup { pod: UID, id: ID }))
         );
+    }
+
+    #[test]
+    fn a_path_that_names_no_pod_is_of_the_readers_pod_or_of_none() {
+        let own = UID.replace('1', "2");
+        let of = |text: &str, own_pod: Option<&str>, pod: &str| {
+            memberships(text, own_pod).any(|m| m.is(ContainerCgroup { pod, id: ID }))
+        };
+        for text in [format!("0::/../{ID}"), format!("0::/../cri-containerd-{ID}.scope")] {
+            assert!(of(&text, Some(&own), &own) && !of(&text, Some(&own), UID), "{text}");
+            assert!(!of(&text, None, &own) && !of(&text, None, UID), "{text}");
+        }
+        let docker = format!("0::/docker/{ID}");
+        assert!(!of(&docker, Some(&own), &own) && !of(&docker, Some(&own), UID));
+        let other = format!("0::/../../pod{UID}/{ID}");
+        assert!(of(&other, Some(&own), UID) && !of(&other, Some(&own), &own));
     }
 
     #[test]
@@ -218,7 +256,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn any_text_is_survived(text in "[0-9a-f:/.a-z-]{0,300}") {
-            for m in memberships(&text) {
+            for m in memberships(&text, None) {
                 assert!(is_container_id(m.id));
             }
         }

@@ -2,7 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use super::{Error, Reason, Result, cgroup::is_container_id, session::SessionFacts};
+use super::{
+    Error, Reason, Result,
+    cgroup::{ContainerCgroup, is_container_id},
+    session::SessionFacts,
+};
 
 /// A pod of this node.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -167,6 +171,12 @@ impl Pod {
     pub fn default_container(&self) -> Option<&Container> {
         self.container(&self.default_container)
             .or_else(|| self.containers.iter().find(|c| c.kind == ContainerKind::Regular))
+    }
+
+    /// Which cgroup the processes of this container of the pod are in. None until its status has an
+    /// id. The id is a claim of whoever may write the status; the pod's UID is the API server's.
+    pub fn cgroup_of<'a>(&'a self, container: &'a Container) -> Option<ContainerCgroup<'a>> {
+        Some(ContainerCgroup { pod: &self.cgroup_uid, id: &container.id.as_ref()?.id })
     }
 
     /// The container of that name, or CONTAINER_NOT_FOUND with the names there are.

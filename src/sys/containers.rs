@@ -1,4 +1,9 @@
-//! From container ids to their first processes: one pass over `/proc` for any number of containers, and none for those already known.
+//! From container ids to their first processes: one pass over `/proc` for any number of containers,
+//! and none for those already known.
+//!
+//! A container id comes from a pod's status, which whoever holds `update pods/status` can forge. It
+//! therefore only says what to look for. What is found counts for the pod whose UID stands in the
+//! process' cgroup, and everything that is remembered is kept below that pod.
 
 use std::{
     collections::HashMap,
@@ -25,55 +30,78 @@ pub struct Containers {
     host: Host,
     /// The process that stands for the host.
     host_process: ProcessDir,
-    /// Processes that were found before, by container id. Their pidfds tell when they are no good any more.
-    known: Mutex<HashMap<String, Arc<ContainerProcess>>>,
+    /// What was proven before, by the name of the pod's cgroup.
+    known: Mutex<HashMap<String, KnownPod>>,
 }
 
 /// The host that containers are compared with.
 #[derive(Debug, Clone)]
 pub struct Host {
-    /// Its namespaces.
+    /// The namespaces of the process that stands for the host.
     pub namespaces: NamespaceSet,
-    /// Whether it runs cgroup v2 only.
+    /// Whether the host runs cgroup v2 only.
     pub unified: bool,
+}
+
+/// Processes of one pod that were proven before. Each counts until its pidfd says that it has
+/// ended.
+#[derive(Debug, Default)]
+struct KnownPod {
+    /// First processes by container id.
+    containers: HashMap<String, Arc<ContainerProcess>>,
+    sandbox: Option<Arc<ContainerProcess>>,
+    /// The oldest container of a pod that has no sandbox. None appears while that container runs.
+    oldest_without_sandbox: Option<Arc<ContainerProcess>>,
+}
+
+impl KnownPod {
+    fn forget_ended(&mut self) {
+        self.containers.retain(|_, process| process.is_alive());
+        self.sandbox.take_if(|process| !process.is_alive());
+        self.oldest_without_sandbox.take_if(|process| !process.is_alive());
+    }
+
+    fn is_empty(&self) -> bool {
+        self.containers.is_empty()
+            && self.sandbox.is_none()
+            && self.oldest_without_sandbox.is_none()
+    }
 }
 
 /// All processes in cgroups of containers, at one moment.
 #[derive(Debug, Default)]
 pub struct Scan {
-    /// By container id. More than one where another pod's container has a cgroup of that name.
+    /// By container id. An id has several entries if the cgroups of several pods have that name.
     members: HashMap<String, Vec<Members>>,
 }
 
-/// The processes of one container, and the pod that their cgroup names.
-#[derive(Debug, Default)]
+/// The processes of one container.
+#[derive(Debug)]
 struct Members {
-    pod_uid: Option<String>,
+    /// The UID in their cgroup's path, in the spelling of the API.
+    pod_uid: String,
     pids: Vec<u32>,
 }
 
 impl Scan {
     /// The pids in the cgroup of a container.
-    pub fn pids(&self, place: ContainerCgroup<'_>) -> impl Iterator<Item = u32> {
-        let of_id = self.members.get(place.id).into_iter().flatten();
-        let of_pod = of_id.filter(move |m| m.pod_uid.as_deref().is_none_or(|uid| uid == place.pod));
-        of_pod.flat_map(|m| m.pids.iter().copied())
+    pub fn pids(&self, wanted: ContainerCgroup<'_>) -> impl Iterator<Item = u32> {
+        let with_id = self.members.get(wanted.id).into_iter().flatten();
+        with_id.filter(move |m| m.pod_uid == wanted.pod).flat_map(|m| m.pids.iter().copied())
     }
 
-    /// Counts a process in. The common case, a container seen before, allocates nothing.
+    /// Adds a process. For a container that has one already, which is the common case, this
+    /// allocates nothing.
     fn add(&mut self, membership: &Membership<'_>, pid: u32) {
-        let pod_uid = || membership.pod_uid.map(|uid| uid.replace('_', "-"));
+        // A container of no pod, such as Docker's own, is none that anybody can ask for.
+        let Some(pod_uid) = membership.pod_uid else { return };
         if !self.members.contains_key(membership.id) {
             self.members.insert(membership.id.to_owned(), Vec::new());
         }
         let Some(all) = self.members.get_mut(membership.id) else { return };
-        let same = |m: &&mut Members| match &m.pod_uid {
-            Some(uid) => membership.is_of_pod(uid),
-            None => membership.pod_uid.is_none(),
-        };
-        match all.iter_mut().find(same) {
+        match all.iter_mut().find(|m| membership.is_of_pod(&m.pod_uid)) {
             Some(members) => members.pids.push(pid),
-            None => all.push(Members { pod_uid: pod_uid(), pids: vec![pid] }),
+            None => all.push(Members { pod_uid: pod_uid.replace('_', "-"), pids: vec![pid] }),
         }
     }
 
@@ -81,14 +109,14 @@ impl Scan {
     fn of_pod<'a>(&'a self, uid: &'a str) -> impl Iterator<Item = &'a str> {
         self.members
             .iter()
-            .filter(move |(_, all)| all.iter().any(|m| m.pod_uid.as_deref() == Some(uid)))
+            .filter(move |(_, all)| all.iter().any(|m| m.pod_uid == uid))
             .map(|(id, _)| id.as_str())
     }
 }
 
 impl Containers {
-    /// Opens `/proc` and takes the process with pid `host_pid` for the host's: 1 on a node. If pid 1 may not be looked into, as on hardened
-    /// hosts, the kernel's own thread daemon, which is in the same namespaces, stands for it.
+    /// Opens `/proc`. The process `host_pid` stands for the host; on a node that is 1. Hardened
+    /// hosts let nobody look into pid 1: there, kthreadd, which is in the same namespaces, does.
     ///
     /// # Errors
     /// If `/proc` or the process cannot be opened.
@@ -108,10 +136,18 @@ impl Containers {
         Ok(Self { proc, host, host_process: dir, known: Mutex::default() })
     }
 
-    /// The host's root directory, O_PATH. Opened each time: nothing of the host's stays open.
+    /// Says which pod the agent itself runs in. Without this, the other containers of that pod are
+    /// not found where the agent has a cgroup namespace of its own.
+    pub fn in_pod(mut self, uid: Option<String>) -> Self {
+        self.proc.set_own_pod(uid);
+        self
+    }
+
+    /// The host's root directory, O_PATH. It is opened each time, so that nothing of the host stays
+    /// open.
     ///
     /// # Errors
-    /// If it may not be looked at.
+    /// EACCES where the process that stands for the host may not be inspected.
     pub fn host_root(&self) -> Result<OwnedFd, SysError> {
         self.host_process.open_path("root")
     }
@@ -121,7 +157,7 @@ impl Containers {
         &self.proc
     }
 
-    /// The host.
+    /// The host that containers are compared with.
     pub fn host(&self) -> &Host {
         &self.host
     }
@@ -129,53 +165,56 @@ impl Containers {
     /// One pass over all processes.
     ///
     /// # Errors
-    /// If `/proc` cannot be listed, or there are too few descriptors or too little memory to look at all of them. A process that ends
-    /// meanwhile is left out.
+    /// If `/proc` cannot be listed, or if descriptors or memory do not suffice to read every
+    /// process. A process that ends during the pass is left out.
     pub fn scan(&self) -> Result<Scan, SysError> {
         let mut scan = Scan::default();
         let mut buffer = Vec::with_capacity(8192);
         for pid in self.proc.pids()? {
             let text = match self.proc.read(pid, "cgroup", &mut buffer) {
                 Ok(text) => text,
-                // Leaving processes out would make a container that runs one that does not.
+                // A process left out could make a running container look stopped.
                 Err(error) if error.is_exhaustion() => return Err(error),
                 Err(_) => continue,
             };
-            for membership in cgroup::memberships(text) {
+            for membership in cgroup::memberships(text, self.proc.own_pod()) {
                 scan.add(&membership, pid);
             }
         }
         Ok(scan)
     }
 
-    /// The first processes of these containers, as far as they can be proven, by id. Makes `scan` if there is none and
-    /// one of them is not known yet.
+    /// The first processes of these containers; one that cannot be proven is left out. Scans only
+    /// if one of them is not known yet, and leaves the scan in `scan`.
     ///
     /// # Errors
     /// As [`Containers::scan`].
     pub fn resolve<'a>(
         &self,
-        places: impl Iterator<Item = ContainerCgroup<'a>>,
+        cgroups: impl Iterator<Item = ContainerCgroup<'a>>,
         scan: &mut Option<Scan>,
-    ) -> Result<HashMap<&'a str, Arc<ContainerProcess>>, SysError> {
+    ) -> Result<HashMap<ContainerCgroup<'a>, Arc<ContainerProcess>>, SysError> {
         self.forget_ended();
         let mut found = HashMap::new();
-        for place in places {
-            let process = match self.known(place.id) {
+        for wanted in cgroups {
+            let process = match self.known_container(wanted) {
                 Some(process) => process,
-                None => match self.pin_first(self.made(scan)?, place) {
-                    Some(process) => self.remember(place.id.to_owned(), process),
+                None => match self.pin_first(self.made(scan)?, wanted) {
+                    Some(process) => self.remember(wanted, process),
                     None => continue,
                 },
             };
-            found.insert(place.id, process);
+            found.insert(wanted, process);
         }
         Ok(found)
     }
 
-    /// The pod's sandbox (pause) process, if it has one: no container status names its id. It is what runs below the pod's cgroup under
-    /// an id that none of its containers has and that started before all of these, so that a container that is only just starting, and
-    /// has no status yet, is never taken for it. Makes `scan` if there is none and it is not known yet.
+    /// The pod's sandbox (pause) process, if it has one.
+    ///
+    /// No container status names the sandbox' id. It is the container below the pod's cgroup whose
+    /// id none of the pod's containers has and that started before all of these: a container that
+    /// is only just starting has no status yet either, and must not be taken for the sandbox. Scans
+    /// only if the sandbox is not known yet, and leaves the scan in `scan`.
     ///
     /// # Errors
     /// As [`Containers::scan`].
@@ -186,17 +225,17 @@ impl Containers {
         scan: &mut Option<Scan>,
     ) -> Result<Option<Arc<ContainerProcess>>, SysError> {
         let pod_uid = pod.cgroup_uid.as_str();
-        let key = format!("sandbox of {pod_uid}");
-        if let Some(known) = self.known(&key) {
-            return Ok(Some(known));
-        }
         let Some(oldest) = containers.iter().min_by_key(|c| c.facts.start_ticks) else {
             return Ok(None);
         };
-        // Not every runtime has them. One that was not there does not come while the container that would be in it runs.
-        let none = format!("no sandbox of {pod_uid} for {}", oldest.container_id);
-        if self.known(&none).is_some() {
-            return Ok(None);
+        if let Some(known) = self.lock().get(pod_uid) {
+            if let Some(sandbox) = known.sandbox.as_ref().filter(|p| p.is_alive()) {
+                return Ok(Some(Arc::clone(sandbox)));
+            }
+            // Not every runtime has sandbox processes.
+            if known.oldest_without_sandbox.as_ref().is_some_and(|p| Arc::ptr_eq(p, oldest)) {
+                return Ok(None);
+            }
         }
         let scan = self.made(scan)?;
         let mut others = scan
@@ -204,16 +243,23 @@ impl Containers {
             .filter(|id| pod.containers.iter().all(|c| !c.has_id(id)))
             .peekable();
         if others.peek().is_none() {
-            self.remember_shared(none, Arc::clone(oldest));
+            let mut known = self.lock();
+            let known = known.entry(pod_uid.to_owned()).or_default();
+            known.oldest_without_sandbox = Some(Arc::clone(oldest));
         }
         let sandbox = others
             .filter_map(|id| self.pin_first(scan, ContainerCgroup { pod: pod_uid, id }))
             .min_by_key(|p| p.facts.start_ticks)
-            .filter(|p| p.facts.start_ticks <= oldest.facts.start_ticks);
-        Ok(sandbox.map(|process| self.remember(key, process)))
+            .filter(|p| p.facts.start_ticks <= oldest.facts.start_ticks)
+            .map(Arc::new);
+        if let Some(sandbox) = &sandbox {
+            let mut known = self.lock();
+            known.entry(pod_uid.to_owned()).or_default().sandbox = Some(Arc::clone(sandbox));
+        }
+        Ok(sandbox)
     }
 
-    /// The scan, made now if there is none.
+    /// The scan that is there, or a new one.
     fn made<'s>(&self, scan: &'s mut Option<Scan>) -> Result<&'s Scan, SysError> {
         Ok(match scan {
             Some(scan) => scan,
@@ -222,15 +268,15 @@ impl Containers {
     }
 
     /// The first process of a container in `scan`, pinned.
-    fn pin_first(&self, scan: &Scan, place: ContainerCgroup<'_>) -> Option<ContainerProcess> {
+    fn pin_first(&self, scan: &Scan, wanted: ContainerCgroup<'_>) -> Option<ContainerProcess> {
         let mut buffer = Vec::with_capacity(4096);
         let mut started = Vec::new();
-        for pid in scan.pids(place) {
+        for pid in scan.pids(wanted) {
             let stat = self.proc.read(pid, "stat", &mut buffer).ok();
             started.extend(stat.and_then(process::start_ticks).map(|ticks| (ticks, pid)));
         }
         started.sort_unstable();
-        // The kernel takes long to write `status`, so only those that started first are asked for it.
+        // `status` takes the kernel long to write, so it is read only for the earliest processes.
         let candidates = started
             .chunk_by(|a, b| a.0 == b.0)
             .map(|same_tick| {
@@ -242,29 +288,37 @@ impl Containers {
                 same_tick.iter().filter_map(candidate).collect::<Vec<_>>()
             })
             .find(|candidates| !candidates.is_empty())?;
-        ContainerProcess::pin(&self.proc, process::first_of(&candidates)?.clone(), place).ok()
+        ContainerProcess::pin(&self.proc, process::first_of(&candidates)?.clone(), wanted).ok()
     }
 
-    fn known(&self, key: &str) -> Option<Arc<ContainerProcess>> {
-        self.lock().get(key).filter(|p| p.is_alive()).cloned()
+    fn known_container(&self, wanted: ContainerCgroup<'_>) -> Option<Arc<ContainerProcess>> {
+        let known = self.lock();
+        let process = known.get(wanted.pod)?.containers.get(wanted.id)?;
+        process.is_alive().then(|| Arc::clone(process))
     }
 
-    fn remember(&self, key: String, process: ContainerProcess) -> Arc<ContainerProcess> {
+    fn remember(
+        &self,
+        wanted: ContainerCgroup<'_>,
+        process: ContainerProcess,
+    ) -> Arc<ContainerProcess> {
         let process = Arc::new(process);
-        self.remember_shared(key, Arc::clone(&process));
+        let mut known = self.lock();
+        let of_pod = known.entry(wanted.pod.to_owned()).or_default();
+        of_pod.containers.insert(wanted.id.to_owned(), Arc::clone(&process));
         process
     }
 
-    fn remember_shared(&self, key: String, process: Arc<ContainerProcess>) {
-        self.lock().insert(key, process);
-    }
-
-    /// Lets go of processes that have ended: no more are held than the node has containers and sandboxes.
+    /// Drops processes that have ended, so that no more are held than the node has containers and
+    /// sandboxes.
     fn forget_ended(&self) {
-        self.lock().retain(|_, process| process.is_alive());
+        self.lock().retain(|_, pod| {
+            pod.forget_ended();
+            !pod.is_empty()
+        });
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<ContainerProcess>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, KnownPod>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -130,7 +130,7 @@ fn host_pid_feature(proc: &Proc, host_pid: u32) -> Feature {
     let mut buffer = Vec::new();
     let mut container_of = |pid| {
         let text = proc.read(pid, "cgroup", &mut buffer).ok()?;
-        cgroup::memberships(text).last().map(|m| m.id.to_owned())
+        cgroup::memberships(text, None).last().map(|m| m.id.to_owned())
     };
     let own = container_of(std::process::id());
     let available = std::process::id() != 1 && (own.is_none() || container_of(host_pid) != own);

@@ -1,4 +1,5 @@
-//! A process that was proven to be the first of a container, pinned so that it can never be taken for another one.
+//! A process that was proven to be the first of a container, pinned so that it can never be taken
+//! for another one.
 
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -89,23 +90,25 @@ pub struct ContainerProcess {
 }
 
 impl ContainerProcess {
-    /// Pins the process that `candidate` was, if it still is that one and in the cgroup of the container.
+    /// Pins the process that `candidate` was, if it still is that one and in the cgroup of the
+    /// container.
     ///
-    /// The order proves it: while the pidfd's process lives its pid is not given to another, so a directory that was opened and read
-    /// between the opening of the pidfd and a last look at it is that process' own.
+    /// The order proves it: while the pidfd's process lives its pid is not given to another, so a
+    /// directory that was opened and read between the opening of the pidfd and a last look at it is
+    /// that process' own.
     ///
     /// # Errors
     /// PROCESS_GONE if it ended, or is not what it was.
-    pub fn pin(proc: &Proc, candidate: Candidate, place: ContainerCgroup<'_>) -> Result<Self> {
+    pub fn pin(proc: &Proc, candidate: Candidate, wanted: ContainerCgroup<'_>) -> Result<Self> {
         let pidfd = Pidfd::open(candidate.pid)?;
         let dir = proc.process(candidate.pid)?;
         let mut buffer = Vec::new();
         let same_start =
             process::start_ticks(dir.read("stat", &mut buffer)?) == Some(candidate.start_ticks);
-        let in_container =
-            cgroup::memberships(dir.read("cgroup", &mut buffer)?).any(|m| m.is(place));
+        let in_container = cgroup::memberships(dir.read("cgroup", &mut buffer)?, proc.own_pod())
+            .any(|m| m.is(wanted));
         if same_start && in_container && pidfd.is_alive() {
-            return Ok(Self { container_id: place.id.to_owned(), facts: candidate, pidfd, dir });
+            return Ok(Self { container_id: wanted.id.to_owned(), facts: candidate, pidfd, dir });
         }
         Err(Error::new(
             Reason::ProcessGone,

@@ -16,7 +16,10 @@ const MAX_FILE: usize = 64 * 1024;
 
 /// An open `/proc`.
 #[derive(Debug)]
-pub struct Proc(OwnedFd);
+pub struct Proc {
+    dir: OwnedFd,
+    own_pod: Option<String>,
+}
 
 impl Proc {
     /// Opens `/proc`.
@@ -32,7 +35,18 @@ impl Proc {
         if kind != PROC_SUPER_MAGIC {
             return Err(SysError::new("fstatfs", "/proc is not a procfs", Errno::NODEV));
         }
-        Ok(Self(dir))
+        Ok(Self { dir, own_pod: None })
+    }
+
+    /// Sets the UID of the pod that the reader runs in: what a cgroup path that begins with `/..`
+    /// leads into.
+    pub fn set_own_pod(&mut self, uid: Option<String>) {
+        self.own_pod = uid;
+    }
+
+    /// The UID of the pod that the reader runs in, if it was set.
+    pub fn own_pod(&self) -> Option<&str> {
+        self.own_pod.as_deref()
     }
 
     /// The pids of all processes, in the kernel's order.
@@ -41,7 +55,7 @@ impl Proc {
     /// If `/proc` cannot be listed.
     pub fn pids(&self) -> Result<Vec<u32>, SysError> {
         let mut pids = Vec::with_capacity(512);
-        for entry in Dir::read_from(&self.0).map_err(SysError::of("open", "/proc"))? {
+        for entry in Dir::read_from(&self.dir).map_err(SysError::of("open", "/proc"))? {
             let entry = entry.map_err(SysError::of("getdents64", "/proc"))?;
             pids.extend(entry.file_name().to_str().ok().and_then(|name| name.parse::<u32>().ok()));
         }
@@ -54,7 +68,7 @@ impl Proc {
     /// ENOENT if there is none.
     pub fn process(&self, pid: u32) -> Result<ProcessDir, SysError> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let dir = fs::openat(&self.0, pid.to_string(), flags, Mode::empty())
+        let dir = fs::openat(&self.dir, pid.to_string(), flags, Mode::empty())
             .map_err(SysError::of("openat", format_args!("/proc/{pid}")))?;
         Ok(ProcessDir { pid, dir })
     }
@@ -65,7 +79,7 @@ impl Proc {
     /// EACCES if the calling thread may not.
     pub fn reopen(&self, fd: impl AsFd, flags: OFlags) -> Result<OwnedFd, Errno> {
         let link = format!("self/fd/{}", fd.as_fd().as_raw_fd());
-        fs::openat(&self.0, link, flags | OFlags::CLOEXEC, Mode::empty())
+        fs::openat(&self.dir, link, flags | OFlags::CLOEXEC, Mode::empty())
     }
 
     /// Reads a file of a process once, without keeping its directory open: the cheap way for a pass over all of them.
@@ -78,13 +92,13 @@ impl Proc {
         name: &str,
         buffer: &'b mut Vec<u8>,
     ) -> Result<&'b str, SysError> {
-        read(&self.0, &format!("{pid}/{name}"), buffer)
+        read(&self.dir, &format!("{pid}/{name}"), buffer)
     }
 }
 
 impl AsFd for Proc {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.dir.as_fd()
     }
 }
 

@@ -6,7 +6,8 @@ use super::{SysError, containers::Containers, process::Pidfd, procfs::Proc};
 use crate::domain::cgroup::{self, ContainerCgroup};
 
 impl Containers {
-    /// Pins every process in the container's cgroup and sends it `signal`. Returns those that got it.
+    /// Pins every process in the container's cgroup and sends it `signal`. Returns those that got
+    /// it.
     ///
     /// A process that is forked meanwhile is missed: call again until none is left.
     ///
@@ -41,10 +42,11 @@ pub struct Signalled {
     pub refused: u32,
 }
 
-/// The process with this pid, if it is in the container's cgroup: read after the pidfd was opened and before a last look at it, so it
-/// is that process' cgroup.
+/// The process with this pid, if it is in the container's cgroup: read after the pidfd was opened
+/// and before a last look at it, so it is that process' cgroup.
 fn pin(proc: &Proc, pid: u32, place: ContainerCgroup<'_>, buffer: &mut Vec<u8>) -> Option<Pidfd> {
     let process = Pidfd::open(pid).ok()?;
-    let inside = cgroup::memberships(proc.read(pid, "cgroup", buffer).ok()?).any(|m| m.is(place));
+    let text = proc.read(pid, "cgroup", buffer).ok()?;
+    let inside = cgroup::memberships(text, proc.own_pod()).any(|m| m.is(place));
     (inside && process.is_alive()).then_some(process)
 }

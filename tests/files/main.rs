@@ -12,6 +12,7 @@
     reason = "a test fails by panicking, and prints what it counted"
 )]
 
+mod claims;
 mod command_line;
 #[allow(dead_code)]
 #[path = "../agent/fixture.rs"]

@@ -23,7 +23,6 @@ use super::config::FileLimits;
 use crate::{
     domain::{
         Error, Reason, Result,
-        cgroup::ContainerCgroup,
         namespace::NamespaceKind,
         pod::{Container, ContainerState, Pod},
         process::{Credentials, IdMap},
@@ -207,12 +206,8 @@ impl Files {
             let message = "no process on the node is in a cgroup of its container id";
             Error::new(Reason::ProcessNotFound, message)
         };
-        let id = &container.id.as_ref().ok_or_else(missing)?.id;
-        let place = ContainerCgroup { pod: &pod.cgroup_uid, id };
-        self.containers
-            .resolve(std::iter::once(place), scan)?
-            .remove(id.as_str())
-            .ok_or_else(missing)
+        let wanted = pod.cgroup_of(container).ok_or_else(missing)?;
+        self.containers.resolve(std::iter::once(wanted), scan)?.remove(&wanted).ok_or_else(missing)
     }
 
     /// Who a process of the container reads files as. In the host's user namespace its capabilities count; in one of its own they do
