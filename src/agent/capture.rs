@@ -11,7 +11,7 @@ use std::{
 };
 
 use rustix::io::Errno;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc};
 
 use super::{config::CaptureLimits, metrics::Metrics};
 use crate::{
@@ -38,8 +38,8 @@ use crate::{
     },
 };
 
-/// Filters that are compiled at a time.
-const COMPILERS: usize = 2;
+/// Filters that are compiled at a time. Each may take [`MAX_MEMORY`](crate::sys::capture::compiler::MAX_MEMORY).
+pub const COMPILERS: usize = 2;
 
 /// What captures are made with.
 #[derive(Debug)]
@@ -48,7 +48,7 @@ pub struct Captures {
     containers: Arc<Containers>,
     entry: Arc<NamespaceEntry>,
     compiler: Compiler,
-    compilers: Semaphore,
+    compilers: Arc<Semaphore>,
     limits: CaptureLimits,
     /// Of rings, in [`RING_UNIT`]s.
     memory: Arc<Semaphore>,
@@ -107,8 +107,6 @@ pub struct Running {
     pub note: String,
     /// Size of the ring, as granted.
     pub ring_bytes: usize,
-    _slot: Slot,
-    _memory: OwnedSemaphorePermit,
 }
 
 /// The place of a running capture.
@@ -148,7 +146,7 @@ impl Captures {
             containers,
             entry,
             compiler,
-            compilers: Semaphore::new(COMPILERS),
+            compilers: Arc::new(Semaphore::new(COMPILERS)),
             memory: Arc::new(Semaphore::new(
                 (limits.capture_memory / RING_UNIT).min(Semaphore::MAX_PERMITS),
             )),
@@ -246,9 +244,15 @@ impl Captures {
     /// INVALID_FIELD with libpcap's message, FILTER_UNSUPPORTED.
     pub async fn compile(&self, source: Source, snaplen: u32, text: &str) -> Result<Compiled> {
         let closed = |_| Error::new(Reason::Bug, "the semaphore was closed");
-        let _place = self.compilers.acquire().await.map_err(closed)?;
+        let permit = Arc::clone(&self.compilers).acquire_owned().await.map_err(closed)?;
         let (compiler, text) = (self.compiler.clone(), text.to_owned());
-        blocking(move || compiler.compile(source.dlt(), snaplen, &text)).await?
+        // The permit is the work's: a caller who stops waiting does not stop the compiler.
+        let compile = move || {
+            let compiled = compiler.compile(source.dlt(), snaplen, &text);
+            drop(permit);
+            compiled
+        };
+        blocking(compile).await?
     }
 
     /// Starts a capture for `user`, whose request came over `connection`: from, to.
@@ -271,7 +275,7 @@ impl Captures {
             );
             Error::new(Reason::CaptureMemory, message)
         };
-        let mut memory = Arc::clone(&self.memory).try_acquire_many_owned(units).map_err(full)?;
+        let memory = Arc::clone(&self.memory).try_acquire_many_owned(units).map_err(full)?;
 
         let links = self.links(target).await?;
         let source = self.source(&links, &wanted.interface)?;
@@ -301,9 +305,12 @@ impl Captures {
         let (ring_bytes, max_delay) = (wanted.ring_bytes, wanted.max_delay);
         let open = move || {
             let socket = entry.socket(process.pidfd().as_fd(), source.socket())?;
-            Tap::open(socket, source, &selection, ring_bytes, max_delay)
+            let tap = Tap::open(socket, source, &selection, ring_bytes, max_delay)?;
+            // What was paid for the ring goes with it, wherever that ends: a caller who stops waiting does not stop this.
+            Ok((tap, slot, memory))
         };
-        let tap = blocking(open).await?.map_err(|error| match error.errno {
+        let opened: Result<_, SysError> = blocking(open).await?;
+        let (tap, slot, mut memory) = opened.map_err(|error| match error.errno {
             Errno::NODEV => Error::new(Reason::InterfaceNotFound, "the interface has gone away"),
             Errno::NOMEM => {
                 Error::new(Reason::CaptureMemory, "the node has no memory for the ring")
@@ -322,17 +329,9 @@ impl Captures {
         let header = self.header(target, wanted, source, &links, &filter);
         let pool = Pool::new(self.limits.capture_queue).map_err(failed)?;
         let (sender, events) = mpsc::unbounded_channel();
-        let stop = Pump::start(tap, &header, wanted.limits, pool, sender).map_err(failed)?;
-        Ok(Running {
-            stop,
-            events,
-            linktype: source.linktype(),
-            filter,
-            note,
-            ring_bytes,
-            _slot: slot,
-            _memory: memory,
-        })
+        let stop = Pump::start(tap, &header, wanted.limits, pool, sender, (slot, memory))
+            .map_err(failed)?;
+        Ok(Running { stop, events, linktype: source.linktype(), filter, note, ring_bytes })
     }
 
     /// Takes a place for one more capture.

@@ -79,7 +79,7 @@ impl Capture {
         write::interface(&mut header, &interface);
         let (sender, events) = unbounded_channel();
         let stop =
-            Pump::start(tap, &header, limits, Pool::new(8 * BUFFER).unwrap(), sender).unwrap();
+            Pump::start(tap, &header, limits, Pool::new(8 * BUFFER).unwrap(), sender, ()).unwrap();
         Self { stop, events, file: Vec::new(), ring_bytes }
     }
 

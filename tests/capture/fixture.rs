@@ -17,7 +17,7 @@ use podsonde::{
         self, capture_client::CaptureClient, capture_start_response::Event,
         namespaces_client::NamespacesClient,
     },
-    sys::broker::NamespaceEntry,
+    sys::{broker::NamespaceEntry, capture::compiler::Compiler},
 };
 use serde_json::{Value, json};
 use tonic::{
@@ -47,6 +47,11 @@ pub(crate) struct Fixture {
 
 impl Fixture {
     pub(crate) async fn start(captures: CaptureLimits) -> Self {
+        Self::start_with(captures, compiler()).await
+    }
+
+    /// The same, with filters compiled by a program of the test's own.
+    pub(crate) async fn start_with(captures: CaptureLimits, compiler: Compiler) -> Self {
         let options = Options {
             executable: PathBuf::from(env!("CARGO_BIN_EXE_podsonde")),
             ..Options::default()
@@ -65,7 +70,7 @@ impl Fixture {
             host_pid: std::process::id(),
             limits: Limits { captures, max_requests_per_user: 256, ..Limits::default() },
             entry: Arc::new(NamespaceEntry::InProcess),
-            compiler: compiler(),
+            compiler,
             access: access::AccessOptions {
                 insecure_loopback: true,
                 ..access::AccessOptions::default()

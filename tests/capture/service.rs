@@ -1,13 +1,21 @@
 //! Captures over gRPC.
 
-use std::time::{Duration, Instant};
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use podsonde::{
-    agent::config::CaptureLimits,
+    agent::{capture::COMPILERS, config::CaptureLimits},
     proto::v1::{self, CaptureEnd, capture_start_response::Event},
+    sys::capture::compiler::Compiler,
 };
 use serde_json::{Value, json};
-use tonic::Code;
+use tonic::{Code, Request};
 
 use crate::{
     engine::{gaps, sequences},
@@ -40,6 +48,119 @@ impl Drop for Ended {
 /// Packet sockets in the network namespace of a process.
 fn sockets(pid: u32) -> usize {
     std::fs::read_to_string(format!("/proc/{pid}/net/packet")).unwrap().lines().count() - 1
+}
+
+/// The most of what `count` counts that is there at a time until `work` is done.
+async fn most_at_a_time<T>(
+    count: impl Fn() -> usize + Send + 'static,
+    work: impl Future<Output = T>,
+) -> usize {
+    let done = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&done);
+    let counter = std::thread::spawn(move || {
+        let mut most = 0;
+        while !seen.load(Ordering::Relaxed) {
+            most = most.max(count());
+            std::thread::yield_now();
+        }
+        most
+    });
+    work.await;
+    done.store(true, Ordering::Relaxed);
+    counter.join().unwrap()
+}
+
+/// Processes of a program.
+fn processes_of(program: &Path) -> usize {
+    let processes = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok);
+    let executes = |process: std::fs::DirEntry| {
+        std::fs::read_link(process.path().join("exe")).is_ok_and(|found| found == program)
+    };
+    processes.map(executes).filter(|is| *is).count()
+}
+
+/// A request that is given up soon after it was sent, when `after` says.
+fn impatient<Q>(message: Q, after: Duration) -> Request<Q> {
+    let mut request = Request::new(message);
+    request.set_timeout(after);
+    request
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn callers_who_give_up_start_no_more_compilers_than_there_may_be() {
+    if !possible() {
+        return;
+    }
+    // The compiler is a program of this test's own, so that its processes can be told from others.
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let program = directory.path().canonicalize().unwrap().join("compiler");
+    std::fs::hard_link(env!("CARGO_BIN_EXE_podsonde-agent"), &program).unwrap();
+    let compiler = Compiler::by(program.clone());
+    let fixture = Fixture::start_with(CaptureLimits::default(), compiler).await;
+    fixture.pod("web", json!({})).await;
+    // Takes libpcap a second.
+    let filter = (0..200).map(|i| format!("port {}", 1000 + i)).collect::<Vec<_>>().join(" or ");
+    let request = v1::CaptureCompileRequest {
+        pod: pod_ref("web"),
+        filter,
+        ..v1::CaptureCompileRequest::default()
+    };
+    let client = fixture.client().await;
+    let attack = async {
+        for _ in 0..20 {
+            let calls = (0..8).map(|_| {
+                let mut client = client.clone();
+                let request = impatient(request.clone(), Duration::from_millis(100));
+                async move { client.compile(request).await.is_err() }
+            });
+            assert!(futures::future::join_all(calls).await.into_iter().all(|refused| refused));
+        }
+    };
+    let most = most_at_a_time(move || processes_of(&program), attack).await;
+    assert_eq!(most, COMPILERS);
+    fixture.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn callers_who_give_up_get_no_more_rings_than_there_is_memory_for() {
+    if !possible() {
+        return;
+    }
+    const RINGS: usize = 2;
+    let limits = CaptureLimits {
+        capture_memory: RINGS * (64 << 20),
+        max_captures: 100,
+        max_captures_per_user: 100,
+        ..CaptureLimits::default()
+    };
+    let fixture = Fixture::start(limits).await;
+    let pid = fixture.pod("web", json!({})).await;
+    let request = v1::CaptureStartRequest {
+        pod: pod_ref("web"),
+        ring_bytes: 64 << 20,
+        ..v1::CaptureStartRequest::default()
+    };
+    let client = fixture.client().await;
+    let attack = async {
+        for round in 0..40 {
+            let calls = (0..16).map(|call| {
+                let mut client = client.clone();
+                let after = Duration::from_millis(10 + (round * 7 + call * 5) % 60);
+                let request = impatient(request.clone(), after);
+                async move {
+                    if let Ok(answers) = client.start(request).await {
+                        let mut answers = answers.into_inner();
+                        while let Ok(Some(_)) = answers.message().await {}
+                    }
+                }
+            });
+            futures::future::join_all(calls).await;
+        }
+    };
+    let most = most_at_a_time(move || sockets(pid), attack).await;
+    assert_eq!(most, RINGS);
+    wait_until("the rings are gone", || sockets(pid) == 0);
+    fixture.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

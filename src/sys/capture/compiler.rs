@@ -7,7 +7,7 @@
 //!
 //! The request is the link type (`DLT_…`) and the snaplen, 4 bytes each, then the filter's text. The answer is one byte, then: 0, the
 //! number of instructions in 4 bytes, those, and the program as text; 1, libpcap's message; 2, nothing: there is no libpcap; 3, why it
-//! could not be confined.
+//! could not be confined; 4, nothing: libpcap ran out of memory.
 
 use std::{
     io::{Read, Write, stdin, stdout},
@@ -24,7 +24,7 @@ use rustix::{
     thread::CapabilitySet,
 };
 
-use super::libpcap::Libpcap;
+use super::libpcap::{Failure, Libpcap};
 use crate::{
     domain::{
         Error, Reason, Result,
@@ -39,8 +39,13 @@ pub const ARGUMENT: &str = "filter-compiler";
 /// How long compiling one filter may take.
 pub const DEADLINE: Duration = Duration::from_secs(3);
 
-/// Memory that it may have.
-const MAX_MEMORY: u64 = 512 << 20;
+/// Address space that one compilation may add to that of the program itself, in bytes.
+///
+/// Whoever may capture may send a filter that libpcap 1.10 answers with 350 MiB, which is more than
+/// the agent's pod has. Ordinary filters need far less: of the lists of 200 to 400 hosts, ports,
+/// networks or pairs of them that were measured, those that give a program which the kernel takes
+/// within [`DEADLINE`] need up to 30 MiB.
+pub const MAX_MEMORY: u64 = 48 << 20;
 /// Size of the largest answer: the most instructions, and a line for each.
 const MAX_ANSWER: usize = 1 << 20;
 /// Names in one filter that are replaced by numbers.
@@ -101,6 +106,12 @@ impl Compiler {
                 "the agent has no libpcap to compile filters with; capture without a filter, or add libpcap to the agent's image",
             )),
             Some((3, why)) => Err(Error::new(Reason::SystemCall, String::from_utf8_lossy(why))),
+            Some((4, _)) => Err(refused(format!(
+                "is too large: compiling its {} bytes takes more than {} MiB of memory; write fewer terms, or \
+                 ranges and networks instead of lists",
+                text.len(),
+                MAX_MEMORY >> 20
+            ))),
             _ => Err(refused(format!(
                 "is too complex: libpcap did not compile it within {} s and {} MiB",
                 DEADLINE.as_secs(),
@@ -196,8 +207,10 @@ pub fn serve() -> ExitCode {
             if stdin().take(most).read_to_end(&mut request).is_err() {
                 return ExitCode::FAILURE;
             }
-            answer(&libpcap, &request)
-                .unwrap_or_else(|message| [b"\x01", message.as_bytes()].concat())
+            answer(&libpcap, &request).unwrap_or_else(|failure| match failure {
+                Failure::Message(message) => [b"\x01", message.as_bytes()].concat(),
+                Failure::OutOfMemory => vec![4],
+            })
         }
     };
     let mut stdout = stdout();
@@ -214,24 +227,32 @@ fn prepare() -> Result<Option<Libpcap>, SysError> {
     set_parent_process_death_signal(Some(rustix::process::Signal::KILL)).map_err(failed)?;
     let nix = |errno: nix::errno::Errno| failed(Errno::from_raw_os_error(errno as i32));
     setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(nix)?;
-    setrlimit(Resource::RLIMIT_AS, MAX_MEMORY, MAX_MEMORY).map_err(nix)?;
     setrlimit(Resource::RLIMIT_CPU, DEADLINE.as_secs(), DEADLINE.as_secs()).map_err(nix)?;
-    // Before there is no way to open its file any more.
+    // While files can still be opened.
     let Some(libpcap) = Libpcap::load() else { return Ok(None) };
+    let most = address_space().ok_or(failed(Errno::NOENT))?.saturating_add(MAX_MEMORY);
+    setrlimit(Resource::RLIMIT_AS, most, most).map_err(nix)?;
     let confined = confine::confine(CapabilitySet::empty(), confine::Filter::Compiler)?;
     // Names would be looked up.
     if confined.filtered { Ok(Some(libpcap)) } else { Err(failed(Errno::NOSYS)) }
 }
 
-fn answer(libpcap: &Libpcap, request: &[u8]) -> Result<Vec<u8>, String> {
-    let malformed = || "the request is malformed".to_owned();
+/// The size of the process' address space in bytes.
+fn address_space() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let size = status.lines().find_map(|line| line.strip_prefix("VmSize:"))?;
+    size.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.checked_mul(1024)
+}
+
+fn answer(libpcap: &Libpcap, request: &[u8]) -> Result<Vec<u8>, Failure> {
+    let malformed = || Failure::Message("the request is malformed".to_owned());
     let (linktype, rest) = request.split_first_chunk().ok_or_else(malformed)?;
     let (snaplen, text) = rest.split_first_chunk().ok_or_else(malformed)?;
     let mut text = std::str::from_utf8(text).map_err(|_| malformed())?.to_owned();
     let (linktype, snaplen) = (i32::from_le_bytes(*linktype), i32::from_le_bytes(*snaplen));
     let mut result = libpcap.compile(linktype, snaplen, &text);
     for _ in 0..MAX_NAMES {
-        let Err(message) = &result else { break };
+        let Err(Failure::Message(message)) = &result else { break };
         let Some(again) = filter::with_number(&text, message) else { break };
         text = again;
         result = libpcap.compile(linktype, snaplen, &text);

@@ -10,7 +10,7 @@ use std::{
     ptr, slice,
 };
 
-use nix::libc;
+use nix::{errno::Errno, libc};
 
 use crate::domain::filter::Instruction;
 
@@ -55,6 +55,15 @@ pub(super) struct Libpcap {
     close: Close,
 }
 
+/// Why a filter was not compiled.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// libpcap's message.
+    Message(String),
+    /// libpcap was refused memory.
+    OutOfMemory,
+}
+
 /// Finds a function of the library.
 macro_rules! function {
     ($library:expr, $name:literal, $type:ty) => {{
@@ -88,24 +97,33 @@ impl Libpcap {
     /// Compiles a filter for packets of a link type (`DLT_…`), optimised, and prints it as `tcpdump -d` does.
     ///
     /// # Errors
-    /// libpcap's message.
+    /// What libpcap says, and whether it lacked memory.
     pub(super) fn compile(
         &self,
         linktype: c_int,
         snaplen: c_int,
         filter: &str,
-    ) -> Result<(Vec<Instruction>, String), String> {
-        let filter = CString::new(filter).map_err(|_| "a filter has no NUL".to_owned())?;
+    ) -> Result<(Vec<Instruction>, String), Failure> {
+        let filter =
+            CString::new(filter).map_err(|_| Failure::Message("a filter has no NUL".to_owned()))?;
         // SAFETY: takes two numbers.
         let handle = unsafe { (self.open_dead)(linktype, snaplen) };
         if handle.is_null() {
-            return Err("libpcap has no memory".to_owned());
+            return Err(Failure::OutOfMemory);
         }
+        // Its messages name the allocation that failed in ways that differ between versions. The C
+        // library's errno does not, and nothing but a failed allocation sets it to ENOMEM.
+        Errno::clear();
         let mut program = RawProgram { length: 0, instructions: ptr::null_mut() };
         // SAFETY: the handle is live, the program is one that libpcap fills in, the text is terminated.
         let done =
             unsafe { (self.compile)(handle, &raw mut program, filter.as_ptr(), 1, NO_NETMASK) };
-        let result = if done == 0 { Ok(self.read(&program)) } else { Err(self.message(handle)) };
+        let errno = Errno::last();
+        let result = match (done, errno) {
+            (0, _) => Ok(self.read(&program)),
+            (_, Errno::ENOMEM) => Err(Failure::OutOfMemory),
+            _ => Err(Failure::Message(self.message(handle))),
+        };
         if done == 0 {
             // SAFETY: the program is the one that was filled in, and not used any more.
             unsafe { (self.free)(&raw mut program) };

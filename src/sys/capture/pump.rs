@@ -154,7 +154,8 @@ pub struct Pump {
 
 impl Pump {
     /// Starts the thread. `header` begins the file. Events are not bounded by the channel, but by the pool: one event besides for each buffer.
-    /// The ring is gone soon after [`Stop`] is dropped, or nobody receives events.
+    /// The ring is gone soon after [`Stop`] is dropped, or nobody receives events. `permit` is what the ring was paid with: it is
+    /// dropped after the ring, and before [`Event::Ended`] is sent, so that the next capture can have it.
     ///
     /// # Errors
     /// `thread` EAGAIN if there can be no more.
@@ -164,6 +165,7 @@ impl Pump {
         limits: Limits,
         pool: Arc<Pool>,
         events: UnboundedSender<Event>,
+        permit: impl Send + 'static,
     ) -> Result<Stop, SysError> {
         let shared = Arc::new(Shared { pool, stop: AtomicU8::new(RUN) });
         let stop = Stop(Arc::clone(&shared));
@@ -190,17 +192,29 @@ impl Pump {
             statistics_due: now + limits.statistics_interval,
             went_down: false,
         };
-        thread::Builder::new().name("capture".into()).spawn(move || pump.run()).map_err(|e| {
-            SysError::new("thread", "capture", Errno::from_io_error(&e).unwrap_or(Errno::AGAIN))
-        })?;
+        thread::Builder::new().name("capture".into()).spawn(move || pump.run(permit)).map_err(
+            |e| {
+                SysError::new("thread", "capture", Errno::from_io_error(&e).unwrap_or(Errno::AGAIN))
+            },
+        )?;
         Ok(stop)
     }
 
-    fn run(mut self) {
-        let end = match self.flush().and_then(|()| self.work()) {
-            Ok(end) => end,
-            Err(Gone) => return,
-        };
+    fn run(mut self, permit: impl Send) {
+        let ended = self.flush().and_then(|()| self.work()).and_then(|end| {
+            self.conclude(&end)?;
+            Ok(end)
+        });
+        let Self { tap, events, totals, .. } = self;
+        drop(tap);
+        drop(permit);
+        if let Ok(end) = ended {
+            let _ = events.send(Event::Ended(end, totals));
+        }
+    }
+
+    /// Takes and tells the last figures.
+    fn conclude(&mut self, end: &End) -> Result<(), Gone> {
         if let Err(error) = self.count() {
             tracing::debug!(%error, "the last figures of a capture are not known");
         }
@@ -211,7 +225,7 @@ impl Pump {
             let known = self.totals.captured + self.totals.dropped_by_kernel;
             self.totals.dropped_by_agent = self.totals.received.saturating_sub(known);
         }
-        let _ = self.tell_statistics(true).and_then(|()| self.send(Event::Ended(end, self.totals)));
+        self.tell_statistics(true)
     }
 
     /// Until the end. The ring has been emptied then, unless the end is a limit.
