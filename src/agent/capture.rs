@@ -19,7 +19,10 @@ use crate::{
         Error, Reason, Result,
         filter::{self, Ways},
         namespace::{NamespaceId, NamespaceKind},
-        pcapng::write::{self, Interface, Section},
+        pcapng::{
+            names,
+            write::{self, Interface, Section},
+        },
         pod::{ContainerKind, Pod},
     },
     kube::pods::Pods,
@@ -404,20 +407,16 @@ impl Captures {
         write::section_header(&mut header, &section);
         let Pod { namespace, name, .. } = &*target.pod;
         let interface = if wanted.interface.is_empty() { "any" } else { &wanted.interface };
-        let names = match source {
-            // Packets have only the index of theirs. Who reads the file reads this.
-            Source::ANY => {
-                let name =
-                    |link: &Link| format!("{} {}", link.index, String::from_utf8_lossy(&link.name));
-                format!("; interfaces {}", links.iter().map(name).collect::<Vec<_>>().join(", "))
-            }
-            _ => String::new(),
-        };
+        let mut description = format!("container {} on node {}", target.container, self.node);
+        if let Source::ANY = source {
+            let named = links.iter().map(|link| (link.index, String::from_utf8_lossy(&link.name)));
+            names::append(&mut description, named);
+        }
         let interface = Interface {
             linktype: source.linktype(),
             snaplen: wanted.snaplen,
             name: &format!("{namespace}/{name}/{interface}"),
-            description: &format!("container {} on node {}{}", target.container, self.node, names),
+            description: &description,
             filter,
             os: &os,
         };

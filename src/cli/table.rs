@@ -24,16 +24,22 @@ pub(super) enum Tone {
 }
 
 impl Tone {
+    /// All sequences that [`Tone::paint`] writes.
+    pub(super) const SEQUENCES: [&str; 4] = [Self::GOOD, Self::BAD, Self::DOUBTFUL, Self::END];
+    const GOOD: &str = "\x1b[32m";
+    const BAD: &str = "\x1b[1;31m";
+    const DOUBTFUL: &str = "\x1b[33m";
+    const END: &str = "\x1b[0m";
+
     /// The text in this tone's colour.
     pub(super) fn paint(self, text: &str, colour: bool) -> String {
-        let code = match self {
-            _ if !colour => return text.to_owned(),
+        let begin = match self {
             Self::Plain => return text.to_owned(),
-            Self::Good => "32",
-            Self::Bad => "1;31",
-            Self::Doubtful => "33",
+            Self::Good => Self::GOOD,
+            Self::Bad => Self::BAD,
+            Self::Doubtful => Self::DOUBTFUL,
         };
-        format!("\x1b[{code}m{text}\x1b[0m")
+        if colour { format!("{begin}{text}{}", Self::END) } else { text.to_owned() }
     }
 }
 

@@ -1,13 +1,18 @@
-//! Writes results to stdout and all else to stderr. Neither end of a pipe that closes early is an error, and nothing here panics.
+//! Writes results to stdout and everything else to stderr.
+//!
+//! All text passes through here, so it is here that the last unsafe character is escaped
+//! ([`crate::domain::text`]): a caller that forgets to escape a name spoils its own layout at worst.
+//! A reader that closes its end of a pipe early is no error.
 
-use std::io::{self, IsTerminal, Write};
+use std::{
+    borrow::Cow,
+    io::{self, IsTerminal, Write},
+};
 
 use serde::Serialize;
 
-use super::{
-    args::Colour,
-    table::{Tone, escape},
-};
+use super::{args::Colour, table::Tone};
+use crate::domain::text::{escape, escape_json, escape_lines};
 
 /// Where output goes and what it may look like.
 #[derive(Debug, Clone, Copy)]
@@ -55,26 +60,32 @@ impl Terminal {
 
     /// Writes a result.
     pub(super) fn print(self, text: &str) -> io::Result<()> {
-        let mut stdout = io::stdout().lock();
-        match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-            written => written,
-        }
+        write(&if self.colour { escape_uncoloured(text) } else { escape_lines(text) })
     }
 
-    /// Writes a result as JSON.
+    /// Writes a result as JSON, indented.
     pub(super) fn json(self, value: &impl Serialize) -> io::Result<()> {
         let text = serde_json::to_string_pretty(value).map_err(io::Error::other)?;
-        self.print(&format!("{text}\n"))
+        write(&format!("{}\n", escape_json(&text)))
+    }
+
+    /// Writes a result as JSON, on one line.
+    pub(super) fn json_line(self, value: &impl Serialize) -> io::Result<()> {
+        let text = serde_json::to_string(value).map_err(io::Error::other)?;
+        write(&format!("{}\n", escape_json(&text)))
     }
 
     /// Writes a result as YAML.
     pub(super) fn yaml(self, value: &impl Serialize) -> io::Result<()> {
         let text = serde_saphyr::to_string(value).map_err(io::Error::other)?;
-        self.print(&format!("{}\n", text.trim_end()))
+        match escape_lines(&text) {
+            Cow::Borrowed(text) => write(&format!("{}\n", text.trim_end())),
+            // A plain scalar has no escapes. JSON is YAML too, and its strings have them.
+            Cow::Owned(_) => self.json(value),
+        }
     }
 
-    /// Writes a line that is not the result, safe for a terminal.
+    /// Writes a line that is not the result.
     pub(super) fn note(self, line: &str) {
         // When stderr is gone there is nobody left to tell.
         let _ = io::stderr().write_all(format!("{}\n", escape(line)).as_bytes());
@@ -94,5 +105,56 @@ impl Terminal {
     /// Says what to do next.
     pub(super) fn hint(self, line: &str) {
         self.labelled("hint", Tone::Plain, line);
+    }
+}
+
+/// Writes to stdout; a reader that has gone away is no error.
+fn write(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written,
+    }
+}
+
+/// As [`escape_lines`], but the sequences that [`Tone::paint`] writes stay.
+fn escape_uncoloured(text: &str) -> Cow<'_, str> {
+    if let safe @ Cow::Borrowed(_) = escape_lines(text) {
+        return safe;
+    }
+    let mut safe = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('\x1b') {
+        let (before, sequence) = rest.split_at(at);
+        safe.push_str(&escape_lines(before));
+        match Tone::SEQUENCES.iter().find(|own| sequence.starts_with(**own)) {
+            Some(own) => {
+                safe.push_str(own);
+                rest = sequence.get(own.len()..).unwrap_or_default();
+            }
+            None => {
+                let (escape, after) = sequence.split_at(1);
+                safe.push_str(&escape_lines(escape));
+                rest = after;
+            }
+        }
+    }
+    safe.push_str(&escape_lines(rest));
+    Cow::Owned(safe)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_tones_of_tables_pass() {
+        let bad = Tone::Bad.paint("no", true);
+        let text = format!("{bad}\tx\n\x1b[2J\x1b]0;t\x07\u{9b}1m\x1b");
+        assert_eq!(
+            escape_uncoloured(&text),
+            format!("{bad}\tx\n\\u{{1b}}[2J\\u{{1b}}]0;t\\u{{7}}\\u{{9b}}1m\\u{{1b}}")
+        );
+        assert!(matches!(escape_uncoloured("plain\n"), Cow::Borrowed("plain\n")));
     }
 }

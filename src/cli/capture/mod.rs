@@ -357,7 +357,7 @@ fn finish(
         }
         if json && written.failed.is_none() {
             let line = serde_json::json!({"totals": total, "pods": pods});
-            context.terminal.print(&format!("{line}\n"))?;
+            context.terminal.json_line(&line)?;
         }
         if let Some(error) = written.failed {
             return Err(error.into());

@@ -1,6 +1,7 @@
 //! Packets as lines: tcpdump's text, or JSON. Of several pods, each line says whose it is.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     io::{self, Write},
     sync::{Arc, OnceLock},
@@ -15,7 +16,8 @@ use super::{
 };
 use crate::domain::{
     packet::{self, PrintOptions, Printer},
-    pcapng::{self, Decoder, Direction, Interface, linktype},
+    pcapng::{self, Decoder, Direction, Interface, linktype, names},
+    text::{escape_json, escape_lines},
 };
 
 /// Bytes of lines that are gathered while more is at hand.
@@ -95,7 +97,9 @@ impl Lines {
                 // Only now are the descriptions read that came before it.
                 first = packet.data.to_vec();
                 let packet = pcapng::Packet { data: &[], ..packet };
-                of_file.extend(decoder.interfaces().iter().skip(*described).flat_map(names_of));
+                let new = decoder.interfaces().iter().skip(*described);
+                let listed = new.flat_map(|interface| names::parse(&interface.description));
+                of_file.extend(listed.map(|(index, name)| (index, name.to_owned())));
                 *described = decoder.interfaces().len();
                 pcapng::Packet { data: &first, ..packet }
             };
@@ -117,7 +121,11 @@ impl Lines {
                     &mut self.out,
                 );
             } else {
-                lines(printer, &printed, prefix, &mut self.out);
+                let text = printed_text(printer, &printed);
+                for line in text.split_inclusive('\n') {
+                    self.out.extend_from_slice(prefix.as_bytes());
+                    self.out.extend_from_slice(line.as_bytes());
+                }
             }
             if self.out.len() >= BATCH {
                 write(&mut self.out)?;
@@ -209,33 +217,22 @@ fn prefixes(targets: &[PodTarget], colour: bool) -> Vec<String> {
     names.zip(COLOURS.iter().cycle()).map(paint).collect()
 }
 
-/// The names of a pod's interfaces as agents write them into the description of all of them: `…; interfaces 1 lo, 2 eth0`.
-fn names_of(interface: &Interface) -> Vec<(u32, String)> {
-    let listed =
-        interface.description.rsplit_once("; interfaces ").map_or("", |(_, listed)| listed);
-    let pair = |pair: &str| {
-        let (index, name) = pair.split_once(' ')?;
-        Some((index.parse().ok()?, name.to_owned()))
-    };
-    listed.split(", ").filter_map(pair).collect()
-}
-
 /// The index of the interface, where the packet's own link-level header has it.
 fn index(linktype: u16, data: &[u8]) -> Option<u32> {
     let index = data.get(4..)?.first_chunk().filter(|_| linktype == linktype::LINUX_SLL2);
     index.map(|index| u32::from_be_bytes(*index))
 }
 
-/// The lines of a packet, each behind the prefix.
-fn lines(printer: &mut Printer, packet: &packet::Packet<'_>, prefix: &str, out: &mut Vec<u8>) {
-    if prefix.is_empty() {
-        return printer.print(packet, out);
-    }
+/// The lines of a packet. The printer escapes what packets hold; what it may have missed is escaped
+/// here.
+fn printed_text(printer: &mut Printer, packet: &packet::Packet<'_>) -> String {
     let mut text = Vec::new();
     printer.print(packet, &mut text);
-    for line in text.split_inclusive(|byte| *byte == b'\n') {
-        out.extend_from_slice(prefix.as_bytes());
-        out.extend_from_slice(line);
+    let text = String::from_utf8(text)
+        .unwrap_or_else(|invalid| String::from_utf8_lossy(invalid.as_bytes()).into_owned());
+    match escape_lines(&text) {
+        Cow::Borrowed(_) => text,
+        Cow::Owned(safe) => safe,
     }
 }
 
@@ -266,8 +263,6 @@ impl JsonLine {
         packet: &packet::Packet<'_>,
         printer: &mut Printer,
     ) -> Self {
-        let mut text = Vec::new();
-        printer.print(packet, &mut text);
         Self {
             time: rfc3339(packet.timestamp),
             namespace: target.map(|target| target.namespace.clone()),
@@ -280,7 +275,7 @@ impl JsonLine {
             },
             length: packet.original_length,
             captured: packet.data.len(),
-            text: String::from_utf8_lossy(&text).trim_end().to_owned(),
+            text: printed_text(printer, packet).trim_end().to_owned(),
         }
     }
 
@@ -291,7 +286,8 @@ impl JsonLine {
         let own = prefix.and_then(|prefix| interface.strip_prefix(&prefix));
         own.unwrap_or(interface).clone_into(&mut self.interface);
         // Strings and numbers always serialise.
-        let _ = serde_json::to_writer(&mut *out, &self);
+        let line = serde_json::to_string(&self).unwrap_or_default();
+        out.extend_from_slice(escape_json(&line).as_bytes());
         out.push(b'\n');
     }
 }

@@ -5,7 +5,7 @@ use super::{
     names::ethertype,
     text::{Link, Padded, named},
 };
-use crate::domain::pcapng::linktype;
+use crate::domain::{pcapng::linktype, text};
 
 const VLAN: u16 = 0x8100;
 /// Up to here the field is a length, not a type.
@@ -180,10 +180,11 @@ impl Dissector<'_> {
     fn sll2(&mut self, length: usize) -> Result<usize> {
         self.protocol = "sll2";
         self.need(0, SLL2.length)?;
-        let name = self.interfaces.get(&self.u32(4)?).map_or("?", String::as_str);
+        // A pod may call its interfaces what it likes, and the author of a file even more so.
+        let name = text::escape(self.interfaces.get(&self.u32(4)?).map_or("?", String::as_str));
         let direction = packet_type(self.u8(10)?.into());
         self.put((
-            name,
+            &*name,
             "     ".get(name.len()..),
             " ",
             direction,

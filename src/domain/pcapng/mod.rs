@@ -11,6 +11,7 @@ mod block;
 mod classic;
 mod decode;
 pub mod merge;
+pub mod names;
 pub mod write;
 
 pub use block::{Block, Order};
