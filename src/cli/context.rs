@@ -9,7 +9,7 @@ use kube::{
 };
 use secrecy::ExposeSecret;
 
-use super::{args::GlobalArgs, hint::hint, table::Tone, terminal::Terminal, values::Named};
+use super::{hint::hint, options::GlobalArgs, table::Tone, terminal::Terminal, values::Named};
 use crate::{
     client::{
         self, ClientIdentity, ConnectOptions, Credentials, Endpoint, Error, Failure, Fleet, Trust,

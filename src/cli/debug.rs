@@ -1,16 +1,18 @@
 //! `podsonde debug`.
 
-use std::{io, time::Duration};
+use std::{io, path::PathBuf, time::Duration};
 
+use clap::{ArgAction, Args, ValueEnum};
 use futures::{StreamExt, pin_mut};
 
 use super::{
-    args::{DebugArgs, DebugOutput, Profile, PullPolicy},
     context::{Context, Exit, Failed, Scope},
+    options::{ObjectOutput, TEMPLATE},
     progress::Progress,
     report::{DebugReport, instant},
     table::{Tone, age},
-    values, verdict,
+    values::{self, duration, label},
+    verdict,
 };
 use crate::{
     client::{Error, reason},
@@ -19,6 +21,129 @@ use crate::{
         SessionState, debug_create_response::Event,
     },
 };
+
+/// `podsonde debug`.
+#[derive(Debug, Clone, Args)]
+#[command(
+    help_template = TEMPLATE,
+    after_help = "Starts an ephemeral container in a running pod, waits until it runs, and verifies from the node's \
+/proc which Linux namespaces it really shares with its target. The flags are those of `kubectl debug`. The \
+container's entry stays in the pod's spec for as long as the pod lives: Kubernetes has no way to remove it.
+
+Examples:
+  # Debug pod web with busybox, in the process namespace of its container app
+  podsonde debug web --image=busybox --target=app -it
+
+  # A container of its own name that runs one command and lives ten minutes at most
+  podsonde debug pod/web --image=busybox -c probe --ttl=10m -- wget -qO- localhost:80
+
+  # A pod of a deployment, with the capabilities for network tools
+  podsonde debug deploy/web --image=nicolaka/netshoot --profile=netadmin -it
+
+  # A whole container from a file, the result as JSON
+  podsonde debug web -f container.yaml -o json
+
+Exit codes:
+  0 the container runs and the verdict is OK   1 error      2 usage
+  3 DRIFT: a namespace is not as expected      4 UNKNOWN    130 interrupted"
+)]
+pub(super) struct DebugArgs {
+    /// Pod to debug: POD, pod/POD, or an object that owns pods (deployment/NAME, svc/NAME, …)
+    #[arg(value_name = "POD | TYPE/NAME")]
+    pub(super) target_object: String,
+    /// Container image to use for the debug container
+    #[arg(long, value_name = "IMAGE", required_unless_present = "filename")]
+    pub(super) image: Option<String>,
+    /// Target processes in this container: share its process namespace
+    #[arg(long, value_name = "CONTAINER", value_parser = label)]
+    pub(super) target: Option<String>,
+    /// Name of the debug container [default: podsonde- and five random characters]
+    #[arg(short, long, value_name = "NAME", value_parser = label)]
+    pub(super) container: Option<String>,
+    /// Security profile: general adds SYS_PTRACE, baseline nothing, netadmin NET_ADMIN and NET_RAW; restricted is
+    /// unprivileged, sysadmin privileged
+    #[arg(long, value_name = "PROFILE", default_value = "general", ignore_case = true)]
+    pub(super) profile: Profile,
+    /// JSON or YAML file with a partial container spec that customises the profile; - for stdin
+    #[arg(long, value_name = "FILE")]
+    pub(super) custom: Option<PathBuf>,
+    /// Environment variables to set in the container, as kubectl reads them: K=V, or K=V,K2=V2
+    #[arg(long, value_name = "K=V")]
+    pub(super) env: Vec<String>,
+    /// When to pull the image [default: Kubernetes' own]
+    #[arg(long, value_name = "POLICY", ignore_case = true)]
+    pub(super) image_pull_policy: Option<PullPolicy>,
+    /// Keep stdin open on the container, even if nothing is attached
+    #[arg(short = 'i', long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+        default_value = "false", hide_default_value = true, hide_possible_values = true, action = ArgAction::Set)]
+    pub(super) stdin: bool,
+    /// Allocate a terminal for the container; needs -i
+    #[arg(short = 't', long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+        default_value = "false", hide_default_value = true, hide_possible_values = true, action = ArgAction::Set)]
+    pub(super) tty: bool,
+    /// Attach to the container (not there yet: prints the `kubectl attach` command that does it)
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+        hide_possible_values = true, action = ArgAction::Set)]
+    pub(super) attach: Option<bool>,
+    /// Pass what follows -- to the container as arguments instead of as its command
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+        default_value = "false", hide_default_value = true, hide_possible_values = true, action = ArgAction::Set)]
+    pub(super) arguments_only: bool,
+    /// Suppress informational messages: only the result and errors are printed
+    #[arg(short, long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+        default_value = "false", hide_default_value = true, hide_possible_values = true, action = ArgAction::Set)]
+    pub(super) quiet: bool,
+    /// End the container's processes after this time [default: the agent's, 1h]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(super) ttl: Option<Duration>,
+    /// How long to wait for the container to run
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
+    pub(super) start_timeout: Duration,
+    /// Keep waiting when the image cannot be pulled, as the kubelet keeps trying
+    #[arg(long)]
+    pub(super) wait_for_image: bool,
+    /// JSON or YAML file with the whole container (or a list of exactly one), instead of --image and its like; - for stdin
+    #[arg(short, long, value_name = "FILE",
+        conflicts_with_all = ["image", "custom", "env", "profile", "arguments_only", "command", "image_pull_policy", "target", "container"])]
+    pub(super) filename: Option<PathBuf>,
+    /// Output format
+    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+    pub(super) output: ObjectOutput,
+    /// Command to run in the container instead of the image's
+    #[arg(last = true, value_name = "COMMAND")]
+    pub(super) command: Vec<String>,
+}
+
+/// kubectl's profiles for ephemeral containers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Profile {
+    // Adds the capability SYS_PTRACE
+    General,
+    // Sets nothing
+    // What kubectl's `legacy` does to an ephemeral container.
+    #[value(alias = "legacy")]
+    Baseline,
+    // Not root, no capabilities, no privilege escalation, seccomp RuntimeDefault
+    Restricted,
+    // Adds the capabilities NET_ADMIN and NET_RAW
+    Netadmin,
+    // Privileged
+    Sysadmin,
+}
+
+/// Kubernetes' image pull policies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum PullPolicy {
+    // Before every start.
+    #[value(name = "Always")]
+    Always,
+    // If the node does not have it.
+    #[value(name = "IfNotPresent")]
+    IfNotPresent,
+    // Never.
+    #[value(name = "Never")]
+    Never,
+}
 
 /// What the agent may take beyond the start timeout before it is given up, for its own checks and the verification.
 const SLACK: Duration = Duration::from_secs(30);
@@ -68,7 +193,7 @@ async fn interruption() {
 }
 
 fn request(args: &DebugArgs) -> Result<DebugCreateRequest, Failed> {
-    let file = |path: &Option<std::path::PathBuf>| match path {
+    let file = |path: &Option<PathBuf>| match path {
         Some(path) => values::json_file(path).map_err(Failed::Usage),
         None => Ok(String::new()),
     };
@@ -212,9 +337,9 @@ fn show(
     let report = DebugReport::from(done);
     let terminal = context.terminal;
     match args.output {
-        DebugOutput::Json => terminal.json(&report)?,
-        DebugOutput::Yaml => terminal.yaml(&report)?,
-        DebugOutput::Text => {
+        ObjectOutput::Json => terminal.json(&report)?,
+        ObjectOutput::Yaml => terminal.yaml(&report)?,
+        ObjectOutput::Text => {
             if let Some(container) = &report.verification {
                 terminal.print(&verdict::container_detail(container, false, terminal.colour))?;
             }

@@ -9,9 +9,9 @@ use clap::{ArgGroup, Args};
 use kube::Client;
 
 use super::{
-    args::TEMPLATE,
     capture::{self, Choice, Job, PodTarget, targets},
     context::{Context, Exit, Failed, Scope},
+    options::TEMPLATE,
     values::{self, Named},
 };
 use crate::{client::Error, kube::workloads, proto::v1::CaptureStartRequest};

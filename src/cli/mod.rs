@@ -1,14 +1,16 @@
 //! The command line, `podsonde` and `kubectl podsonde`: arguments, one file per command, output, exit codes. Made of
 //! [`crate::client`]; knows nothing of Linux.
 
-mod args;
 mod capture;
+mod completion;
 mod context;
 mod debug;
+mod end;
 mod extcap;
 mod files;
 mod hint;
 mod node;
+mod options;
 mod progress;
 mod report;
 mod sessions;
@@ -17,13 +19,14 @@ mod terminal;
 mod values;
 mod verdict;
 mod verify;
+mod version;
 
 use std::{ffi::OsString, path::Path, process::ExitCode};
 
-use clap::{CommandFactory, FromArgMatches};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, builder::Styles};
 
-use args::{Cli, Command};
 use context::{Context, Exit, Failed};
+use options::GlobalArgs;
 use terminal::Terminal;
 
 /// What kubectl calls the binary of its plugin `podsonde`.
@@ -31,6 +34,87 @@ const PLUGIN: &str = "kubectl-podsonde";
 
 /// What Wireshark calls the binary, or a link to it.
 const EXTCAP: &str = "podsonde-extcap";
+
+/// What the exit codes mean.
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    the verdict is OK (debug: and the container runs)
+  1    error; for several pods: some could not be asked about; diff: they differ
+  2    usage; ls, diff: trouble, as with the tools of that name
+  3    DRIFT: a namespace is not what the pod's spec asks for
+  4    UNKNOWN: it cannot be told
+  130  interrupted
+Of several that apply: 3 before 1 before 4.";
+
+/// Looks into pods from their nodes: debug containers with proof of the namespaces they share, files, packets.
+#[derive(Debug, Clone, Parser)]
+#[command(
+    name = "podsonde",
+    version,
+    styles = Styles::plain(),
+    max_term_width = 100,
+    propagate_version = false,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    disable_help_subcommand = true,
+    after_help = EXIT_CODES
+)]
+struct Cli {
+    /// What holds for every command.
+    #[command(flatten)]
+    global: GlobalArgs,
+    /// What to do.
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Clone, Subcommand)]
+enum Command {
+    /// Start a debug container in a pod and verify its namespaces
+    Debug(Box<debug::DebugArgs>),
+    /// Verify which namespaces the containers of pods share
+    Verify(verify::VerifyArgs),
+    /// List debug sessions
+    Sessions(sessions::SessionsArgs),
+    /// End a debug session by ending the processes of its container
+    End(end::EndArgs),
+    /// Capture the packets of pods: print them, or write them to a file
+    Capture(Box<capture::CaptureArgs>),
+    /// Show agents, their nodes, and what the nodes let them do
+    Node(node::NodeArgs),
+    // Those on files.
+    #[command(flatten)]
+    Files(files::args::FilesCommand),
+    /// Show the versions of the client and of the agents
+    Version(version::VersionArgs),
+    /// Print a completion script for a shell
+    Completion(completion::CompletionArgs),
+    /// Be a capture interface of Wireshark, which then lists pods
+    Extcap(Box<extcap::ExtcapArgs>),
+    /// Show what podsonde does, on this machine alone: no Kubernetes, no root
+    #[cfg(all(feature = "embedded", target_os = "linux"))]
+    Demo(DemoArgs),
+}
+
+/// `podsonde demo`.
+#[cfg(all(feature = "embedded", target_os = "linux"))]
+#[derive(Debug, Clone, clap::Args)]
+#[command(
+    long_about = "Show what podsonde does, on this machine alone: pods made of Linux namespaces, an API server that is built in, \
+agents, and the commands as you would type them. Takes a few seconds and leaves nothing behind.",
+    after_help = "Examples:
+  # Watch it
+  podsonde demo
+
+  # Leave the cluster up until Ctrl-C, to try things in another terminal
+  podsonde demo --hold"
+)]
+struct DemoArgs {
+    /// Leave the cluster up until Ctrl-C, and print how to talk to it
+    #[arg(long)]
+    hold: bool,
+}
 
 /// A command line that was understood.
 #[derive(Debug)]
@@ -123,19 +207,16 @@ async fn perform(context: &Context, command: &Command, plugin: bool) -> Result<E
     match command {
         Command::Debug(args) => debug::run(context, args).await,
         Command::Verify(args) => verify::run(context, args).await,
-        Command::Sessions(args) => sessions::list(context, args).await,
-        Command::End(args) => sessions::end(context, args).await,
+        Command::Sessions(args) => sessions::run(context, args).await,
+        Command::End(args) => end::run(context, args).await,
         Command::Capture(args) => capture::run(context, args).await,
         Command::Extcap(args) => extcap::run(context, args).await,
         Command::Node(args) => node::run(context, args).await,
         Command::Files(command) => files::run(context, command).await,
-        Command::Version(args) => node::version(context, args).await,
+        Command::Version(args) => version::run(context, args).await,
         Command::Completion(args) => {
-            let mut script = Vec::new();
             let name = if plugin { PLUGIN } else { "podsonde" };
-            clap_complete::generate(args.shell, &mut self::command(plugin), name, &mut script);
-            context.terminal.print(&String::from_utf8_lossy(&script))?;
-            Ok(Exit::Ok)
+            completion::run(context, args, self::command(plugin), name)
         }
         #[cfg(all(feature = "embedded", target_os = "linux"))]
         Command::Demo(args) => match crate::embedded::demo::run(args.hold).await {

@@ -1,14 +1,16 @@
-//! `podsonde node` and `podsonde version`.
+//! `podsonde node`.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
+use clap::Args;
 use futures::{StreamExt, stream};
 
 use super::{
-    args::{DebugOutput, ListOutput, NodeArgs, VersionArgs},
     context::{Context, Exit, Failed},
-    report::{AgentVersion, NodesReport, VersionReport, errors, instant},
+    options::{ListOutput, TEMPLATE},
+    report::{NodesReport, instant},
     table::{Cell, Table, Tone, age},
+    values::object_name,
 };
 use crate::{
     client::{Failure, Gathered},
@@ -18,8 +20,22 @@ use crate::{
 /// How many nodes that were named are looked up at the same time.
 const LOOKUPS: usize = 16;
 
-/// Version of this client.
-const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// `podsonde node`.
+#[derive(Debug, Clone, Args)]
+#[command(help_template = TEMPLATE, after_help = "Examples:
+  # All agents of the cluster
+  podsonde node
+
+  # One of them, with what its node lets it do
+  podsonde node node-1")]
+pub(super) struct NodeArgs {
+    /// Nodes [default: all that have an agent, or the one of --agent]
+    #[arg(value_name = "NODE", value_parser = object_name)]
+    pub(super) nodes: Vec<String>,
+    /// Output format
+    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+    pub(super) output: ListOutput,
+}
 
 pub(super) async fn run(context: &Context, args: &NodeArgs) -> Result<Exit, Failed> {
     let gathered = ask(context, &args.nodes).await?;
@@ -47,7 +63,11 @@ pub(super) async fn run(context: &Context, args: &NodeArgs) -> Result<Exit, Fail
     Ok(if gathered.failures.is_empty() { Exit::Ok } else { Exit::Error })
 }
 
-async fn ask(context: &Context, nodes: &[String]) -> Result<Gathered<NodeGetResponse>, Failed> {
+/// Asks the agents of these nodes; of all of them where none is named.
+pub(super) async fn ask(
+    context: &Context,
+    nodes: &[String],
+) -> Result<Gathered<NodeGetResponse>, Failed> {
     if !nodes.is_empty() {
         context.refuse_nodes_with_agent()?;
     }
@@ -111,49 +131,4 @@ fn features(node: &NodeGetResponse) -> Table {
         table.row(vec![Cell::from(&feature.name), available, Cell::from(&feature.message)]);
     }
     table
-}
-
-pub(super) async fn version(context: &Context, args: &VersionArgs) -> Result<Exit, Failed> {
-    // The client's version is known whatever becomes of the agents'.
-    let (gathered, failed) = match args.client {
-        true => (None, None),
-        false => match ask(context, &[]).await {
-            Ok(gathered) => (Some(gathered), None),
-            Err(failed) => (None, Some(failed)),
-        },
-    };
-    let (answers, failures) =
-        gathered.map(|gathered| (gathered.answers, gathered.failures)).unwrap_or_default();
-    let terminal = context.terminal;
-    let report = VersionReport {
-        client: VERSION,
-        agents: answers
-            .into_iter()
-            .map(|node| AgentVersion { node: node.node, version: node.version })
-            .collect(),
-        errors: errors(&failures),
-    };
-    match args.output {
-        DebugOutput::Json => terminal.json(&report)?,
-        DebugOutput::Yaml => terminal.yaml(&report)?,
-        DebugOutput::Text => {
-            let mut versions: BTreeMap<String, usize> = BTreeMap::new();
-            for agent in &report.agents {
-                *versions.entry(super::table::escape(&agent.version)).or_default() += 1;
-            }
-            let mut text = format!("Client: {VERSION}\n");
-            for (version, nodes) in versions {
-                text.push_str(&format!(
-                    "Agent:  {version} ({nodes} node{})\n",
-                    if nodes == 1 { "" } else { "s" }
-                ));
-            }
-            terminal.print(&text)?;
-        }
-    }
-    context.report_failures(&failures);
-    match failed {
-        Some(failed) => Err(failed),
-        None => Ok(if failures.is_empty() { Exit::Ok } else { Exit::Error }),
-    }
 }

@@ -1,20 +1,38 @@
-//! `podsonde sessions` and `podsonde end`.
+//! `podsonde sessions`.
 
 use std::time::Duration;
 
+use clap::Args;
+
 use super::{
-    args::{EndArgs, ListOutput, SessionsArgs},
     context::{Context, Exit, Failed},
+    options::{ListOutput, TEMPLATE},
     report::{SessionReport, SessionsReport, errors, instant},
     table::{Cell, Table, age},
-    values,
 };
-use crate::{
-    client::Failure,
-    proto::v1::{DebugEndResponse, EndOutcome, Session, SessionState},
-};
+use crate::proto::v1::{Session, SessionState};
 
-pub(super) async fn list(context: &Context, args: &SessionsArgs) -> Result<Exit, Failed> {
+/// `podsonde sessions`.
+#[derive(Debug, Clone, Args)]
+#[command(help_template = TEMPLATE, after_help = "Examples:
+  # Sessions that run or are about to, in the current namespace
+  podsonde sessions
+
+  # Of all namespaces, those that have ended too
+  podsonde sessions -A --all -o wide")]
+pub(super) struct SessionsArgs {
+    /// Sessions of all namespaces
+    #[arg(short = 'A', long)]
+    pub(super) all_namespaces: bool,
+    /// Also sessions that have ended
+    #[arg(long)]
+    pub(super) all: bool,
+    /// Output format
+    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+    pub(super) output: ListOutput,
+}
+
+pub(super) async fn run(context: &Context, args: &SessionsArgs) -> Result<Exit, Failed> {
     let scope = context.scope().await?;
     let namespace = if args.all_namespaces { "" } else { scope.namespace.as_str() };
     let places = scope.fleet.places().await?.into_iter().map(|place| (place, ())).collect();
@@ -106,103 +124,6 @@ fn status(session: &Session) -> String {
         (SessionState::Terminated, "", None) => "Terminated".to_owned(),
         (SessionState::Waiting | SessionState::Unspecified, "", _) => "Waiting".to_owned(),
         (_, reason, _) => reason.to_owned(),
-    }
-}
-
-pub(super) async fn end(context: &Context, args: &EndArgs) -> Result<Exit, Failed> {
-    match (&args.pod, &args.session) {
-        (Some(pod), Some(session)) => end_one(context, args, pod, session).await,
-        _ => end_all(context, args).await,
-    }
-}
-
-async fn end_one(
-    context: &Context,
-    args: &EndArgs,
-    pod: &str,
-    session: &str,
-) -> Result<Exit, Failed> {
-    let pod = values::pod(pod).map_err(Failed::Usage)?;
-    let scope = context.scope().await?;
-    let namespace = &scope.namespace;
-    let place = scope.fleet.place_of_pod(namespace, &pod).await?;
-    let agent = scope.fleet.connect(&place).await?;
-    let ended = agent.end(namespace, &pod, session, args.grace_period).await;
-    let ended = ended.map_err(|error| error.about("namespace", namespace).about("pod", &pod))?;
-    context.terminal.print(&format!("{}\n", sentence(namespace, &pod, session, &ended)))?;
-    Ok(exit(&ended))
-}
-
-async fn end_all(context: &Context, args: &EndArgs) -> Result<Exit, Failed> {
-    let scope = context.scope().await?;
-    let namespace = scope.namespace.as_str();
-    let places = scope.fleet.places().await?.into_iter().map(|place| (place, ())).collect();
-    let gathered = scope.fleet.gather(places, async |agent, ()| {
-        let mut ended = Vec::new();
-        for session in agent.sessions(namespace, false).await? {
-            let answer =
-                agent.end(&session.namespace, &session.pod, &session.id, args.grace_period).await;
-            ended.push((session, answer));
-        }
-        Ok(ended)
-    });
-    let gathered = gathered.await;
-    let mut failures = gathered.failures;
-    let mut worst = Exit::Ok;
-    let mut lines = String::new();
-    for (session, answer) in gathered.answers.into_iter().flatten() {
-        match answer {
-            Ok(ended) => {
-                lines.push_str(&sentence(
-                    &session.namespace,
-                    &session.pod,
-                    &session.container,
-                    &ended,
-                ));
-                lines.push('\n');
-                if exit(&ended) != Exit::Ok {
-                    worst = exit(&ended);
-                }
-            }
-            Err(error) => {
-                failures.push(Failure {
-                    subject: format!("pod {}/{}", session.namespace, session.pod),
-                    error,
-                });
-            }
-        }
-    }
-    if lines.is_empty() && failures.is_empty() {
-        context.terminal.note(&format!("No sessions found in {namespace} namespace."));
-    }
-    context.terminal.print(&lines)?;
-    context.report_failures(&failures);
-    Ok(if failures.is_empty() { worst } else { Exit::Error })
-}
-
-fn sentence(namespace: &str, pod: &str, session: &str, ended: &DebugEndResponse) -> String {
-    let processes = |count: u32| format!("{count} process{}", if count == 1 { "" } else { "es" });
-    let killed = if ended.killed > 0 {
-        format!(", {} of them needed SIGKILL", ended.killed)
-    } else {
-        String::new()
-    };
-    let signalled = format!("{}{killed}", processes(ended.signalled));
-    let how = match ended.outcome() {
-        EndOutcome::Ended => format!("ended: {signalled}"),
-        EndOutcome::AlreadyEnded => "had already ended".to_owned(),
-        EndOutcome::Partial => {
-            format!("ended in part: {signalled}; {} could not be ended", processes(ended.survivors))
-        }
-        EndOutcome::Unspecified => format!("may have ended: {signalled}"),
-    };
-    format!("session {session} in pod {namespace}/{pod} {how}")
-}
-
-fn exit(ended: &DebugEndResponse) -> Exit {
-    match ended.outcome() {
-        EndOutcome::Ended | EndOutcome::AlreadyEnded => Exit::Ok,
-        EndOutcome::Partial | EndOutcome::Unspecified => Exit::Error,
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
 
 use serde::Serialize;
 
-use super::{args::Colour, table::Tone};
+use super::{options::Colour, table::Tone};
 use crate::domain::text::{escape, escape_json, escape_lines};
 
 /// Where output goes and what it may look like.

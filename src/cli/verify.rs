@@ -2,19 +2,84 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use clap::{Args, ValueEnum};
 use futures::{StreamExt, stream};
 
 use super::{
-    args::{VerifyArgs, VerifyOutput},
     context::{Context, Exit, Failed, Scope},
+    options::TEMPLATE,
     report::{PodReport, VerifyReport},
     table::Tone,
-    values, verdict,
+    values::{self, label, object_name},
+    verdict,
 };
 use crate::{
     client::{AgentLocation, Failure},
     proto::v1::{Outcome, PodVerification},
 };
+
+/// `podsonde verify`.
+#[derive(Debug, Clone, Args)]
+#[command(
+    help_template = TEMPLATE,
+    after_help = "Reads the ids of the running containers' namespaces from the node's /proc and compares them with \
+what the pods' specs ask for. The columns say whose a namespace is: shared with the container's target or the \
+pod's sandbox, private, or the host's. What is not as expected is marked with `!`, what cannot be told with `?`.
+
+Examples:
+  # One pod, namespace by namespace
+  podsonde verify web
+
+  # All pods with a label, with ids and evidence
+  podsonde verify -l app=web -o wide
+
+  # All pods of a node; of the cluster
+  podsonde verify --node node-1
+  podsonde verify -A
+
+  # The names of those that are not OK, for a script
+  podsonde verify -A -o name
+
+Exit codes:
+  0 all OK   1 error: some could not be asked about   2 usage   3 DRIFT   4 UNKNOWN
+  Of several that apply: 3 before 1 before 4."
+)]
+#[command(group = clap::ArgGroup::new("which").args(["pods", "selector", "node", "all_namespaces"]).required(true).multiple(true))]
+pub(super) struct VerifyArgs {
+    /// Pods to verify: POD or pod/POD
+    #[arg(value_name = "POD", conflicts_with_all = ["selector", "node", "all_namespaces"])]
+    pub(super) pods: Vec<String>,
+    /// Pods with these labels (app=web,tier!=cache, `env in (a,b)`)
+    #[arg(short = 'l', long, value_name = "SELECTOR")]
+    pub(super) selector: Option<String>,
+    /// Pods of this node, of all namespaces unless -n is given
+    #[arg(long, value_name = "NODE", value_parser = object_name)]
+    pub(super) node: Option<String>,
+    /// Pods of all namespaces
+    #[arg(short = 'A', long)]
+    pub(super) all_namespaces: bool,
+    /// Only this container of each pod
+    #[arg(short, long, value_name = "NAME", value_parser = label)]
+    pub(super) container: Option<String>,
+    /// Output format
+    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+    pub(super) output: VerifyOutput,
+}
+
+/// Output formats of `podsonde verify`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum VerifyOutput {
+    // A table for people: of one pod by namespace, of several by container
+    Table,
+    // The table with ids, nodes and evidence
+    Wide,
+    // One JSON object
+    Json,
+    // One YAML document
+    Yaml,
+    // pod/NAME of those that are not OK, one a line
+    Name,
+}
 
 /// How many pods that were named are looked up at the same time.
 const LOOKUPS: usize = 16;

@@ -10,9 +10,9 @@ use futures::{Stream, StreamExt, stream};
 use tonic::transport::Channel;
 
 use super::{
-    connect::ConnectOptions,
     credentials::Authenticated,
     error::{Error, reason},
+    options::ConnectOptions,
 };
 use crate::kube::portforward::FarEnd;
 use crate::proto::v1::{

@@ -7,9 +7,10 @@ use kube::Client;
 
 use super::{
     agent::Agent,
-    connect::{self, ConnectOptions, Traffic},
+    connect,
     endpoint::Endpoint,
     error::{Error, reason},
+    options::{ConnectOptions, Traffic},
 };
 use crate::kube::agents::{self, AGENT_NAMESPACE, AgentPod};
 

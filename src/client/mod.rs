@@ -21,14 +21,16 @@ mod endpoint;
 mod error;
 pub mod files;
 mod fleet;
+mod options;
 mod tls;
 
 pub use agent::Agent;
 pub use capture::{Capture, CaptureEvent};
-pub use connect::{ConnectOptions, Traffic, connect, published_trust};
+pub use connect::{connect, published_trust};
 pub use credentials::Credentials;
 pub use endpoint::Endpoint;
 pub use error::{Error, reason};
 pub use files::Files;
 pub use fleet::{AgentLocation, Failure, Fleet, Gathered, by_reason};
+pub use options::{ConnectOptions, Traffic};
 pub use tls::{ClientIdentity, Fingerprint, Trust};

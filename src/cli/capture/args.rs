@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use clap::{ArgAction, Args, ValueEnum};
 
 use crate::cli::{
-    args::TEMPLATE,
+    options::TEMPLATE,
     values::{bytes, duration, file_size, label},
 };
 

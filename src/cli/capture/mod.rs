@@ -4,6 +4,7 @@
 //! are several ([`output`], [`window`]). What waits between them is bounded: an output that is slow holds the agents back.
 
 mod args;
+mod error;
 mod output;
 mod query;
 mod read;

@@ -15,6 +15,7 @@ use bytes::Bytes;
 use tokio::sync::{oneshot, watch};
 
 use super::{
+    error::PutError,
     savefile::{self, Savefiles},
     stream::{Item, Stop},
     text::Lines,
@@ -240,13 +241,4 @@ fn time(block: &Block<'_>) -> Option<u64> {
         }))
     };
     Some(half(0)? << 32 | half(4)?)
-}
-
-/// Why something was not put out.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum PutError {
-    #[error(transparent)]
-    Output(#[from] io::Error),
-    #[error(transparent)]
-    Stream(#[from] pcapng::Error),
 }

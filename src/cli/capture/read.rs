@@ -6,7 +6,7 @@ use std::{
     path::Path,
 };
 
-use super::{args::CaptureArgs, output::PutError, report::link_and_snaplen, text::Lines};
+use super::{args::CaptureArgs, error::PutError, report::link_and_snaplen, text::Lines};
 use crate::cli::context::{Context, Exit, Failed};
 
 /// How much is read at once, at first so little that what the file is can be said before its packets are printed.

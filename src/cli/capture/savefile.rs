@@ -10,7 +10,7 @@ use std::{
 
 use jiff::{Zoned, fmt::strtime};
 
-use super::{args::CaptureArgs, output::PutError};
+use super::{args::CaptureArgs, error::PutError};
 use crate::{
     cli::context::Failed,
     domain::pcapng::{

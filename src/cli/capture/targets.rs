@@ -1,6 +1,6 @@
 //! Which pods are meant, and what the filter is: the two share the command line's words.
 
-use super::CaptureArgs;
+use super::args::CaptureArgs;
 use crate::{
     cli::{
         context::{Context, Failed, Scope},

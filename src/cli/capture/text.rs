@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::{
     args::{CaptureArgs, CaptureOutput, TextArgs},
-    output::PutError,
+    error::PutError,
     targets::PodTarget,
 };
 use crate::domain::{

@@ -9,7 +9,7 @@ use clap::{
 };
 
 use super::location::{Location, PodPath};
-use crate::cli::{args::TEMPLATE, values::label};
+use crate::cli::{options::TEMPLATE, values::label};
 
 /// Heading of the options that say whose files.
 const WHICH: &str = "Which files";

@@ -209,7 +209,7 @@ mod tests {
 
     fn rewritten(line: &str) -> String {
         let words = line.split(' ').map(OsString::from).collect();
-        let cli = crate::cli::args::Cli::command();
+        let cli = crate::cli::Cli::command();
         let out: Vec<_> =
             rewrite(&cli, words).into_iter().map(|word| word.into_string().unwrap()).collect();
         out.join(" ").replace(&format!("--{EXPRESSION}="), "%")
