@@ -4,6 +4,8 @@
 
 #[path = "architecture/circles.rs"]
 mod circles;
+#[path = "architecture/foreign.rs"]
+mod foreign;
 #[path = "architecture/layers.rs"]
 mod layers;
 #[path = "architecture/source.rs"]

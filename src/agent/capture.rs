@@ -204,8 +204,9 @@ impl Captures {
             ))
         };
         let (pod, ()) = self.pods.find(namespace, name, check).await?;
-        let (containers, wanted) = (Arc::clone(&self.containers), container.to_owned());
-        blocking(move || process_of(&containers, pod, &wanted))
+        let wanted = container.to_owned();
+        self.containers
+            .pass(move |containers| process_of(containers, pod, &wanted))
             .await?
             .map_err(|e| e.pod(namespace, name))
     }

@@ -129,11 +129,11 @@ async fn signal(
     (pod, id): (&str, &str),
     signal: Signal,
 ) -> Result<Signalled> {
-    let (containers, pod, id) = (Arc::clone(containers), pod.to_owned(), id.to_owned());
-    let work = tokio::task::spawn_blocking(move || {
+    let (pod, id) = (pod.to_owned(), id.to_owned());
+    let send = move |containers: &Containers| {
         containers.signal(ContainerCgroup { pod: &pod, id: &id }, signal)
-    });
-    Ok(work.await.map_err(|e| Error::new(Reason::Bug, e.to_string()))??)
+    };
+    Ok(containers.pass(send).await??)
 }
 
 /// Waits until all of them have ended, at most so long.

@@ -9,11 +9,10 @@ use std::{
 };
 
 use rustix::io::Errno;
-use tokio::sync::Semaphore;
 
 use crate::{
     domain::{
-        Error, Reason, Result,
+        Reason, Result,
         evidence::{Evidence, MutualPids},
         namespace::{NamespaceKind, NamespaceSet},
         pod::{Container, ContainerKind, Pod},
@@ -78,8 +77,6 @@ pub struct Verifier {
     pods: Arc<Pods>,
     containers: Arc<Containers>,
     entry: Arc<NamespaceEntry>,
-    /// Passes over `/proc` at a time.
-    passes: Arc<Semaphore>,
     counts: [AtomicU64; 3],
 }
 
@@ -94,13 +91,7 @@ struct Live<'a> {
 impl Verifier {
     /// Verifies pods that `pods` knows, and takes evidence by way of `entry`.
     pub fn new(pods: Arc<Pods>, containers: Arc<Containers>, entry: Arc<NamespaceEntry>) -> Self {
-        Self {
-            pods,
-            containers,
-            entry,
-            passes: Arc::new(Semaphore::new(2)),
-            counts: Default::default(),
-        }
+        Self { pods, containers, entry, counts: Default::default() }
     }
 
     /// How many verdicts there were, by outcome.
@@ -149,15 +140,8 @@ impl Verifier {
         wanted: Vec<Arc<Pod>>,
         container: Option<String>,
     ) -> Result<Vec<PodReport>> {
-        let permit = Arc::clone(&self.passes).acquire_owned().await;
-        let permit = permit.map_err(|_| Error::new(Reason::Bug, "the semaphore was closed"))?;
         let this = Arc::clone(self);
-        // The pass goes on if nobody waits for it any more, and so keeps its permit.
-        let work = tokio::task::spawn_blocking(move || {
-            let _permit = permit;
-            this.pass(&wanted, container.as_deref())
-        });
-        work.await.map_err(|e| Error::new(Reason::Bug, e.to_string()))?
+        self.containers.pass(move |_| this.pass(&wanted, container.as_deref())).await?
     }
 
     /// The pods that were not as the watch has them, of those with a container of which nothing can be told.

@@ -27,7 +27,10 @@ fn main() -> ExitCode {
         // first has in hand. It cost a capture a third more CPU.
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-        runtime.block_on(agent::app::run(config, entry))
+        let result = runtime.block_on(agent::app::run(config, entry));
+        // Dropping it would wait for blocking work, however long that takes.
+        runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+        result
     });
     match result {
         Ok(()) => ExitCode::SUCCESS,

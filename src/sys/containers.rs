@@ -11,8 +11,11 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use tokio::sync::Semaphore;
+
 use super::{
     SysError,
+    pass::PASSES,
     process::ContainerProcess,
     procfs::{Proc, ProcessDir},
 };
@@ -32,6 +35,8 @@ pub struct Containers {
     host_process: ProcessDir,
     /// What was proven before, by the name of the pod's cgroup.
     known: Mutex<HashMap<String, KnownPod>>,
+    /// Permits for passes over `/proc`, see [`Containers::pass`].
+    passes: Arc<Semaphore>,
 }
 
 /// The host that containers are compared with.
@@ -133,7 +138,8 @@ impl Containers {
         }
         let unified = cgroup::is_unified(dir.read("cgroup", &mut buffer)?);
         let host = Host { namespaces: dir.namespaces(), unified };
-        Ok(Self { proc, host, host_process: dir, known: Mutex::default() })
+        let passes = Arc::new(Semaphore::new(PASSES));
+        Ok(Self { proc, host, host_process: dir, known: Mutex::default(), passes })
     }
 
     /// Says which pod the agent itself runs in. Without this, the other containers of that pod are
@@ -150,6 +156,10 @@ impl Containers {
     /// EACCES where the process that stands for the host may not be inspected.
     pub fn host_root(&self) -> Result<OwnedFd, SysError> {
         self.host_process.open_path("root")
+    }
+
+    pub(super) fn passes(&self) -> &Arc<Semaphore> {
+        &self.passes
     }
 
     /// The open `/proc`.

@@ -1,7 +1,7 @@
 //! Reading files as somebody else.
 //!
-//! The ids that count for file systems, and capabilities, are each thread's own as far as the kernel is concerned. **Invariant**: a thread
-//! that took on an identity ends with its work; it is never handed to anybody else.
+//! For file systems, the kernel looks at ids and capabilities of the calling thread alone.
+//! **Invariant**: a thread that took on an identity ends with its work; no other work runs on it.
 //! <https://man7.org/linux/man-pages/man2/setfsuid.2.html>
 
 use nix::unistd::{setfsgid, setfsuid};
@@ -13,40 +13,45 @@ use rustix::{
 
 use super::SysError;
 
-/// Whom files are read as.
+/// Stack of a thread for file work, in bytes: the largest thing on it is a 16 KiB buffer of names.
+const STACK: usize = 256 * 1024;
+
+/// The user, groups and capabilities that files are read with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileIdentity {
-    /// User.
+    /// The user id, in the host's user namespace.
     pub uid: u32,
-    /// Group.
+    /// The group id, in the host's user namespace.
     pub gid: u32,
-    /// Supplementary groups.
+    /// The supplementary group ids, in the host's user namespace.
     pub groups: Vec<u32>,
-    /// Whether every file and directory may be read, whoever owns it: CAP_DAC_READ_SEARCH.
+    /// Whether it holds CAP_DAC_READ_SEARCH, which reads every file whoever owns it.
     pub reads_any: bool,
 }
 
 impl FileIdentity {
-    /// Root with all of its rights to read.
+    /// Root with the capability to read every file.
     pub const ROOT: Self = Self { uid: 0, gid: 0, groups: Vec::new(), reads_any: true };
 
-    /// Makes the calling thread this one, for good: it keeps no capability but that of reading any file, if that is asked for.
+    /// Makes this the identity of the calling thread, for good. The thread keeps no capability but
+    /// CAP_DAC_READ_SEARCH, and that one only if the identity has it.
     ///
     /// # Errors
-    /// If something of it was not done. The thread is then to do nothing more. EPERM without CAP_SETUID, CAP_SETGID and, if it is asked
-    /// for, CAP_DAC_READ_SEARCH.
+    /// EPERM without CAP_SETUID, CAP_SETGID and, where the identity has it, CAP_DAC_READ_SEARCH.
+    /// The thread may then be half of each identity and must do nothing more.
     pub(super) fn assume(&self) -> Result<(), SysError> {
-        // The process keeps them at hand, not in force.
+        // The process holds these two as permitted, not as effective.
         let mut had = capabilities(None).map_err(SysError::of("capget", "the thread"))?;
         had.effective |= had.permitted & (CapabilitySet::SETUID | CapabilitySet::SETGID);
         set_capabilities(None, had).map_err(SysError::of("capset", "SETUID, SETGID"))?;
         let groups: Vec<_> = self.groups.iter().copied().map(Gid::from_raw).collect();
-        // A user namespace made by an ordinary user has no setgroups: there the processes have the groups that all have.
+        // A user namespace that an ordinary user made forbids setgroups; its processes have the
+        // groups of their parent, which may well be the thread's.
         if getgroups().map_err(SysError::of("getgroups", "the thread"))? != groups {
             set_thread_groups(&groups)
                 .map_err(SysError::of("setgroups", format_args!("{:?}", self.groups)))?;
         }
-        // These two do not say whether they did anything; asked for an id that nobody has they tell the present one.
+        // Neither call reports failure; called with an invalid id, each returns the current one.
         let (uid, gid) =
             (nix::unistd::Uid::from_raw(self.uid), nix::unistd::Gid::from_raw(self.gid));
         setfsgid(gid);
@@ -73,21 +78,36 @@ impl FileIdentity {
         Ok(())
     }
 
-    /// Runs `work` as this one, on a thread of its own that ends with it.
+    /// Runs `work` with this identity, as [`run_as`] does.
     ///
     /// # Errors
-    /// If there can be no thread. `done` is told everything else.
+    /// EAGAIN if no thread can be started.
     pub fn run<T: Send + 'static>(
         self,
         work: impl FnOnce() -> T + Send + 'static,
         done: impl FnOnce(Result<T, SysError>) + Send + 'static,
     ) -> Result<(), SysError> {
-        let run = move || done(self.assume().map(|()| work()));
-        let thread =
-            std::thread::Builder::new().name("files".to_owned()).stack_size(256 * 1024).spawn(run);
-        // It ends by itself.
-        thread.map(drop).map_err(|e| {
-            SysError::new("thread", "files", Errno::from_io_error(&e).unwrap_or(Errno::AGAIN))
-        })
+        run_as(Some(self), work, done)
     }
+}
+
+/// Runs `work` on a thread of its own that ends with it: with the identity that is given, or with
+/// the agent's own. `done` gets the result, or the reason why the identity could not be assumed.
+///
+/// # Errors
+/// EAGAIN if no thread can be started; the caller then drops `work` and `done`.
+pub fn run_as<T: Send + 'static>(
+    identity: Option<FileIdentity>,
+    work: impl FnOnce() -> T + Send + 'static,
+    done: impl FnOnce(Result<T, SysError>) + Send + 'static,
+) -> Result<(), SysError> {
+    let run = move || {
+        let assumed = identity.map_or(Ok(()), |identity| identity.assume());
+        done(assumed.map(|()| work()));
+    };
+    let thread = std::thread::Builder::new().name("files".to_owned()).stack_size(STACK).spawn(run);
+    // Nobody joins it: it may never end.
+    thread.map(drop).map_err(|e| {
+        SysError::new("thread", "files", Errno::from_io_error(&e).unwrap_or(Errno::AGAIN))
+    })
 }

@@ -26,6 +26,7 @@ mod error;
 pub mod evidence;
 mod ffi;
 pub mod identity;
+mod pass;
 pub mod preflight;
 pub mod process;
 pub mod procfs;

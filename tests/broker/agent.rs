@@ -53,16 +53,7 @@ impl Agent {
         };
         let runtime = Arc::new(NamespaceRuntime::new(options).unwrap());
         let cluster = Cluster::builder().node(NODE, runtime).start().await.unwrap();
-        let container = json!({"name": "web", "image": "podsonde.dev/demo/web:1"});
-        let pod = json!({"metadata": {"name": "web"}, "spec": {"nodeName": NODE, "hostname": "evidence", "containers": [container]}});
-        cluster.create_pod(pod).await.unwrap();
-        let running = |pod: &k8s_openapi::api::core::v1::Pod| {
-            pod.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Running")
-        };
-        tokio::time::timeout(PATIENCE, cluster.wait_pod("default", "web", running))
-            .await
-            .unwrap()
-            .unwrap();
+        create_pod(&cluster, "web").await;
 
         let directory = tempfile::tempdir().unwrap();
         let (kubeconfig, socket) =
@@ -135,10 +126,27 @@ impl Agent {
         }
     }
 
-    /// The verification of the container `web`.
+    pub(crate) fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
+    /// Creates one more pod of one container, `web`, and waits until it runs.
+    pub(crate) async fn pod(&self, name: &str) {
+        create_pod(self.cluster.as_ref().unwrap(), name).await;
+    }
+
+    /// The pid of the container of a pod on the host.
+    pub(crate) async fn host_pid(&self, pod: &str) -> u32 {
+        self.verify_pod(pod).await.container.unwrap().host_pid
+    }
+
+    /// The verification of the container of the pod `web`.
     pub(crate) async fn verify(&self) -> v1::ContainerVerification {
-        let pod =
-            v1::PodRef { namespace: "default".into(), name: "web".into(), uid: String::new() };
+        self.verify_pod("web").await
+    }
+
+    async fn verify_pod(&self, name: &str) -> v1::ContainerVerification {
+        let pod = v1::PodRef { namespace: "default".into(), name: name.into(), uid: String::new() };
         let request = v1::NamespacesVerifyRequest { pod: Some(pod), container: "web".into() };
         let reply = NamespacesClient::new(self.channel.clone()).verify(request).await.unwrap();
         reply.into_inner().pod.unwrap().containers.remove(0)
@@ -184,6 +192,17 @@ impl Agent {
     pub(crate) async fn clean_up(mut self) {
         self.cluster.take().unwrap().shutdown().await;
     }
+}
+
+async fn create_pod(cluster: &Cluster, name: &str) {
+    let container = json!({"name": "web", "image": "podsonde.dev/demo/web:1"});
+    let spec = json!({"nodeName": NODE, "hostname": "evidence", "containers": [container]});
+    cluster.create_pod(json!({"metadata": {"name": name}, "spec": spec})).await.unwrap();
+    let running = |pod: &k8s_openapi::api::core::v1::Pod| {
+        pod.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Running")
+    };
+    let runs = cluster.wait_pod("default", name, running);
+    tokio::time::timeout(PATIENCE, runs).await.unwrap().unwrap();
 }
 
 impl Drop for Agent {

@@ -13,6 +13,10 @@
 
 mod agent;
 mod attacks;
+#[allow(dead_code)]
+#[path = "../support/fuse.rs"]
+mod fuse;
 mod loss;
 mod privileges;
 mod proc;
+mod stuck_root;

@@ -18,6 +18,9 @@ mod command_line;
 #[path = "../agent/fixture.rs"]
 mod fixture;
 mod follow;
+#[allow(dead_code)]
+#[path = "../support/fuse.rs"]
+mod fuse;
 mod hostile;
 mod lab;
 mod roots;

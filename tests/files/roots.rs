@@ -2,18 +2,11 @@
 
 use std::{
     fs::{self, File},
-    os::{
-        fd::AsRawFd,
-        unix::fs::{PermissionsExt, chown, symlink},
-    },
+    os::unix::fs::{PermissionsExt, chown, symlink},
     process::Command,
     time::Duration,
 };
 
-use nix::{
-    mount::{MsFlags, mount},
-    sched::{CloneFlags, setns, unshare},
-};
 use podsonde::{
     agent::config::{FileLimits, Limits},
     proto::v1::{self, FileTarget, RootOwner, RootView, files_read_response::Event},
@@ -23,6 +16,7 @@ use tonic::{Code, Status};
 
 use crate::{
     fixture::{Fixture, SLEEP, WEB, pod_ref, reason, request, within},
+    fuse,
     support::{Inside, cat, client, read, sleep},
 };
 
@@ -307,25 +301,6 @@ async fn it_is_over_when_the_container_is() {
     f.end().await;
 }
 
-/// Mounts a FUSE file system in the container that never answers, for as long as what is returned lives.
-fn mount_silent_fuse(inside: &Inside, at: &str) -> File {
-    fs::create_dir(inside.path(at)).unwrap();
-    let fuse = File::options().read(true).write(true).open("/dev/fuse").unwrap();
-    let mounts = File::open(format!("/proc/{}/ns/mnt", inside.pid)).unwrap();
-    std::thread::scope(|scope| {
-        let enter = || {
-            unshare(CloneFlags::CLONE_FS).unwrap();
-            setns(&mounts, CloneFlags::CLONE_NEWNS).unwrap();
-            let options =
-                format!("fd={},rootmode=40000,user_id=0,group_id=0,allow_other", fuse.as_raw_fd());
-            mount(Some("silent"), at, Some("fuse"), MsFlags::empty(), Some(options.as_str()))
-                .unwrap();
-        };
-        scope.spawn(enter).join().unwrap();
-    });
-    fuse
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_silent_fuse_costs_its_container_a_slot_and_nobody_else_anything() {
     let files = FileLimits {
@@ -338,7 +313,7 @@ async fn a_silent_fuse_costs_its_container_a_slot_and_nobody_else_anything() {
     let healthy = Inside::start(&f, "healthy", sleep(json!({}))).await;
     healthy.write("/tmp/file", "healthy");
     inside.write("/tmp/file", "still readable");
-    let fuse = mount_silent_fuse(&inside, "/mnt-silent");
+    let fuse = fuse::silent(inside.pid, "/mnt-silent");
     symlink("/mnt-silent/x", inside.path("/tmp/innocent")).unwrap();
     let metrics = || async {
         let text = crate::support::http_get(f.metrics_address(), "/metrics").await;

@@ -75,6 +75,17 @@ impl RootedDir {
         Ok(Self { root, proc: Proc::open()? })
     }
 
+    /// Whether both are the same directory, by device and inode.
+    ///
+    /// # Errors
+    /// FILE_SYSTEM_FAILED, and what else the file systems of the two answer.
+    pub fn is_same_directory(&self, other: &Self) -> Result<bool> {
+        let identity = |root: &OwnedFd| {
+            entry::describe(root, b"/").map(|(entry, _)| (entry.device, entry.inode))
+        };
+        Ok(identity(&self.root)? == identity(&other.root)?)
+    }
+
     /// Whether the kernel, and the filter of system calls that the process is under, let it resolve paths.
     pub fn is_supported() -> bool {
         openat2(rustix::fs::CWD, c"/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), WITHIN)
