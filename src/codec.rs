@@ -1,6 +1,8 @@
-//! The wire codec of the generated services: protobuf by prost, with a malformed message being the sender's fault.
+//! The wire codec of the generated services: prost's protobuf, but a malformed message is the fault
+//! of its sender.
 //!
-//! tonic reports what cannot be decoded as INTERNAL, which on a server would blame the server. May depend on nothing else of the crate.
+//! tonic reports a message that cannot be decoded as INTERNAL, which would blame the agent for a
+//! bad request. This module uses nothing else of the crate.
 
 use prost::{
     Message,
@@ -13,7 +15,7 @@ use tonic::{
 };
 use tonic_prost::ProstCodec;
 
-/// Encodes as [`ProstCodec`]; decodes as it does but for the status of a failure, INVALID_ARGUMENT.
+/// Works as [`ProstCodec`], but a message that cannot be decoded is an INVALID_ARGUMENT.
 #[derive(Debug)]
 pub(crate) struct StrictCodec<T, U>(ProstCodec<T, U>);
 
@@ -42,18 +44,18 @@ where
     }
 }
 
-/// Fields that a message may have whatever they hold.
+/// Number of fields up to which a message may have any content.
 const FIELDS: usize = 4096;
-/// What more fields must have on average, in bytes.
+/// Least average size in bytes of the fields of a message that has more than [`FIELDS`] of them.
 const DENSITY: usize = 8;
 
-/// Whether a message becomes many times as large when it is decoded, as an empty entry of a list takes two bytes to send and fifty to hold.
-/// Requests are decoded before anybody knows who sends them.
+/// Whether decoding a message would multiply its size: an empty entry of a list takes two bytes on
+/// the wire and about fifty in memory. The agent decodes requests before it knows who sends them.
 fn is_inflated(mut message: &[u8]) -> bool {
     let length = message.len();
     let mut fields: usize = 0;
     while let Ok((tag, wire_type)) = decode_key(&mut message)
-        // What is malformed the decoder says.
+        // A malformed field ends the count; the decoder reports it.
         && skip_field(wire_type, tag, &mut message, DecodeContext::default()).is_ok()
     {
         fields += 1;
@@ -61,7 +63,7 @@ fn is_inflated(mut message: &[u8]) -> bool {
     fields > FIELDS && length / fields < DENSITY
 }
 
-/// The decoder of [`StrictCodec`].
+/// The decoder of [`StrictCodec`], which wraps prost's.
 #[derive(Debug)]
 pub(crate) struct StrictDecoder<D>(D);
 
@@ -91,7 +93,7 @@ mod tests {
     #[test]
     fn lists_of_nothing_are_refused() {
         let of = |entry: &[u8], times: usize| is_inflated(&entry.repeat(times));
-        // An empty entry of field 8, and one of eight bytes.
+        // An empty entry of field 8, and an entry that takes eight bytes.
         assert!(of(&[0x42, 0], 4097) && !of(&[0x42, 0], 4096));
         assert!(!of(&[0x42, 6, 0, 0, 0, 0, 0, 0], 100_000));
         assert!(!is_inflated(&[]) && !of(&[0xff], 100_000));

@@ -1,4 +1,4 @@
-//! The gRPC API, generated from `proto/` by `build.rs`. Nothing else lives here.
+//! The gRPC API, which `build.rs` generates from `proto/`, and nothing else.
 
 /// Package `podsonde.v1`: podsonde's own API.
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, clippy::restriction)]

@@ -1,24 +1,25 @@
-//! Logging, set up once per process, for the agent and the command line alike. Logs go to stderr: stdout belongs to
-//! results. May depend on nothing else of the crate.
+//! Logging for the agent and the command line, set up once in each process. Logs go to stderr,
+//! because stdout belongs to results. This module uses nothing else of the crate.
 
 use std::io::{self, IsTerminal};
 
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
-/// How a log line looks.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum LogFormat {
     /// One line of text for people.
     #[default]
     Text,
-    /// One JSON object per line for log collectors.
+    /// One JSON object a line for log collectors.
     Json,
 }
 
 /// Sends the process's tracing events to stderr from now on.
 ///
-/// `default_level` is a filter in tracing's syntax (`info`, `warn,podsonde=debug`). The environment variable `RUST_LOG`
-/// takes its place when it holds a valid filter. A second call in the same process changes nothing.
+/// `default_level` is a filter in tracing's syntax: `info`, `warn,podsonde=debug`. A valid filter
+/// in the environment variable `RUST_LOG` takes its place. A second call in the same process
+/// changes nothing.
 pub fn init(format: LogFormat, default_level: &str) {
     let (filter, complaint) = match std::env::var(EnvFilter::DEFAULT_ENV) {
         Ok(text) if !text.is_empty() => match EnvFilter::try_new(&text) {
@@ -27,7 +28,7 @@ pub fn init(format: LogFormat, default_level: &str) {
         },
         _ => (EnvFilter::new(default_level), None),
     };
-    // A failed write must not be reported with `eprintln!`, which panics when stderr is what failed.
+    // Without this, a failed write would be reported by `eprintln!`, which panics if stderr failed.
     let layer = fmt::layer().with_writer(io::stderr).log_internal_errors(false);
     let registry = tracing_subscriber::registry().with(filter);
     let installed = match format {

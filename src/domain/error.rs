@@ -2,39 +2,40 @@
 
 use std::fmt;
 
-/// Shorthand for results with [`Error`].
+/// A result that fails with the domain's [`Error`] unless another is named.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What class of failure it is. One exhaustive table in `agent::rpc::status` makes a gRPC code of it.
+/// The class of a failure. One exhaustive table in `agent::rpc::status` turns it into a gRPC code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ErrorKind {
-    /// The request is malformed whatever the state of the cluster.
+    /// The request is malformed, whatever the state of the cluster.
     InvalidArgument,
-    /// What was named does not exist.
+    /// The named object does not exist.
     NotFound,
-    /// What should be made exists.
+    /// The object to create exists already.
     AlreadyExists,
-    /// No or bad credentials.
+    /// The caller showed no credentials, or bad ones.
     Unauthenticated,
-    /// The caller, or the agent, may not.
+    /// The caller, or the agent itself, lacks the permission.
     PermissionDenied,
-    /// The cluster or the pod is not in a state that allows it.
+    /// The state of the cluster or of the pod does not allow the operation.
     FailedPrecondition,
-    /// Something was replaced meanwhile; a new request may succeed.
+    /// An object was replaced during the request; a new request may succeed.
     Aborted,
-    /// A limit is reached.
+    /// A limit was reached.
     ResourceExhausted,
     /// The kernel or runtime cannot do it.
     Unimplemented,
-    /// Something that is needed cannot be reached now.
+    /// A service that the agent needs cannot be reached at the moment.
     Unavailable,
-    /// It took too long.
+    /// The request took longer than it may.
     DeadlineExceeded,
-    /// A bug.
+    /// A bug in podsonde.
     Internal,
 }
 
-/// Declares [`Reason`], its kind and its wire form in one table.
+/// Declares [`Reason`] from a table: one row for each reason, with its form on the wire and its
+/// kind.
 macro_rules! reasons {
     ($($(#[$doc:meta])* $name:ident = $wire:literal => $kind:ident,)+) => {
         /// Why something failed, for programs. Sent as `reason` of `google.rpc.ErrorInfo`.
@@ -42,15 +43,15 @@ macro_rules! reasons {
         pub enum Reason { $($(#[$doc])* $name,)+ }
 
         impl Reason {
-            /// Every reason there is.
+            /// All reasons, in the order of the table.
             pub const ALL: &'static [Self] = &[$(Self::$name,)+];
 
-            /// The form on the wire, UPPER_SNAKE.
+            /// The form on the wire, in UPPER_SNAKE.
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$name => $wire,)+ }
             }
 
-            /// The class of failure.
+            /// The class of failure, which decides the gRPC code.
             pub const fn kind(self) -> ErrorKind {
                 match self { $(Self::$name => ErrorKind::$kind,)+ }
             }
@@ -63,7 +64,7 @@ reasons! {
     InvalidField = "INVALID_FIELD" => InvalidArgument,
     /// The API server refused the container as invalid.
     RejectedByApi = "REJECTED_BY_API" => InvalidArgument,
-    /// No such pod.
+    /// There is no such pod.
     PodNotFound = "POD_NOT_FOUND" => NotFound,
     /// The pod has no such container.
     ContainerNotFound = "CONTAINER_NOT_FOUND" => NotFound,
@@ -71,37 +72,38 @@ reasons! {
     InterfaceNotFound = "INTERFACE_NOT_FOUND" => NotFound,
     /// The pod has no such session.
     SessionNotFound = "SESSION_NOT_FOUND" => NotFound,
-    /// Nothing is at that path.
+    /// There is no file at that path.
     PathNotFound = "PATH_NOT_FOUND" => NotFound,
     /// The pod already has a container of that name.
     NameTaken = "NAME_TAKEN" => AlreadyExists,
-    /// Something is at that path already.
+    /// There is a file at that path already.
     FileExists = "FILE_EXISTS" => AlreadyExists,
-    /// An admission policy or webhook refused it.
+    /// An admission policy or webhook refused the change.
     AdmissionDenied = "ADMISSION_DENIED" => PermissionDenied,
-    /// The agent's own service account may not do it.
+    /// The agent's own service account lacks a permission.
     AgentForbidden = "AGENT_FORBIDDEN" => PermissionDenied,
-    /// The caller showed nothing that says who it is.
+    /// The caller showed no credentials.
     NoCredentials = "NO_CREDENTIALS" => Unauthenticated,
-    /// The API server does not know the caller's token, or what was shown is no token.
+    /// The API server does not accept the caller's token, or the credential is no token.
     BadToken = "BAD_TOKEN" => Unauthenticated,
-    /// The caller's token is for somebody else than the agent.
+    /// The caller's token was issued for another audience than the agent.
     WrongAudience = "WRONG_AUDIENCE" => Unauthenticated,
-    /// The caller's token is not valid any more.
+    /// The caller's token has expired.
     TokenExpired = "TOKEN_EXPIRED" => Unauthenticated,
-    /// The caller's certificate names nobody, or is not valid any more.
+    /// The caller's certificate names no user, or has expired.
     BadCertificate = "BAD_CERTIFICATE" => Unauthenticated,
-    /// The API server's rules do not let the caller do it.
+    /// The API server's rules do not allow the caller the operation.
     Forbidden = "FORBIDDEN" => PermissionDenied,
-    /// The caller's transport is not one the agent serves.
+    /// The agent does not serve the caller's kind of connection.
     PeerRefused = "PEER_REFUSED" => PermissionDenied,
-    /// The path leads to or through what is not the container's: procfs, sysfs and the like, or a magic link.
+    /// The path leads to files that are not the container's: procfs, sysfs or a similar file
+    /// system, or through a magic link.
     PathRefused = "PATH_REFUSED" => PermissionDenied,
-    /// The user that the files are read as may not.
+    /// The user that the files are accessed as lacks the permission.
     FilePermission = "FILE_PERMISSION" => PermissionDenied,
     /// The pod runs on another node.
     PodOnOtherNode = "POD_ON_OTHER_NODE" => FailedPrecondition,
-    /// The pod is not scheduled to a node yet.
+    /// The pod has not been scheduled to a node yet.
     PodNotScheduled = "POD_NOT_SCHEDULED" => FailedPrecondition,
     /// Another pod has the name now.
     PodReplaced = "POD_REPLACED" => FailedPrecondition,
@@ -111,15 +113,16 @@ reasons! {
     PodTerminating = "POD_TERMINATING" => FailedPrecondition,
     /// The kubelet runs the pod from a file; the API cannot change it.
     StaticPod = "STATIC_POD" => FailedPrecondition,
-    /// The container does not run, so there is nothing to capture from or to read.
+    /// The container does not run, so it has no packets to capture and no files to read.
     ContainerNotRunning = "CONTAINER_NOT_RUNNING" => FailedPrecondition,
     /// The target container does not run.
     TargetNotRunning = "TARGET_NOT_RUNNING" => FailedPrecondition,
-    /// The pod runs in a virtual machine or a user-space kernel; its processes are not the node's.
+    /// The pod runs in a virtual machine or on a user-space kernel; the node does not see its
+    /// processes.
     VmIsolated = "VM_ISOLATED" => FailedPrecondition,
     /// The image cannot be pulled.
     ImagePullFailed = "IMAGE_PULL_FAILED" => FailedPrecondition,
-    /// The image's name is not one.
+    /// The kubelet cannot parse the image's name.
     ImageNameInvalid = "IMAGE_NAME_INVALID" => FailedPrecondition,
     /// The kubelet refuses the container's configuration.
     ConfigRejected = "CONFIG_REJECTED" => FailedPrecondition,
@@ -129,59 +132,60 @@ reasons! {
     CommandFailed = "COMMAND_FAILED" => FailedPrecondition,
     /// The container has exited.
     ContainerExited = "CONTAINER_EXITED" => FailedPrecondition,
-    /// The container's root is the host's: it is still being set up.
+    /// The container's root is still the host's, because the runtime is setting it up.
     HostRoot = "HOST_ROOT" => FailedPrecondition,
-    /// Not a regular file.
+    /// The path leads to something other than a regular file.
     NotAFile = "NOT_A_FILE" => FailedPrecondition,
-    /// Not a directory.
+    /// The path leads to something other than a directory.
     NotADirectory = "NOT_A_DIRECTORY" => FailedPrecondition,
-    /// The path leads through too many symbolic links.
+    /// The path leads through more symbolic links than the kernel follows (40).
     TooManyLinks = "TOO_MANY_LINKS" => FailedPrecondition,
-    /// The file system, or its mount, is read-only.
+    /// The file system or its mount is read-only.
     ReadOnlyFileSystem = "READ_ONLY_FILE_SYSTEM" => FailedPrecondition,
-    /// The file system, or the owner's quota, is full.
+    /// The file system or the owner's quota is full.
     FileSystemFull = "FILE_SYSTEM_FULL" => FailedPrecondition,
-    /// The file system failed: an I/O error, a network or FUSE file system that is gone.
+    /// The file system failed: an I/O error, or a network or FUSE file system that has gone away.
     FileSystemFailed = "FILE_SYSTEM_FAILED" => FailedPrecondition,
     /// The session's container has not started.
     SessionNotStarted = "SESSION_NOT_STARTED" => FailedPrecondition,
-    /// No process of the container was found, or it could not be proven to be the container's.
+    /// No process was found that could be proven to be the container's.
     ProcessNotFound = "PROCESS_NOT_FOUND" => FailedPrecondition,
-    /// A namespace of a proven process, or of what it is compared with, may not be read.
+    /// The agent may not read a namespace of the process, or of the process it is compared with.
     Unreadable = "UNREADABLE" => FailedPrecondition,
-    /// The pod was deleted meanwhile.
+    /// The pod was deleted during the request.
     PodDeleted = "POD_DELETED" => Aborted,
-    /// The container was restarted meanwhile.
+    /// The container was restarted during the request.
     ContainerRestarted = "CONTAINER_RESTARTED" => Aborted,
-    /// The process went away meanwhile.
+    /// The process ended during the request.
     ProcessGone = "PROCESS_GONE" => Aborted,
-    /// The file, or the directories that lead to it, changed meanwhile.
+    /// The file, or a directory that leads to it, changed during the request.
     FileChanged = "FILE_CHANGED" => Aborted,
-    /// The pod changed while it was patched, several times over.
+    /// The pod kept changing while the agent tried to patch it.
     Conflict = "CONFLICT" => Aborted,
-    /// The node has as many sessions as it may have.
+    /// The node, or one namespace on it, has its full number of sessions.
     TooManySessions = "TOO_MANY_SESSIONS" => ResourceExhausted,
-    /// The agent is busy with as many requests as it may be.
+    /// The agent serves its full number of requests, or that of the caller.
     TooManyRequests = "TOO_MANY_REQUESTS" => ResourceExhausted,
-    /// The agent has as many captures as it may have, or the caller has.
+    /// The agent runs its full number of captures, or that of the caller.
     TooManyCaptures = "TOO_MANY_CAPTURES" => ResourceExhausted,
-    /// The rings of running captures take all the memory that captures may take.
+    /// The rings of running captures take all the memory that captures may use.
     CaptureMemory = "CAPTURE_MEMORY" => ResourceExhausted,
-    /// The agent has nothing to compile a filter with.
+    /// The agent cannot compile filters, because libpcap is missing.
     FilterUnsupported = "FILTER_UNSUPPORTED" => Unimplemented,
-    /// All threads for file work, or the share of them that the caller or the container may have, are taken.
+    /// All threads for file work are busy, or the share of them that the caller or the container
+    /// may have.
     TooManyFileRequests = "TOO_MANY_FILE_REQUESTS" => ResourceExhausted,
-    /// The kernel lacks something.
+    /// The kernel lacks a feature that the request needs.
     KernelUnsupported = "KERNEL_UNSUPPORTED" => Unimplemented,
     /// The agent was not started with `--allow-file-writes`.
     WritesDisabled = "WRITES_DISABLED" => Unimplemented,
-    /// The API server cannot be reached or is overloaded.
+    /// The API server cannot be reached, or is overloaded.
     ApiUnreachable = "API_UNREACHABLE" => Unavailable,
-    /// The API server did not say who the caller is or what it may do.
+    /// The API server gave no answer about who the caller is or what the caller may do.
     ReviewFailed = "REVIEW_FAILED" => Unavailable,
     /// The request could not be written to the audit log.
     AuditFailed = "AUDIT_FAILED" => Unavailable,
-    /// The agent has not read its node's pods yet.
+    /// The agent has just started and has not read its node's pods yet.
     NotReady = "NOT_READY" => Unavailable,
     /// The process that enters namespaces for the agent has ended.
     BrokerLost = "BROKER_LOST" => Unavailable,
@@ -189,15 +193,15 @@ reasons! {
     Draining = "DRAINING" => Unavailable,
     /// The request took longer than its deadline.
     Deadline = "DEADLINE" => DeadlineExceeded,
-    /// The container did not run in time.
+    /// The container did not start in time.
     StartDeadline = "START_DEADLINE" => DeadlineExceeded,
-    /// The file system did not answer in time: a dead network or FUSE file system.
+    /// The file system did not answer in time, as a dead network or FUSE file system does not.
     FileSystemStuck = "FILE_SYSTEM_STUCK" => DeadlineExceeded,
-    /// The caller hung up; nobody reads this.
+    /// The caller hung up, so nobody reads this error; it stands in logs.
     PeerGone = "PEER_GONE" => Aborted,
-    /// A system call failed that should not.
+    /// A system call failed unexpectedly.
     SystemCall = "SYSTEM_CALL" => Internal,
-    /// A bug.
+    /// A bug in podsonde.
     Bug = "BUG" => Internal,
 }
 
@@ -207,43 +211,44 @@ impl fmt::Display for Reason {
     }
 }
 
-/// Whether the debug container stands in the pod's spec after an error, where it stays for as long as the pod lives.
+/// Whether a failed request left a debug container in the pod's spec, where it stays for as long as
+/// the pod lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum SpecEntry {
-    /// No.
+    /// The spec has no such container.
     #[default]
     None,
-    /// It cannot be told: the API server's answer was lost.
+    /// Unknown, because the API server's answer was lost.
     Possible,
-    /// Yes.
+    /// The spec has the container.
     Permanent,
 }
 
-/// What an error is about. Empty fields are unknown or do not apply.
+/// The objects that an error is about. Empty fields are unknown or do not apply.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Context {
-    /// Node.
+    /// Name of the node that the error comes from.
     pub node: String,
     /// Namespace of the pod.
     pub namespace: String,
     /// Name of the pod.
     pub pod: String,
-    /// Container.
+    /// Name of the container in the pod.
     pub container: String,
-    /// Field of the request, as a proto path: `pod.name`, `custom_json.ports`.
+    /// Field of the request as a path in the proto: `pod.name`, `custom_json.ports`.
     pub field: String,
-    /// Whether a spec entry remains.
+    /// Whether the request left a container in the pod's spec.
     pub spec_entry: SpecEntry,
 }
 
-/// A failure, with what it is about.
+/// A failure: a reason for programs, a message for people, and the objects it is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Error {
-    /// Why.
+    /// Why it failed, for programs.
     pub reason: Reason,
-    /// One sentence for a person, without a full stop.
+    /// Why it failed, for people: one sentence without a full stop.
     pub message: String,
-    /// What it is about. Boxed to keep results small.
+    /// The objects it is about. Boxed to keep results small.
     pub context: Box<Context>,
 }
 
@@ -253,19 +258,19 @@ impl Error {
         Self { reason, message: message.into(), context: Box::default() }
     }
 
-    /// The request's field at `path` is malformed.
+    /// An error about the request's field at `path`, which is malformed.
     pub fn invalid(path: impl Into<String>, message: impl Into<String>) -> Self {
         let mut error = Self::new(Reason::InvalidField, message);
         error.context.field = path.into();
         error
     }
 
-    /// The class of failure.
+    /// The class of failure, which decides the gRPC code.
     pub fn kind(&self) -> ErrorKind {
         self.reason.kind()
     }
 
-    /// Says which pod it is about.
+    /// Names the pod that the error is about.
     #[must_use]
     pub fn pod(mut self, namespace: &str, pod: &str) -> Self {
         self.context.namespace = namespace.to_owned();
@@ -273,21 +278,21 @@ impl Error {
         self
     }
 
-    /// Says which container it is about.
+    /// Names the container that the error is about.
     #[must_use]
     pub fn container(mut self, container: &str) -> Self {
         self.context.container = container.to_owned();
         self
     }
 
-    /// Says on which node it happened.
+    /// Names the node that the error comes from.
     #[must_use]
     pub fn node(mut self, node: &str) -> Self {
         self.context.node = node.to_owned();
         self
     }
 
-    /// Says whether a spec entry remains.
+    /// Says whether the request left a container in the pod's spec.
     #[must_use]
     pub fn spec_entry(mut self, entry: SpecEntry) -> Self {
         self.context.spec_entry = entry;

@@ -1,8 +1,8 @@
-//! Pure logic: what a pod asks for, which process is a container's, what a namespace verdict is, what a session is, what a
-//! capture file holds and how its packets read.
+//! Pure logic: what a pod asks for, which process belongs to a container, how a verdict on
+//! namespaces is reached, what a session is, and how packets are stored and printed.
 //!
-//! Depends on nothing of podsonde and on no tokio, tonic, kube or nix, so all of it can be tested and fuzzed on any
-//! machine. Everything else may depend on it.
+//! The domain uses no other layer of podsonde and no tokio, tonic, kube or nix, so that all of it
+//! can be tested and fuzzed on any machine. Every other layer may use it.
 
 pub mod access;
 pub mod cgroup;

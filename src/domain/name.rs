@@ -3,7 +3,8 @@
 
 use super::{Error, Result};
 
-/// Checks that the value of `field` is a DNS-1123 label: at most 63 of `a-z0-9-`, alphanumeric at both ends.
+/// Checks that the value of `field` is a DNS-1123 label: at most 63 bytes of `a-z0-9-`, the first
+/// and the last of them no `-`.
 ///
 /// # Errors
 /// INVALID_FIELD naming the field and what is wrong with it.
@@ -11,7 +12,8 @@ pub fn label(field: &str, value: &str) -> Result<()> {
     check(field, value, 63, value.as_bytes())
 }
 
-/// Checks that the value of `field` is a DNS-1123 subdomain: labels joined by dots, at most 253 bytes in all.
+/// Checks that the value of `field` is a DNS-1123 subdomain: labels joined by dots, together at
+/// most 253 bytes.
 ///
 /// # Errors
 /// INVALID_FIELD naming the field and what is wrong with it.
@@ -22,7 +24,7 @@ pub fn subdomain(field: &str, value: &str) -> Result<()> {
     value.split('.').try_for_each(|part| check(field, value, 253, part.as_bytes()))
 }
 
-/// Checks one label, `part`, of `value`.
+/// Checks `part`, one label of `value`, which has at most `max` bytes.
 fn check(field: &str, value: &str, max: usize, part: &[u8]) -> Result<()> {
     let alphanumeric =
         |b: Option<&u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());

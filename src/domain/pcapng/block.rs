@@ -1,4 +1,4 @@
-//! The blocks that a pcapng stream is made of, as they lie in it.
+//! The blocks of a pcapng stream: their types, their options, and their fields in both byte orders.
 
 use super::MAX_BLOCK;
 
@@ -12,10 +12,10 @@ pub(super) const INTERFACE_STATISTICS: u32 = 5;
 pub(super) const ENHANCED_PACKET: u32 = 6;
 pub(super) const DECRYPTION_SECRETS: u32 = 10;
 
-/// First field of a section header, by which its byte order is told.
+/// First field of a section header, which tells the byte order of the section.
 pub(super) const ORDER_MAGIC: u32 = 0x1a2b_3c4d;
 
-/// Codes of options; what they mean depends on the block.
+/// Codes of options. The same code means different things in different blocks.
 pub(super) mod option {
     pub(crate) const END: u16 = 0;
     pub(crate) const COMMENT: u16 = 1;
@@ -38,7 +38,7 @@ pub(super) mod option {
     pub(crate) const ISB_USRDELIV: u16 = 8;
 }
 
-/// As much of a text as fits into `most` bytes, whole characters.
+/// The longest beginning of a text that ends between characters and fits into `most` bytes.
 pub(super) fn cut(text: &str, most: usize) -> &str {
     let end = text.len().min(most);
     let end = (0..=end).rev().find(|end| text.is_char_boundary(*end)).unwrap_or_default();
@@ -82,26 +82,26 @@ impl Order {
         })
     }
 
-    /// The eight bytes at `at` as two halves, the upper one first: how timestamps are kept.
+    /// The eight bytes at `at` as two halves, the upper half first, as in timestamps.
     pub(super) fn halves(self, bytes: &[u8], at: usize) -> Option<u64> {
         Some(u64::from(self.u32(bytes, at)?) << 32 | u64::from(self.u32(bytes, at + 4)?))
     }
 }
 
-/// One block, whole.
+/// One complete block of a stream.
 #[derive(Debug, Clone, Copy)]
 pub struct Block<'a> {
-    /// Its type.
+    /// Type of the block, such as 6 for an enhanced packet.
     pub kind: u32,
-    /// The byte order of its section.
+    /// Byte order of the section that the block belongs to.
     pub order: Order,
-    /// All of it, from its type to the second copy of its length.
+    /// All bytes of the block, from its type to the second copy of its length.
     pub bytes: &'a [u8],
 }
 
 impl<'a> Block<'a> {
-    /// The block that `bytes` begins with; None if not all of it is there. `order` is that of the section, and set by a section
-    /// header; it must be given where `bytes` does not begin with one.
+    /// Returns the block that `bytes` begins with, or None if it is incomplete. `order` is the byte
+    /// order of the section: a section header sets it, and every other block needs it to be set.
     ///
     /// # Errors
     ///
@@ -109,7 +109,8 @@ impl<'a> Block<'a> {
     pub fn first(bytes: &'a [u8], order: &mut Option<Order>) -> Result<Option<Self>, &'static str> {
         let Some(kind) = Order::Little.u32(bytes, 0) else { return Ok(None) };
         if kind == SECTION_HEADER {
-            // The same in both byte orders, so that the one that follows can be told.
+            // The type of a section header reads the same in both byte orders; the magic tells
+            // which.
             let Some(magic) = Order::Little.u32(bytes, 8) else { return Ok(None) };
             *order = Some(match magic {
                 ORDER_MAGIC => Order::Little,
@@ -135,27 +136,28 @@ impl<'a> Block<'a> {
         Ok(Some(Self { kind, order, bytes }))
     }
 
-    /// Whether it is a section header, with which everything before it is forgotten.
+    /// Whether the block is a section header, which forgets the interfaces described before it.
     pub fn begins_section(&self) -> bool {
         self.kind == SECTION_HEADER
     }
 
-    /// Whether it describes an interface.
+    /// Whether the block describes an interface.
     pub fn is_interface(&self) -> bool {
         self.kind == INTERFACE_DESCRIPTION
     }
 
-    /// Whether it is a packet, as agents write them.
+    /// Whether the block is an enhanced packet, the only kind of packet that agents write.
     pub fn is_packet(&self) -> bool {
         self.kind == ENHANCED_PACKET
     }
 
-    /// What lies between its lengths.
+    /// The bytes between the two copies of the length.
     pub fn body(&self) -> &'a [u8] {
         self.bytes.get(8..self.bytes.len().saturating_sub(4)).unwrap_or_default()
     }
 
-    /// Its options, which begin at `at` of the body: code and value. Ends at the first that does not fit.
+    /// Codes and values of the block's options, which begin at `at` in the body. Ends at the first
+    /// option that does not fit into the block.
     pub(super) fn options(&self, at: usize) -> impl Iterator<Item = (u16, &'a [u8])> + use<'a> {
         let order = self.order;
         let mut rest = self.body().get(at..).unwrap_or_default();

@@ -1,24 +1,25 @@
-//! Classic pcap, as it lies in a file. <https://www.ietf.org/archive/id/draft-ietf-opsawg-pcap-04.html>
+//! The headers of classic pcap files.
+//! <https://www.ietf.org/archive/id/draft-ietf-opsawg-pcap-04.html>
 
 use super::{Error, Order};
 
-/// Length of the file's header.
+/// Length of the file's header in bytes.
 pub(super) const FILE_HEADER: usize = 24;
-/// Length of a packet's header.
+/// Length of a packet's header in bytes.
 pub(super) const PACKET_HEADER: usize = 16;
 
-/// What the file's header says.
+/// The fields of the file's header.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Header {
     pub(super) order: Order,
-    /// How many nanoseconds the smaller unit of its timestamps is.
+    /// Nanoseconds in one unit of the fraction of a timestamp: 1 or 1000.
     pub(super) nanoseconds: u32,
     pub(super) linktype: u16,
     pub(super) snaplen: u32,
 }
 
 impl Header {
-    /// Reads it; None if `bytes` are too few.
+    /// Reads the header that `bytes` begin with; None if it is incomplete.
     pub(super) fn read(bytes: &[u8]) -> Result<Option<Self>, Error> {
         let Some(magic) = Order::Little.u32(bytes, 0) else { return Ok(None) };
         let (order, magic) = match magic {
@@ -40,7 +41,7 @@ impl Header {
         ) else {
             return Err(Error::Unsupported("a version of pcap other than 2.4"));
         };
-        // The upper half says how long the frame check sequences are.
+        // The upper half holds the length of the frame check sequences, which nothing here needs.
         let linktype = u16::try_from(linktype & 0xffff).unwrap_or_default();
         Ok(Some(Self { order, nanoseconds, linktype, snaplen }))
     }

@@ -1,4 +1,4 @@
-//! Packets out of a stream of bytes.
+//! Decodes packets from a stream of bytes, pcapng or classic pcap.
 
 use std::{io::Read, ops::Range};
 
@@ -8,31 +8,31 @@ use super::{
     classic::{self, Header},
 };
 
-/// Bytes of an interface's name and description that are kept.
+/// Most bytes of an interface's name, and of its description, that are kept.
 const MAX_NAME: usize = 512;
 
-/// How much [`Reader`] reads at once.
+/// Bytes that [`Reader`] asks its source for at once.
 const CHUNK: usize = 256 << 10;
 
 /// An interface as the file describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Interface {
-    /// Its name; empty if the file does not say. At most 512 bytes.
+    /// Name of the interface, at most 512 bytes. Empty if the file gives none.
     pub name: String,
-    /// Its description; empty if the file does not say. At most 512 bytes.
+    /// Description of the interface, at most 512 bytes. Empty if the file gives none.
     pub description: String,
     /// Link type of its packets ([`super::linktype`]).
     pub linktype: u16,
-    /// Bytes of each packet that were captured at most. 0: no limit.
+    /// Most bytes that were captured of each packet. 0 means no limit.
     pub snaplen: u32,
-    /// How its timestamps are to be read.
+    /// Unit and origin of the interface's timestamps.
     clock: Clock,
 }
 
 /// A captured packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Packet<'a> {
-    /// Its interface, an index into [`Decoder::interfaces`].
+    /// Interface of the packet, as an index into [`Decoder::interfaces`].
     pub interface: usize,
     /// Link type ([`super::linktype`]).
     pub linktype: u16,
@@ -40,9 +40,9 @@ pub struct Packet<'a> {
     pub timestamp: u64,
     /// Length on the wire in bytes.
     pub original_length: u32,
-    /// Which way it went.
+    /// Which way the packet travelled.
     pub direction: Direction,
-    /// What was captured of it.
+    /// The bytes that were captured, at most the interface's snaplen.
     pub data: &'a [u8],
 }
 
@@ -56,7 +56,7 @@ struct Clock {
 }
 
 impl Clock {
-    /// Nanoseconds since 1970; what lies outside of 64 bits is brought to their bounds.
+    /// Converts a timestamp to nanoseconds since 1970, saturating at the bounds of 64 bits.
     fn nanoseconds(self, timestamp: u64) -> u64 {
         const SECOND: u128 = 1_000_000_000;
         let scaled = if self.resolution == 1_000_000_000 {
@@ -80,7 +80,7 @@ enum Format {
     Pcap(Header),
 }
 
-/// What a block turned out to be: a packet whose bytes lie in the buffer, or nothing for the caller.
+/// A decoded packet. Its bytes lie in the decoder's buffer, in the range `data`.
 struct Found {
     interface: usize,
     timestamp: u64,
@@ -89,20 +89,21 @@ struct Found {
     data: Range<usize>,
 }
 
-/// Takes bytes of a capture file, pcapng or pcap, as they come, and gives packets.
+/// Takes the bytes of a capture file, pcapng or pcap, as they arrive, and returns its packets.
 ///
-/// Keeps at most one block besides what was pushed last. Other blocks than packets and interfaces are skipped.
+/// The decoder keeps at most one block and the bytes that were pushed last. It skips blocks other
+/// than packets and interface descriptions.
 #[derive(Debug)]
 pub struct Decoder {
-    /// Bytes not yet decoded are those in `start..end`.
+    /// The bytes in `start..end` are not decoded yet.
     buffer: Vec<u8>,
     start: usize,
     end: usize,
-    /// Where `start` is in the stream.
+    /// Position of `start` in the stream.
     offset: u64,
     format: Format,
     interfaces: Vec<Interface>,
-    /// The first interface of the section.
+    /// Index of the section's first interface.
     section: usize,
 }
 
@@ -113,7 +114,7 @@ impl Default for Decoder {
 }
 
 impl Decoder {
-    /// At the beginning of a stream.
+    /// A decoder for a new stream.
     pub fn new() -> Self {
         Self {
             buffer: Vec::new(),
@@ -126,7 +127,8 @@ impl Decoder {
         }
     }
 
-    /// Appends bytes of the stream. Call [`Decoder::next`] until it gives nothing before pushing more.
+    /// Appends bytes of the stream. Call [`Decoder::next`] until it returns None before pushing
+    /// more.
     pub fn push(&mut self, bytes: &[u8]) {
         if let Some(room) = self.room(bytes.len()).get_mut(..bytes.len()) {
             room.copy_from_slice(bytes);
@@ -134,11 +136,11 @@ impl Decoder {
         }
     }
 
-    /// The next packet, or None until more is pushed.
+    /// Returns the next packet, or None until more bytes are pushed.
     ///
     /// # Errors
     ///
-    /// What the stream is, or where it is malformed. The same again on the next call.
+    /// What is wrong with the stream, and where. Further calls fail in the same way.
     #[expect(clippy::should_implement_trait, reason = "it lends")]
     pub fn next(&mut self) -> Result<Option<Packet<'_>>, Error> {
         Ok(self.advance()?.map(|found| self.lend(found)))
@@ -158,16 +160,17 @@ impl Decoder {
         }
     }
 
-    /// All interfaces that the stream has described, over all sections. Grows only.
+    /// The interfaces that the stream has described up to now, in all sections. The list only
+    /// grows.
     pub fn interfaces(&self) -> &[Interface] {
         &self.interfaces
     }
 
-    /// Says that the stream is at its end.
+    /// Checks that the stream may end here.
     ///
     /// # Errors
     ///
-    /// [`Error::Truncated`] if it ended inside of a block, or is empty.
+    /// [`Error::Truncated`] if the stream ends inside a block or is empty.
     pub fn finish(&self) -> Result<(), Error> {
         let got = self.end - self.start;
         if got > 0 || matches!(self.format, Format::Unknown) {
@@ -176,7 +179,7 @@ impl Decoder {
         Ok(())
     }
 
-    /// Room for at least `wanted` more bytes behind those that wait.
+    /// Makes room for `wanted` more bytes behind those that are not decoded yet.
     fn room(&mut self, wanted: usize) -> &mut [u8] {
         if self.start == self.end {
             self.start = 0;
@@ -197,7 +200,7 @@ impl Decoder {
         self.offset += length as u64;
     }
 
-    /// Decodes up to the next packet.
+    /// Decodes blocks up to the next packet; None until more bytes are pushed.
     fn advance(&mut self) -> Result<Option<Found>, Error> {
         loop {
             let waiting = self.buffer.get(self.start..self.end).unwrap_or_default();
@@ -262,7 +265,7 @@ impl Decoder {
         }
     }
 
-    /// An enhanced packet, or an obsolete one, which differs in how it names its interface.
+    /// Decodes an enhanced packet, or an obsolete one, which names its interface in 16 bits.
     fn packet(&self, block: &Block<'_>) -> Result<Found, &'static str> {
         const HEADER: usize = 20;
         let (body, order) = (block.body(), block.order);
@@ -290,7 +293,7 @@ impl Decoder {
         Ok(Found { interface, timestamp, original_length, direction, data: data..data + captured })
     }
 
-    /// A packet of the first interface, without a time.
+    /// Decodes a simple packet, which belongs to the first interface and has no timestamp.
     fn simple_packet(&self, block: &Block<'_>) -> Result<Found, &'static str> {
         let body = block.body();
         let original_length = block.order.u32(body, 0).ok_or("the packet block is too short")?;
@@ -307,7 +310,7 @@ impl Decoder {
         Ok(Found { interface, timestamp: 0, original_length, direction: Direction::Unknown, data })
     }
 
-    /// The interface that the section knows by this number.
+    /// The index and the clock of the interface that has this number in the section.
     fn interface(&self, number: u32) -> Result<(usize, Clock), &'static str> {
         let interface =
             usize::try_from(number).ok().and_then(|number| self.section.checked_add(number));
@@ -316,7 +319,7 @@ impl Decoder {
         Ok((interface, clock.ok_or("the packet is of an interface that was not described")?))
     }
 
-    /// The next packet of a classic file.
+    /// Decodes the next packet of a classic file.
     fn classic(&mut self, header: Header) -> Result<Option<Found>, Error> {
         let waiting = self.buffer.get(self.start..self.end).unwrap_or_default();
         let field = |at| header.order.u32(waiting, at);
@@ -382,14 +385,14 @@ fn describe(block: &Block<'_>) -> Result<Interface, &'static str> {
     Ok(interface)
 }
 
-/// A text of bounded length; some writers end it by a zero.
+/// A text of at most [`MAX_NAME`] bytes. It ends at a zero byte, which some writers append.
 fn text(value: &[u8]) -> String {
     let value = value.split(|b| *b == 0).next().unwrap_or_default();
     let text = String::from_utf8_lossy(value.get(..MAX_NAME).unwrap_or(value));
     cut(&text, MAX_NAME).to_owned()
 }
 
-/// Packets out of anything that can be read: a file, a pipe.
+/// Reads the packets of a capture file from a file or a pipe.
 #[derive(Debug)]
 pub struct Reader<R> {
     source: R,
@@ -397,16 +400,17 @@ pub struct Reader<R> {
 }
 
 impl<R: Read> Reader<R> {
-    /// Reads nothing yet. Needs no buffering below it.
+    /// A reader at the start of `source`, which needs no buffering of its own. Reads nothing yet.
     pub fn new(source: R) -> Self {
         Self { source, decoder: Decoder::new() }
     }
 
-    /// The next packet, or None at the end.
+    /// Returns the next packet, or None at the end of the file.
     ///
     /// # Errors
     ///
-    /// [`Error::Truncated`] where the file ends inside of a block, after all whole ones; else as [`Decoder::next`].
+    /// [`Error::Truncated`] if the file ends inside a block, after all packets before it; otherwise
+    /// as [`Decoder::next`].
     #[expect(clippy::should_implement_trait, reason = "it lends")]
     pub fn next(&mut self) -> Result<Option<Packet<'_>>, Error> {
         let found = loop {
@@ -426,7 +430,7 @@ impl<R: Read> Reader<R> {
         Ok(Some(self.decoder.lend(found)))
     }
 
-    /// As [`Decoder::interfaces`].
+    /// The interfaces that were described up to now, as in [`Decoder::interfaces`].
     pub fn interfaces(&self) -> &[Interface] {
         self.decoder.interfaces()
     }

@@ -1,9 +1,9 @@
-//! Many pcapng streams into one file.
+//! Merges many pcapng streams into one file.
 //!
 //! ```
 //! use podsonde::domain::pcapng::{merge::{Merged, Source}, write};
 //!
-//! // A stream of each agent, whole blocks at a time.
+//! // One stream from each agent, which arrives in complete blocks.
 //! let stream = |name| {
 //!     let mut bytes = Vec::new();
 //!     write::section_header(&mut bytes, &write::Section::default());
@@ -12,7 +12,8 @@
 //! };
 //!
 //! let mut file = Vec::new();
-//! write::section_header(&mut file, &write::Section { application: "podsonde", ..Default::default() });
+//! let section = write::Section { application: "podsonde", ..Default::default() };
+//! write::section_header(&mut file, &section);
 //! let mut merged = Merged::default();
 //! let (mut a, mut b) = (Source::default(), Source::default());
 //! merged.append(&mut a, &stream("default/a/eth0"), &mut file)?;
@@ -24,49 +25,58 @@
 
 use super::{Block, Error, MAX_INTERFACES, Order, block};
 
-/// The file that streams are merged into: one section, little-endian, whose header the caller wrote.
+/// The file that streams are merged into: one little-endian section. The caller writes its header.
 #[derive(Debug, Default)]
 pub struct Merged {
     interfaces: u32,
 }
 
-/// One of the streams.
+/// The state of one stream.
 #[derive(Debug, Default)]
 pub struct Source {
     order: Option<Order>,
-    /// What the interfaces of its section are numbered in the file.
+    /// The number in the file of each interface of the stream's section.
     interfaces: Vec<u32>,
-    /// Bytes that were merged.
+    /// Bytes that were merged up to now.
     offset: u64,
 }
 
 impl Source {
-    /// The number in the file of the interface that the stream's section knows by `number`.
+    /// The number in the file of the interface that has `number` in the stream's section.
     pub fn interface(&self, number: u32) -> Option<u32> {
         self.interfaces.get(usize::try_from(number).ok()?).copied()
+    }
+
+    /// The number in the file of the interface that a block names; None is a block without room for
+    /// the number.
+    fn renumbered(&self, number: Option<u32>) -> Result<u32, &'static str> {
+        let number = number.ok_or("the block is too short")?;
+        self.interface(number).ok_or("it names an interface that was not described")
     }
 }
 
 impl Merged {
-    /// How many interfaces the file has.
+    /// Number of interfaces in the file.
     pub fn interfaces(&self) -> u32 {
         self.interfaces
     }
 
-    /// Takes the next number, for an interface that the caller describes himself.
+    /// Reserves the next number, for an interface that the caller describes itself.
     pub fn add_interface(&mut self) -> u32 {
         let number = self.interfaces;
         self.interfaces = number.saturating_add(1);
         number
     }
 
-    /// Appends whole blocks of `source` to `out`, options and all, with the interfaces re-numbered. Section headers are left out,
-    /// and blocks of unknown type, for they may name interfaces.
+    /// Appends complete blocks of `source` to `out` with all of their options and with their
+    /// interfaces renumbered. Section headers are left out, and so are blocks of unknown types,
+    /// because these may name interfaces.
     ///
     /// # Errors
     ///
-    /// [`Error::Malformed`], also where the byte order is not little-endian or a packet names no interface; [`Error::Truncated`]
-    /// where the last block is cut off. `out` then holds the blocks before it.
+    /// [`Error::Malformed`], also for a big-endian section and for a packet that names no
+    /// interface; [`Error::Truncated`] if the last block is incomplete. `out` then holds the blocks
+    /// before it.
     pub fn append(
         &mut self,
         source: &mut Source,
@@ -108,18 +118,11 @@ impl Merged {
                 out.extend_from_slice(block.bytes);
             }
             block::ENHANCED_PACKET | block::INTERFACE_STATISTICS => {
-                let number = block.order.u32(body, 0).ok_or("the block is too short")?;
-                let number = source
-                    .interface(number)
-                    .ok_or("it names an interface that was not described")?;
+                let number = source.renumbered(block.order.u32(body, 0))?;
                 renumber(block, &number.to_le_bytes(), out);
             }
             block::PACKET => {
-                let number =
-                    block.order.u16(body, 0).map(u32::from).ok_or("the block is too short")?;
-                let number = source
-                    .interface(number)
-                    .ok_or("it names an interface that was not described")?;
+                let number = source.renumbered(block.order.u16(body, 0).map(u32::from))?;
                 let number = u16::try_from(number)
                     .map_err(|_| "obsolete packet blocks know 65536 interfaces only")?;
                 renumber(block, &number.to_le_bytes(), out);
@@ -136,7 +139,7 @@ impl Merged {
     }
 }
 
-/// Appends a block with another number at the beginning of its body.
+/// Appends a block in which `number` replaces the first bytes of the body.
 fn renumber(block: &Block<'_>, number: &[u8], out: &mut Vec<u8>) {
     let at = out.len() + 8;
     out.extend_from_slice(block.bytes);

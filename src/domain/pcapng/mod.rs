@@ -1,10 +1,12 @@
 //! Capture files: pcapng written and read, classic pcap read.
 //!
-//! - [`write`](mod@write): blocks appended to a buffer, one copy per packet: what the agent's capture thread calls.
-//! - [`Decoder`] and [`Reader`]: packets out of a stream of bytes, pushed or read.
-//! - [`merge`]: many agents' streams into one file.
+//! - [`write`](mod@write) appends blocks to a buffer and copies each packet once. The agent's
+//!   capture thread uses it.
+//! - [`Decoder`] takes bytes as they arrive and returns packets; [`Reader`] does so from a file or
+//!   a pipe.
+//! - [`merge`] turns the streams of many agents into one file.
 //!
-//! Pure and free of panics on any input; memory is bounded by [`MAX_BLOCK`] and [`MAX_INTERFACES`].
+//! No input makes it panic, and [`MAX_BLOCK`] and [`MAX_INTERFACES`] bound its memory.
 //! <https://www.ietf.org/archive/id/draft-ietf-opsawg-pcapng-03.html>
 
 mod block;
@@ -37,26 +39,26 @@ pub mod linktype {
     pub const LINUX_SLL2: u16 = 276;
 }
 
-/// Longest block that is read, in bytes.
+/// Longest block that is read: 16 MiB. A longer one is malformed.
 pub const MAX_BLOCK: usize = 16 << 20;
 
-/// Most interfaces that one stream may describe.
+/// Most interfaces that one stream may describe: 65536, as many as 16 bits can number.
 pub const MAX_INTERFACES: usize = 1 << 16;
 
-/// Which way a packet went, as seen from the interface.
+/// Which way a packet travelled, as seen from the interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Direction {
     /// The file does not say.
     #[default]
     Unknown,
-    /// Received.
+    /// The interface received the packet.
     In,
-    /// Sent.
+    /// The interface sent the packet.
     Out,
 }
 
 impl Direction {
-    /// From the two low bits of `epb_flags`.
+    /// Reads the direction from the two low bits of `epb_flags`.
     fn from_flags(flags: u32) -> Self {
         match flags & 3 {
             1 => Self::In,
@@ -65,7 +67,7 @@ impl Direction {
         }
     }
 
-    /// The two low bits of `epb_flags`.
+    /// The two low bits of `epb_flags` that stand for the direction.
     fn flags(self) -> u32 {
         match self {
             Self::Unknown => 0,
@@ -75,31 +77,32 @@ impl Direction {
     }
 }
 
-/// Why a stream of bytes is not, or not wholly, a capture file. Offsets are in bytes from its beginning.
+/// Why a stream of bytes is no capture file, or no complete one. Offsets count bytes from its
+/// start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// It begins like no known format.
+    /// The stream begins like no known format; the figure holds its first four bytes.
     #[error("not a capture file: it begins with {0:#010x}, which is neither pcapng nor pcap")]
     UnknownFormat(u32),
-    /// A variant of pcap that is not read.
+    /// The file is in a variant of pcap that is not read.
     #[error("{0} is not supported; convert the file with editcap")]
     Unsupported(&'static str),
-    /// A block contradicts itself.
+    /// A block contradicts itself or the blocks before it.
     #[error("malformed capture file at byte {offset}: {what}")]
     Malformed {
         /// Where the block begins.
         offset: u64,
-        /// What is wrong with it.
+        /// What is wrong with the block.
         what: &'static str,
     },
-    /// The stream ended inside a block. All packets before it were whole.
+    /// The stream ended inside a block. All blocks before it were complete.
     #[error(
         "truncated capture file: the last block begins at byte {offset} and only {got} bytes of it are there"
     )]
     Truncated {
         /// Where the block begins.
         offset: u64,
-        /// How many bytes of it are there.
+        /// Number of the block's bytes that are there.
         got: usize,
     },
     /// The source could not be read.

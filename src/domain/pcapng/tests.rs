@@ -1,4 +1,4 @@
-//! What is written is read again; whatever is read, nothing panics. Against other programs: `tests/text`.
+//! Written files are read again, and no input panics. `tests/text` compares with other programs.
 
 use proptest::prelude::*;
 
@@ -29,7 +29,7 @@ impl From<Packet<'_>> for Owned {
     }
 }
 
-/// All packets of a file that is pushed in pieces of a size, and how it ends.
+/// All packets of a file that is pushed in pieces of one size, and how the file ends.
 fn decode(file: &[u8], piece: usize) -> (Vec<Owned>, Result<(), Error>) {
     let mut decoder = Decoder::new();
     let mut packets = Vec::new();
@@ -93,9 +93,9 @@ fn append(file: &mut Vec<u8>, packet: &Owned, split: usize) {
     write::enhanced_packet(file, &header, [a, b]);
 }
 
-/// Adds an option to a packet's block that we do not write.
+/// Adds an option that podsonde itself does not write to a packet's block.
 fn comment(block: &mut Vec<u8>, direction: Direction) {
-    // Before the end of the options and the block's second length, or without options the latter alone.
+    // Cuts off the end of the options, if there are any, and the block's second length.
     block.truncate(block.len() - if direction == Direction::Unknown { 4 } else { 8 });
     block.extend_from_slice(b"\x01\0\x04\0kept\0\0\0\0");
     let length = u32::try_from(block.len() + 4).unwrap().to_le_bytes();
@@ -112,7 +112,8 @@ proptest! {
         let mut file = begun(3);
         for (packet, split, received) in &packets {
             append(&mut file, packet, *split);
-            write::interface_statistics(&mut file, &write::Statistics { received: *received, ..Default::default() });
+            let statistics = write::Statistics { received: *received, ..Default::default() };
+            write::interface_statistics(&mut file, &statistics);
         }
         let (read, end) = decode(&file, piece);
         prop_assert!(end.is_ok());
@@ -120,11 +121,22 @@ proptest! {
     }
 
     #[test]
-    fn nothing_panics(mut bytes in proptest::collection::vec(any::<u8>(), 0..400), flips in proptest::collection::vec((any::<usize>(), any::<u8>()), 0..8), piece in 1_usize..64) {
+    fn nothing_panics(
+        mut bytes in proptest::collection::vec(any::<u8>(), 0..400),
+        flips in proptest::collection::vec((any::<usize>(), any::<u8>()), 0..8),
+        piece in 1_usize..64,
+    ) {
         let _ = decode(&bytes, piece);
-        // Something that begins well.
+        // Then the same bytes behind a valid beginning, a few of which are changed.
         let mut file = begun(2);
-        append(&mut file, &Owned { interface: 1, timestamp: 1, original_length: 5, direction: Direction::In, data: vec![1, 2, 3] }, 1);
+        let packet = Owned {
+            interface: 1,
+            timestamp: 1,
+            original_length: 5,
+            direction: Direction::In,
+            data: vec![1, 2, 3],
+        };
+        append(&mut file, &packet, 1);
         file.append(&mut bytes);
         for (at, value) in flips {
             let at = at % file.len();
@@ -135,7 +147,10 @@ proptest! {
     }
 
     #[test]
-    fn merged_streams_keep_their_packets(a in proptest::collection::vec(packet(), 0..9), b in proptest::collection::vec(packet(), 0..9)) {
+    fn merged_streams_keep_their_packets(
+        a in proptest::collection::vec(packet(), 0..9),
+        b in proptest::collection::vec(packet(), 0..9),
+    ) {
         let mut file = Vec::new();
         write::section_header(&mut file, &write::Section::default());
         let mut merged = Merged::default();
@@ -210,14 +225,15 @@ fn big_endian_sections_odd_clocks_and_old_blocks() {
         block::SECTION_HEADER,
         &[0x1a, 0x2b, 0x3c, 0x4d, 0, 1, 0, 0, 255, 255, 255, 255, 255, 255, 255, 255],
     ));
-    // Units of 1/1024 s, ten seconds later; then the default, microseconds, with at most 3 bytes a packet.
+    // The first interface counts units of 1/1024 s, begins ten seconds later and keeps 3 bytes of
+    // each packet; the second has the default unit, microseconds.
     let options = [0, 9, 0, 1, 0x8a, 0, 0, 0, 0, 14, 0, 8, 0, 0, 0, 0, 0, 0, 0, 10, 0, 0, 0, 0];
     file.extend(big(
         block::INTERFACE_DESCRIPTION,
         &[&[0, 1, 0, 0, 0, 0, 0, 3][..], &options].concat(),
     ));
     file.extend(big(block::INTERFACE_DESCRIPTION, &[0, 101, 0, 0, 0, 0, 0, 0]));
-    // A block that nobody knows.
+    // A block of an unknown type, which is skipped.
     file.extend(big(0x0bad_cafe, &[1, 2, 3, 4]));
     file.extend(big(
         block::ENHANCED_PACKET,

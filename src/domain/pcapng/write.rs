@@ -1,7 +1,7 @@
-//! Writes pcapng: every function appends one whole block to the caller's buffer.
+//! Writes pcapng: every function appends one complete block to the caller's buffer.
 //!
-//! Little-endian, timestamps in nanoseconds. The caller numbers interfaces: the first [`interface`] after a
-//! [`section_header`] is 0, the next 1, and so on.
+//! Blocks are little-endian and timestamps count nanoseconds. The caller numbers the interfaces:
+//! the first [`interface`] after a [`section_header`] is 0, the next is 1.
 
 use super::{
     Direction,
@@ -11,7 +11,7 @@ use super::{
     },
 };
 
-/// What a section header says. Empty texts are left out.
+/// The options of a section header. Empty texts are left out.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Section<'a> {
     /// `shb_hardware`: the machine.
@@ -20,20 +20,20 @@ pub struct Section<'a> {
     pub os: &'a str,
     /// `shb_userappl`: the program that wrote it.
     pub application: &'a str,
-    /// `opt_comment`.
+    /// `opt_comment`: a remark for people.
     pub comment: &'a str,
 }
 
-/// What an interface description says. Empty texts are left out.
+/// The fields and options of an interface description. Empty texts are left out.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Interface<'a> {
     /// Link type of its packets ([`super::linktype`]).
     pub linktype: u16,
-    /// Bytes of each packet that are captured at most. 0: no limit.
+    /// Most bytes that are captured of each packet. 0 means no limit.
     pub snaplen: u32,
-    /// `if_name`.
+    /// `if_name`: the interface's name in the system that has it.
     pub name: &'a str,
-    /// `if_description`.
+    /// `if_description`: a text for people.
     pub description: &'a str,
     /// `if_filter`, in the language of pcap-filter(7).
     pub filter: &'a str,
@@ -41,7 +41,7 @@ pub struct Interface<'a> {
     pub os: &'a str,
 }
 
-/// What an enhanced packet block says besides the packet's bytes.
+/// The fields of an enhanced packet block other than the packet's bytes.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Packet {
     /// Number of the interface in this section.
@@ -50,11 +50,11 @@ pub struct Packet {
     pub timestamp: u64,
     /// Length on the wire in bytes.
     pub original_length: u32,
-    /// `epb_flags`, left out where unknown.
+    /// `epb_flags`, left out if the direction is unknown.
     pub direction: Direction,
 }
 
-/// Figures of an interface. What is not known is left out.
+/// Figures of an interface. Those that are None are left out.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Statistics {
     /// Number of the interface in this section.
@@ -63,9 +63,9 @@ pub struct Statistics {
     pub timestamp: u64,
     /// `isb_starttime`: when the capture began, in nanoseconds since 1970.
     pub started: Option<u64>,
-    /// `isb_endtime`: when it ended.
+    /// `isb_endtime`: when the capture ended, in nanoseconds since 1970.
     pub ended: Option<u64>,
-    /// `isb_ifrecv`: packets that came to the interface.
+    /// `isb_ifrecv`: packets that reached the interface.
     pub received: Option<u64>,
     /// `isb_ifdrop`: packets that the interface lost for want of room.
     pub dropped: Option<u64>,
@@ -77,7 +77,7 @@ pub struct Statistics {
     pub delivered: Option<u64>,
 }
 
-/// Appends a section header. Its length is not stated, so that the file may grow.
+/// Appends a section header. The length of the section stays open, so that the file can grow.
 pub fn section_header(out: &mut Vec<u8>, section: &Section<'_>) {
     let block = begin(out, SECTION_HEADER);
     out.extend_from_slice(&ORDER_MAGIC.to_le_bytes());
@@ -106,7 +106,7 @@ pub fn interface(out: &mut Vec<u8>, interface: &Interface<'_>) {
     text(out, option::IF_DESCRIPTION, interface.description);
     raw_option(out, option::IF_TSRESOL, &[&[9]]);
     if !interface.filter.is_empty() {
-        // The byte before it says what language the filter is in: 0 is libpcap's.
+        // The first byte names the language of the filter: 0 is libpcap's.
         raw_option(
             out,
             option::IF_FILTER,
@@ -117,8 +117,9 @@ pub fn interface(out: &mut Vec<u8>, interface: &Interface<'_>) {
     end(out, block);
 }
 
-/// Appends a packet whose bytes lie in `parts`, one after the other: one part for most, three where a VLAN tag goes
-/// between, two behind a made-up link-layer header. Together they should stay below [`super::MAX_BLOCK`], or no reader will take it.
+/// Appends a packet whose bytes are the `parts`, one after the other. Most packets have one part;
+/// three parts insert a VLAN tag, and two put a link-layer header before the packet. A packet that
+/// makes the block longer than [`super::MAX_BLOCK`] cannot be read again.
 #[inline]
 pub fn enhanced_packet<const PARTS: usize>(
     out: &mut Vec<u8>,
@@ -139,7 +140,7 @@ pub fn enhanced_packet<const PARTS: usize>(
         clamp(captured),
         packet.original_length,
     ];
-    // `epb_flags`, of four bytes; the end of the options.
+    // The option `epb_flags`, of four bytes; the end of the options; the second length.
     let options_and_end =
         [u32::from(option::EPB_FLAGS) | 4 << 16, packet.direction.flags(), 0, length];
     out.reserve(HEADER + captured + 20);
@@ -186,10 +187,10 @@ pub fn interface_statistics(out: &mut Vec<u8>, statistics: &Statistics) {
     end(out, block);
 }
 
-/// Longest value of an option that keeps its length, padded, in 16 bits.
+/// Longest value of an option: padded to a multiple of four, its length still fits into 16 bits.
 const MAX_OPTION: usize = 0xfffc;
 
-/// Begins a block, of a length that [`end`] fills in. Returns where it begins.
+/// Begins a block and returns its position. [`end`] fills in the length.
 fn begin(out: &mut Vec<u8>, kind: u32) -> usize {
     let block = out.len();
     out.extend_from_slice(&kind.to_le_bytes());
@@ -197,7 +198,7 @@ fn begin(out: &mut Vec<u8>, kind: u32) -> usize {
     block
 }
 
-/// Ends the options and the block.
+/// Ends the options, and the block that begins at `block`.
 fn end(out: &mut Vec<u8>, block: usize) {
     out.extend_from_slice(&[0; 4]);
     let length = clamp(out.len() - block + 4).to_le_bytes();
@@ -213,7 +214,7 @@ fn text(out: &mut Vec<u8>, code: u16, value: &str) {
     }
 }
 
-/// Appends an option whose value lies in `parts`, together at most [`MAX_OPTION`] bytes.
+/// Appends an option whose value is the `parts`, together at most [`MAX_OPTION`] bytes.
 fn raw_option(out: &mut Vec<u8>, code: u16, parts: &[&[u8]]) {
     let length: usize = parts.iter().map(|part| part.len()).sum();
     out.extend_from_slice(&code.to_le_bytes());
@@ -224,7 +225,7 @@ fn raw_option(out: &mut Vec<u8>, code: u16, parts: &[&[u8]]) {
     out.extend_from_slice(padding(length));
 }
 
-/// Zeros up to a multiple of four.
+/// The zeros that fill `length` bytes up to a multiple of four.
 #[inline]
 fn padding(length: usize) -> &'static [u8] {
     [0; 3].get(..length.wrapping_neg() % 4).unwrap_or_default()
