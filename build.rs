@@ -14,7 +14,7 @@ const BULK: &[&str] = &[
     ".podsonde.v1.FilesWriteRequest.data",
 ];
 
-/// The container runtime's API, only for the embedded cluster.
+/// The container runtime's API, which only the node tier compiles (`tests/support/cri`).
 const CRI: &[&str] = &["cri/runtime/v1/api.proto"];
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -7,6 +7,8 @@
     reason = "a test fails by panicking"
 )]
 
+#[path = "node/cri.rs"]
+mod cri;
 mod support;
 
 use std::{
@@ -18,12 +20,12 @@ use std::{
 
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use kube::api::{Api, Patch, PatchParams};
-use podsonde::embedded::{
-    cri::{CriRuntime, Options},
-    runtime::{ContainerStart, Mount, PidMode, Runtime, Sandbox, Stream},
-};
+use podsonde::embedded::runtime::{ContainerStart, Mount, PidMode, Runtime, Sandbox, Stream};
 use serde_json::json;
-use support::node::{self, Node};
+use support::{
+    cri::{CriOptions, CriRuntime},
+    node::{self, Node},
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const SLEEP: &[&str] = &["sleep", "infinity"];
@@ -210,7 +212,8 @@ async fn every_pod_shape_has_the_namespaces_it_asks_for() {
         },
     ];
     for Shape { name, spec, target, debugger, ignore_target, pid_shared, node: of_node } in shapes {
-        let runtime = node.runtime_with(Options { ignore_target, ..Options::default() }).await;
+        let runtime =
+            node.runtime_with(CriOptions { ignore_target, ..CriOptions::default() }).await;
         let pod = node::pod("shape", spec);
         let sandbox = runtime.run_sandbox(&pod).await.expect(name);
         let app = ContainerStart { pid: target, ..node::container("app", "busybox", SLEEP) };
@@ -491,7 +494,7 @@ fn running(statuses: Option<&Vec<ContainerStatus>>, name: &str) -> Option<String
 #[tokio::test]
 async fn the_cluster_s_kubelet_runs_its_pods_here() {
     let Some(node) = Node::get() else { return };
-    let cluster = node.cluster(Options::default()).await;
+    let cluster = node.cluster(CriOptions::default()).await;
     let pod = json!({
         "metadata": {"name": "web"},
         "spec": {"containers": [{"name": "nginx", "image": "nginx", "imagePullPolicy": "IfNotPresent"}]},

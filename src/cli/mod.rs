@@ -5,6 +5,8 @@ mod capture;
 mod completion;
 mod context;
 mod debug;
+#[cfg(all(feature = "embedded", target_os = "linux"))]
+mod demo;
 mod end;
 mod extcap;
 mod files;
@@ -180,7 +182,7 @@ pub fn run(invocation: Invocation) -> ExitCode {
     #[cfg(all(feature = "embedded", target_os = "linux"))]
     if let Command::Demo(_) = &cli.command
         // Before the runtime's threads, as namespaces are a thread's.
-        && let Err(error) = crate::embedded::demo::prepare()
+        && let Err(error) = demo::prepare()
     {
         terminal.error(&format!("{error:#}"));
         return Exit::Error.into();
@@ -219,7 +221,7 @@ async fn perform(context: &Context, command: &Command, plugin: bool) -> Result<E
             completion::run(context, args, self::command(plugin), name)
         }
         #[cfg(all(feature = "embedded", target_os = "linux"))]
-        Command::Demo(args) => match crate::embedded::demo::run(args.hold).await {
+        Command::Demo(args) => match demo::run(args.hold).await {
             Ok(()) => Ok(Exit::Ok),
             Err(error) => {
                 context.terminal.error(&format!("{error:#}"));

@@ -27,7 +27,7 @@ use podsonde::{
     },
     embedded::{
         Cluster,
-        namespaces::{NamespaceRuntime, Options},
+        namespaces::{NamespaceOptions, NamespaceRuntime},
     },
     sys::{broker::NamespaceEntry, capture::compiler::Compiler},
 };
@@ -107,9 +107,9 @@ impl World {
 
     pub(crate) async fn with(setup: Setup) -> Self {
         log();
-        let options = Options {
+        let options = NamespaceOptions {
             executable: PathBuf::from(env!("CARGO_BIN_EXE_podsonde")),
-            ..Options::default()
+            ..NamespaceOptions::default()
         };
         let admin_token = uuid::Uuid::new_v4().to_string();
         let mut cluster = Cluster::builder().token(&admin_token).https(([127, 0, 0, 1], 0).into());

@@ -12,7 +12,7 @@ use podsonde::{
     },
     embedded::{
         Cluster,
-        namespaces::{NamespaceRuntime, Options},
+        namespaces::{NamespaceOptions, NamespaceRuntime},
     },
     proto::v1::{
         self, debug_client::DebugClient, debug_create_response::Event,
@@ -37,9 +37,11 @@ pub(crate) struct Fixture {
     limits: Limits,
 }
 
-pub(crate) fn runtime(change: impl FnOnce(&mut Options)) -> Arc<NamespaceRuntime> {
-    let mut options =
-        Options { executable: PathBuf::from(env!("CARGO_BIN_EXE_podsonde")), ..Options::default() };
+pub(crate) fn runtime(change: impl FnOnce(&mut NamespaceOptions)) -> Arc<NamespaceRuntime> {
+    let mut options = NamespaceOptions {
+        executable: PathBuf::from(env!("CARGO_BIN_EXE_podsonde")),
+        ..NamespaceOptions::default()
+    };
     change(&mut options);
     Arc::new(NamespaceRuntime::new(options).unwrap())
 }
@@ -49,7 +51,7 @@ impl Fixture {
         Self::with(|_| {}, Limits::default()).await
     }
 
-    pub(crate) async fn with(change: impl FnOnce(&mut Options), limits: Limits) -> Self {
+    pub(crate) async fn with(change: impl FnOnce(&mut NamespaceOptions), limits: Limits) -> Self {
         Self::made_of(change, limits, NODE).await
     }
 
@@ -58,7 +60,11 @@ impl Fixture {
         Self::made_of(|_| {}, Limits::default(), node).await
     }
 
-    async fn made_of(change: impl FnOnce(&mut Options), limits: Limits, node: &str) -> Self {
+    async fn made_of(
+        change: impl FnOnce(&mut NamespaceOptions),
+        limits: Limits,
+        node: &str,
+    ) -> Self {
         let cluster = Cluster::builder()
             .node(NODE, runtime(change))
             .node("node-b", runtime(|_| {}))

@@ -13,7 +13,7 @@ use hyper_util::rt::TokioIo;
 use podsonde::{
     embedded::{
         Cluster,
-        namespaces::{NamespaceRuntime, Options},
+        namespaces::{NamespaceOptions, NamespaceRuntime},
     },
     proto::v1::{self, namespaces_client::NamespacesClient, node_client::NodeClient},
 };
@@ -47,9 +47,9 @@ pub(crate) fn possible() -> bool {
 impl Agent {
     /// Starts it with these arguments besides, and this descriptor as its number 77, which it did not ask for.
     pub(crate) async fn start(more: &[&str], leaked: Option<OwnedFd>) -> Self {
-        let options = Options {
+        let options = NamespaceOptions {
             executable: PathBuf::from(env!("CARGO_BIN_EXE_podsonde")),
-            ..Options::default()
+            ..NamespaceOptions::default()
         };
         let runtime = Arc::new(NamespaceRuntime::new(options).unwrap());
         let cluster = Cluster::builder().node(NODE, runtime).start().await.unwrap();

@@ -11,7 +11,7 @@ use podsonde::{
     },
     embedded::{
         Cluster,
-        namespaces::{NamespaceRuntime, Options},
+        namespaces::{NamespaceOptions, NamespaceRuntime},
     },
     proto::v1::{
         self, capture_client::CaptureClient, capture_start_response::Event,
@@ -52,9 +52,9 @@ impl Fixture {
 
     /// The same, with filters compiled by a program of the test's own.
     pub(crate) async fn start_with(captures: CaptureLimits, compiler: Compiler) -> Self {
-        let options = Options {
+        let options = NamespaceOptions {
             executable: PathBuf::from(env!("CARGO_BIN_EXE_podsonde")),
-            ..Options::default()
+            ..NamespaceOptions::default()
         };
         let runtime = Arc::new(NamespaceRuntime::new(options).unwrap());
         let cluster = Cluster::builder().node(NODE, runtime).start().await.unwrap();

@@ -14,6 +14,7 @@ mod faults;
 mod kubectl;
 mod kubelet;
 mod portforward;
+mod selectors;
 mod watch;
 
 use std::{

@@ -4,7 +4,7 @@ use std::fs;
 
 use k8s_openapi::api::core::v1::{Capabilities, Pod, PodSecurityContext, PodSpec, SecurityContext};
 use podsonde::embedded::{
-    namespaces::{NamespaceRuntime, Options},
+    namespaces::{NamespaceOptions, NamespaceRuntime},
     runtime::{ContainerStart, Exit, Mount, PidMode, Runtime as _, Sandbox, StartError, Started},
 };
 use rustix::process::{Pid, Signal, kill_process, pidfd_send_signal};
@@ -24,7 +24,7 @@ impl OnePod {
         Self::with(name, options(), |_| {}).await
     }
 
-    async fn with(name: &str, options: Options, spec: impl FnOnce(&mut PodSpec)) -> Self {
+    async fn with(name: &str, options: NamespaceOptions, spec: impl FnOnce(&mut PodSpec)) -> Self {
         let runtime = NamespaceRuntime::new(options).unwrap();
         let mut pod = pod(name);
         spec(pod.spec.as_mut().unwrap());
@@ -405,7 +405,8 @@ async fn a_start_can_be_delayed() {
         return;
     }
     let delay = std::time::Duration::from_millis(300);
-    let pod = OnePod::with("delayed", Options { start_delay: delay, ..options() }, |_| {}).await;
+    let pod =
+        OnePod::with("delayed", NamespaceOptions { start_delay: delay, ..options() }, |_| {}).await;
     let began = std::time::Instant::now();
     pod.start(&container("c", SLEEP)).await.unwrap();
     assert!(began.elapsed() >= delay);

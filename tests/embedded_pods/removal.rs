@@ -5,7 +5,7 @@ use std::{os::fd::OwnedFd, time::Instant};
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::Pod;
 use podsonde::embedded::{
-    namespaces::{CgroupDriver, NamespaceRuntime, Options},
+    namespaces::{CgroupDriver, NamespaceOptions, NamespaceRuntime},
     runtime::{PidMode, Runtime as _},
 };
 
@@ -26,7 +26,7 @@ async fn processes_that_a_container_left_behind_end_with_it() {
         (PidMode::Node, CgroupDriver::Systemd),
     ] {
         let runtime =
-            NamespaceRuntime::new(Options { cgroup_driver: driver, ..options() }).unwrap();
+            NamespaceRuntime::new(NamespaceOptions { cgroup_driver: driver, ..options() }).unwrap();
         let mut pod = pod("forks");
         let spec = pod.spec.as_mut().unwrap();
         spec.host_pid = Some(mode == PidMode::Node);
@@ -143,7 +143,8 @@ async fn a_v1_hierarchy_serves_as_well() {
         return;
     }
     let runtime =
-        NamespaceRuntime::new(Options { cgroup_hierarchy: Some(hierarchy), ..options() }).unwrap();
+        NamespaceRuntime::new(NamespaceOptions { cgroup_hierarchy: Some(hierarchy), ..options() })
+            .unwrap();
     let pod = pod("v1");
     let sandbox = runtime.run_sandbox(&pod).await.unwrap();
     let started = runtime.start_container(&pod, &sandbox, &container("c", SLEEP)).await.unwrap();

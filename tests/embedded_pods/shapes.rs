@@ -9,13 +9,13 @@ use crate::{
     support::*,
 };
 use k8s_openapi::api::core::v1::PodSpec;
-use podsonde::embedded::namespaces::{CgroupDriver, Options};
+use podsonde::embedded::namespaces::{CgroupDriver, NamespaceOptions};
 
 /// A pod with the containers `a` and `b`, and what must hold for their namespaces.
 pub(crate) struct Shape {
     pub(crate) name: &'static str,
     pub(crate) spec: fn(&mut PodSpec),
-    pub(crate) options: fn(&mut Options),
+    pub(crate) options: fn(&mut NamespaceOptions),
     pub(crate) pid: Wanted,
     /// Namespaces of both containers that are the runtime's.
     host: &'static [&'static str],
@@ -36,7 +36,7 @@ pub(crate) enum Wanted {
     Target,
 }
 
-const NONE: fn(&mut Options) = |_| {};
+const NONE: fn(&mut NamespaceOptions) = |_| {};
 
 pub(crate) fn shapes() -> Vec<Shape> {
     let plain = Shape {

@@ -11,7 +11,7 @@ use std::{
 
 use k8s_openapi::api::core::v1::{Pod, PodSpec, SecurityContext};
 use podsonde::embedded::{
-    namespaces::Options,
+    namespaces::NamespaceOptions,
     runtime::{ContainerStart, PidMode},
 };
 use rustix::{
@@ -32,8 +32,8 @@ pub(crate) fn root() -> bool {
     root
 }
 
-pub(crate) fn options() -> Options {
-    Options { executable: PathBuf::from(PODSONDE), ..Options::default() }
+pub(crate) fn options() -> NamespaceOptions {
+    NamespaceOptions { executable: PathBuf::from(PODSONDE), ..NamespaceOptions::default() }
 }
 
 pub(crate) fn pod(name: &str) -> Pod {

@@ -15,11 +15,14 @@ use k8s_openapi::api::{
     authentication::v1::UserInfo,
     core::v1::{ContainerStatus, Pod},
 };
-use podsonde::embedded::{Cluster, cri::Options};
+use podsonde::embedded::Cluster;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::support::node::{self, NAME, Node};
+use crate::support::{
+    cri::CriOptions,
+    node::{self, NAME, Node},
+};
 
 /// Longer than anything takes on a machine that does other things too.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -45,17 +48,17 @@ pub(crate) struct Ended {
 impl Fixture {
     /// None where there is no node to test on.
     pub(crate) async fn start() -> Option<Self> {
-        Self::with(Options::default()).await
+        Self::with(CriOptions::default()).await
     }
 
     /// The same with a runtime of these options.
-    pub(crate) async fn with(options: Options) -> Option<Self> {
+    pub(crate) async fn with(options: CriOptions) -> Option<Self> {
         let fixture = Self::without_agent(options).await?;
         fixture.start_agent().await;
         Some(fixture)
     }
 
-    async fn without_agent(options: Options) -> Option<Self> {
+    async fn without_agent(options: CriOptions) -> Option<Self> {
         let node = Node::get()?;
         if Command::new("kubectl").args(["version", "--client"]).output().is_err() {
             assert!(std::env::var_os("CI").is_none(), "no kubectl, and CI is set");

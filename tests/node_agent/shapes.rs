@@ -3,12 +3,11 @@
 
 use std::{fs, path::Path};
 
-use podsonde::embedded::cri::Options;
 use serde_json::{Value, json};
 
 use crate::{
     fixture::{Fixture, assert_ids, links, nginx, running, sleeping, until, with},
-    support::node,
+    support::{cri::CriOptions, node},
 };
 
 /// One pod shape and one debug container.
@@ -262,7 +261,7 @@ async fn without_a_target_it_is_said_that_pid_is_private() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_runtime_that_ignores_the_target_is_found_out() {
-    let options = Options { ignore_target: true, ..Options::default() };
+    let options = CriOptions { ignore_target: true, ..CriOptions::default() };
     let Some(fixture) = Fixture::with(options).await else { return };
     fixture.pod("web", nginx()).await;
     let args = [

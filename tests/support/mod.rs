@@ -10,6 +10,7 @@
     clippy::cast_possible_truncation
 )]
 
+pub mod cri;
 pub mod generator;
 pub mod memory;
 pub mod netns;

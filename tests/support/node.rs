@@ -13,10 +13,11 @@ use std::{
 use k8s_openapi::api::core::v1::Pod;
 use podsonde::embedded::{
     Cluster,
-    cri::{CriRuntime, Options},
     runtime::{ContainerStart, PidMode},
 };
 use serde_json::{Value, json};
+
+use super::cri::{CriOptions, CriRuntime};
 
 /// The node's name in the cluster, and its host name.
 pub const NAME: &str = "node";
@@ -56,17 +57,17 @@ impl Node {
 
     /// The node's runtime, with logs below the node's directory.
     pub async fn runtime(&self) -> CriRuntime {
-        self.runtime_with(Options::default()).await
+        self.runtime_with(CriOptions::default()).await
     }
 
     /// The node's runtime, with logs below the node's directory and these options.
-    pub async fn runtime_with(&self, options: Options) -> CriRuntime {
-        let options = Options { log_directory: Some(self.dir.join("logs")), ..options };
+    pub async fn runtime_with(&self, options: CriOptions) -> CriRuntime {
+        let options = CriOptions { log_directory: Some(self.dir.join("logs")), ..options };
         CriRuntime::connect(&self.socket, options).await.expect("connect to the runtime")
     }
 
     /// A cluster of this one node, [`NAME`]. Its API server is at the address that pods reach.
-    pub async fn cluster(&self, options: Options) -> Cluster {
+    pub async fn cluster(&self, options: CriOptions) -> Cluster {
         let runtime = Arc::new(self.runtime_with(options).await);
         let cluster = Cluster::builder().node(NAME, runtime).https((self.address, 0).into());
         cluster.start().await.expect("start the cluster")

@@ -75,7 +75,7 @@ const HIDDEN: &str = "embedded-container";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Runs this process's part of a container, if that is what it was executed for; the first thing a binary calls that
-/// is [`Options::executable`]. None for any other command line.
+/// is [`NamespaceOptions::executable`]. None for any other command line.
 #[must_use]
 pub fn dispatch() -> Option<ExitCode> {
     let mut arguments = std::env::args().skip(1);
@@ -102,7 +102,7 @@ pub fn dispatch() -> Option<ExitCode> {
 
 /// How the runtime works.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub struct NamespaceOptions {
     /// A binary that calls [`dispatch`]: this process's own by default.
     pub executable: PathBuf,
     /// The shape of cgroup paths.
@@ -118,7 +118,7 @@ pub struct Options {
     pub start_delay: Duration,
 }
 
-impl Default for Options {
+impl Default for NamespaceOptions {
     fn default() -> Self {
         Self {
             executable: PathBuf::from("/proc/self/exe"),
@@ -133,7 +133,7 @@ impl Default for Options {
 
 /// The runtime. Needs root or [`enter_user_namespace`], and a tokio runtime. Dropping it ends all its containers soon.
 pub struct NamespaceRuntime {
-    options: Options,
+    options: NamespaceOptions,
     cgroups: Arc<CgroupTree>,
     /// Whether other users than 0 exist.
     privileged: bool,
@@ -169,7 +169,7 @@ impl NamespaceRuntime {
     ///
     /// # Errors
     /// If the kernel gives no random numbers.
-    pub fn new(options: Options) -> io::Result<Self> {
+    pub fn new(options: NamespaceOptions) -> io::Result<Self> {
         let name = format!("podsonde-{}", hex(&random::<4>()?));
         let cgroups =
             CgroupTree::find(options.cgroup_hierarchy.as_deref(), options.cgroup_driver, &name);

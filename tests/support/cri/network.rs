@@ -12,17 +12,17 @@ use std::{
 use nix::sched::{CloneFlags, setns};
 use tokio::sync::oneshot;
 
-/// On loopback a connection is made or refused at once, unless the listener's queue is full.
+/// A loopback connection is made or refused at once, unless the listener's queue is full.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Connects to a port on the loopback address in this network namespace; none: in the one we are in.
+/// Connects to a port on the loopback address in this network namespace, or in the caller's own.
 pub(super) async fn connect(
     network_namespace: Option<PathBuf>,
     port: u16,
 ) -> io::Result<tokio::net::TcpStream> {
     let (answer, connected) = oneshot::channel();
-    // A thread of its own, which ends afterwards: one that entered a foreign namespace may serve nothing else. The
-    // socket stays in the namespace it was made in.
+    // A thread that entered a foreign namespace must serve nothing else, so that this one ends
+    // afterwards. The socket stays in the namespace in which it was made.
     thread::Builder::new().name("sandbox-connect".to_owned()).spawn(move || {
         let _ = answer.send(connect_here(network_namespace, port));
     })?;
@@ -45,7 +45,7 @@ fn connect_here(network_namespace: Option<PathBuf>, port: u16) -> io::Result<Tcp
             )
         })?;
     }
-    // As containerd's own port-forward: IPv4, then IPv6.
+    // containerd's port-forward tries IPv4 first, then IPv6.
     let connect =
         |ip: IpAddr| TcpStream::connect_timeout(&SocketAddr::new(ip, port), CONNECT_TIMEOUT);
     connect(Ipv4Addr::LOCALHOST.into())

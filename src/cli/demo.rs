@@ -1,7 +1,8 @@
-//! `podsonde demo`: the main job for real on a bare Linux machine, in a few seconds, without Kubernetes and without root.
+//! `podsonde demo`: what podsonde does, on one Linux machine, without Kubernetes and without root.
 //!
-//! Two nodes of this machine's own namespaces, an API server in front of them, an agent on each, and the command line as a user types
-//! it: every step is this same program, executed with the demo's kubeconfig. A step that does not end as it should fails the demo.
+//! The demo starts an embedded cluster of two nodes and an agent for each of them, all in this
+//! process. Every step then executes this same program with the demo's kubeconfig, as a user would
+//! type it. A step that ends with another exit code than expected fails the demo.
 
 use std::{
     fs,
@@ -25,10 +26,6 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use super::{
-    Cluster,
-    namespaces::{NamespaceRuntime, Options, enter_user_namespace},
-};
 use crate::{
     agent::{
         access,
@@ -36,33 +33,40 @@ use crate::{
         audit::Sink,
         config::{Limits, Listen},
     },
+    embedded::{
+        Cluster,
+        namespaces::{NamespaceOptions, NamespaceRuntime, enter_user_namespace},
+    },
     sys::{broker::NamespaceEntry, capture::compiler::Compiler},
 };
 
-/// The node whose runtime does what it is told.
+/// The node whose runtime honours `targetContainerName`.
 const NODE: &str = "node-1";
-/// The node whose runtime ignores `targetContainerName`, as some do.
+/// The node whose runtime ignores `targetContainerName`, as some real ones do.
 const OLD_NODE: &str = "node-2";
 
-/// Gives an ordinary user the namespaces that the demo needs. Call it before any thread is started.
+/// Moves an ordinary user's process into a user namespace, where it may make the demo's other
+/// namespaces. Only a process with a single thread can do this.
 ///
 /// # Errors
-/// If the system does not let ordinary users have user namespaces; the error says what to do.
-pub fn prepare() -> anyhow::Result<()> {
+/// If the system forbids user namespaces to ordinary users; the error says how to allow them.
+pub(super) fn prepare() -> anyhow::Result<()> {
     enter_user_namespace()?;
     Ok(())
 }
 
-/// Shows the demo, and with `hold` leaves the cluster up until Ctrl-C.
+/// Runs the demo. With `hold` the cluster then stays up until Ctrl-C.
 ///
 /// # Errors
-/// If something cannot be started, or a step does not end as it should.
-pub async fn run(hold: bool) -> anyhow::Result<()> {
+/// If something cannot be started, or if a step ends with another exit code than expected.
+pub(super) async fn run(hold: bool) -> anyhow::Result<()> {
     let stage = &Stage::new()?;
     let runtime = |ignore_target| {
-        NamespaceRuntime::new(Options { ignore_target, ..Options::default() }).map(Arc::new)
+        NamespaceRuntime::new(NamespaceOptions { ignore_target, ..NamespaceOptions::default() })
+            .map(Arc::new)
     };
-    // Anyone on this machine can reach a loopback port, so the API server wants a token, and the agents have only sockets.
+    // Anyone on this machine can reach a loopback port. The API server therefore wants a token, and
+    // the agents listen on sockets in a directory that only this user can enter.
     let cluster = Cluster::builder()
         .node(NODE, runtime(false)?)
         .node(OLD_NODE, runtime(true)?)
@@ -81,11 +85,11 @@ pub async fn run(hold: bool) -> anyhow::Result<()> {
             node: node.to_owned(),
             listen: vec![Listen::Unix(socket.clone())],
             metrics_listen: None,
-            // What the pods are compared with is where the demo itself runs.
+            // The demo's own namespaces play the node's.
             host_pid: std::process::id(),
             limits: Limits::default(),
             entry: Arc::new(NamespaceEntry::InProcess),
-            // The command line shows the token of the demo's kubeconfig, as it would anywhere.
+            // The command line sends the token of the demo's kubeconfig, which has no audience.
             access: access::AccessOptions {
                 accept_api_server_audience: true,
                 ..access::AccessOptions::default()
@@ -98,7 +102,10 @@ pub async fn run(hold: bool) -> anyhow::Result<()> {
     }
     for (name, node) in [("web", NODE), ("old", OLD_NODE)] {
         let web = json!({"name": "nginx", "image": "podsonde.dev/demo/web:1"});
-        let pod = json!({"metadata": {"name": name, "labels": {"app": "web"}}, "spec": {"nodeName": node, "containers": [web]}});
+        let pod = json!({
+            "metadata": {"name": name, "labels": {"app": "web"}},
+            "spec": {"nodeName": node, "containers": [web]},
+        });
         cluster.create_pod(pod).await?;
         let is_running = |pod: &k8s_openapi::api::core::v1::Pod| {
             pod.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Running")
@@ -120,7 +127,7 @@ pub async fn run(hold: bool) -> anyhow::Result<()> {
     shown
 }
 
-/// The steps.
+/// Explains and executes the steps one after the other.
 async fn show(stage: &Stage, cluster: &Cluster) -> anyhow::Result<()> {
     say("This machine plays a cluster of two nodes: its pods are real Linux namespaces,\n\
         its API server is built in. Pod web runs a web server from an image without a\n\
@@ -128,22 +135,22 @@ async fn show(stage: &Stage, cluster: &Cluster) -> anyhow::Result<()> {
     stage.step(&["verify", "web"], 0).await?;
     say("A debug container beside it, in the process namespace of its container nginx:")?;
     stage.step(&["debug", "web", "--image=busybox", "--target=nginx", "-c", "probe"], 0).await?;
-    say("The same, asked of the kernel without podsonde:")?;
+    say("The kernel says the same, without podsonde:")?;
     stage.links("web", &["nginx", "probe"]).await?;
-    say("The files of nginx, whose image has neither a shell nor tar. What procfs shows is\n\
-        the node's processes, not files of the container: no way leads out through it.")?;
+    say("The files of nginx, whose image has neither a shell nor tar. What lies below /proc is\n\
+        about the node's processes and no file of the container, so that it is refused:")?;
     stage.step(&["ls", "-l", "web:/etc"], 0).await?;
     stage.step(&["cat", "web:/etc/web.conf"], 0).await?;
     stage.step(&["cat", "web:/proc/1/environ"], 1).await?;
-    say("The runtime of node-2 ignores targets and says nothing, as some do:")?;
+    say("The runtime of node-2 silently ignores the target, as some runtimes do:")?;
     stage.step(&["debug", "old", "--image=busybox", "--target=nginx", "-c", "probe"], 3).await?;
-    say("The packets of a request to pod web, captured inside of it, with nothing in the\n\
-        pod: as tcpdump prints them, and in a file for Wireshark. Ctrl-C ends it.")?;
+    say("The packets of a request to pod web, captured in its network namespace without a\n\
+        program in the pod: printed as by tcpdump, and in a file for Wireshark. Ctrl-C ends it.")?;
     stage.packets(cluster, "web").await?;
-    say("What cannot work is refused, and says why:")?;
+    say("A session that cannot work is refused, with the reason:")?;
     stage.step(&["debug", "web", "--image=busybox", "--target=db"], 1).await?;
     stage.step(&["debug", "web", "--image=no.such.registry/tool:1", "--target=nginx"], 1).await?;
-    say("All sessions; and the verdicts on an application's pods, whatever their nodes:")?;
+    say("All sessions, and the verdicts on an application's pods on every node:")?;
     stage.step(&["sessions", "--all"], 0).await?;
     stage.step(&["verify", "-l", "app=web"], 3).await?;
     say("A debug container can never be removed from a pod, but it can be ended:")?;
@@ -151,7 +158,7 @@ async fn show(stage: &Stage, cluster: &Cluster) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Asks the web server in a pod for its page, over the pod's loopback interface.
+/// Requests the page of the web server in a pod, over the pod's loopback interface.
 async fn request(client: kube::Client, pod: &str) -> anyhow::Result<()> {
     let pods: kube::Api<k8s_openapi::api::core::v1::Pod> = kube::Api::default_namespaced(client);
     let mut forwarder = pods.portforward(pod, &[80]).await?;
@@ -168,7 +175,8 @@ fn say(text: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The directory of the demo's sockets and kubeconfig, the user's alone. Removed when dropped.
+/// The directory of the demo's sockets and kubeconfig, which only the user can enter. It is removed
+/// when this is dropped.
 struct Stage(PathBuf);
 
 impl Stage {
@@ -178,15 +186,15 @@ impl Stage {
         let name = format!("podsonde-demo-{}", std::process::id());
         let create = |base: &Path| -> std::io::Result<PathBuf> {
             let path = base.join(&name);
-            // Must not be there: another user could have made it.
+            // An existing directory is an error: another user could have made it.
             fs::create_dir(&path)?;
             fs::set_permissions(&path, fs::Permissions::from_mode(0o700))?;
             Ok(path)
         };
-        let made = base
-            .and_then(|base| create(&base).ok())
-            .map_or_else(|| create(&std::env::temp_dir()), Ok);
-        made.map(Self).context("cannot make a directory for the demo")
+        if let Some(Ok(path)) = base.as_deref().map(create) {
+            return Ok(Self(path));
+        }
+        create(&std::env::temp_dir()).map(Self).context("cannot make a directory for the demo")
     }
 
     fn kubeconfig(&self) -> PathBuf {
@@ -206,18 +214,18 @@ impl Stage {
         command
             .args(arguments)
             .env("KUBECONFIG", self.kubeconfig())
-            // These agents have only sockets, which they share with nobody.
+            // These agents have no certificates: their sockets are in the user's own directory.
             .env("PODSONDE_INSECURE_AGENT", "true")
             .env_remove("PODSONDE_AGENT")
-            .stdin(Stdio::null());
-        command.kill_on_drop(true);
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
         command
     }
 
-    /// Shows a command and what it prints, as one sees it who types it.
+    /// Prints a command line, then executes it with its output on the demo's own.
     async fn step(&self, arguments: &[&str], expected: i32) -> anyhow::Result<()> {
         writeln!(std::io::stdout(), "$ podsonde {}", arguments.join(" "))?;
-        // Interleaved also where stdout is a file.
+        // Both streams go to stdout, so that their order is right in a file, too.
         let stderr = std::io::stdout().as_fd().try_clone_to_owned()?;
         let status = self
             .podsonde(arguments)
@@ -232,19 +240,20 @@ impl Stage {
         Ok(())
     }
 
-    /// Shows the packets of a request to the web server in a pod.
+    /// Captures the packets of a request to the web server in a pod. The request is made once the
+    /// capture says that it listens, and Ctrl-C ends the capture.
     async fn packets(&self, cluster: &Cluster, pod: &str) -> anyhow::Result<()> {
         let arguments = ["capture", pod, "-w", "web.pcapng", "--print", "tcp", "port", "80"];
         writeln!(std::io::stdout(), "$ podsonde {}", arguments.join(" "))?;
         let mut command = self.podsonde(&arguments);
         let mut capture = command.current_dir(&self.0).stderr(Stdio::piped()).spawn()?;
-        let said = BufReader::new(capture.stderr.take().context("it has no stderr")?);
-        let mut said = said.lines();
-        let mut begins = false;
+        let stderr = capture.stderr.take().context("the capture has no stderr")?;
+        let mut said = BufReader::new(stderr).lines();
+        let mut listens = false;
         while let Some(line) = said.next_line().await? {
             writeln!(std::io::stdout(), "{line}")?;
-            if !begins && line.contains("listening on") {
-                begins = true;
+            if !listens && line.contains("listening on") {
+                listens = true;
                 request(cluster.client()?, pod).await?;
                 let pid =
                     capture.id().and_then(|id| i32::try_from(id).ok()).context("it has ended")?;
@@ -252,26 +261,21 @@ impl Stage {
             }
         }
         let status = capture.wait().await?;
-        ensure!(begins && status.success(), "the capture ended with {status}");
+        ensure!(listens && status.success(), "the capture ended with {status}");
         let shown = ["-c", "-I", "web.pcapng"];
         let checked = Command::new("capinfos").args(shown).current_dir(&self.0).output().await;
-        match checked {
+        let checked = match checked {
+            // Wireshark is not installed: this part of the step is left out.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-            checked => {
-                let checked = checked.context("cannot execute capinfos")?;
-                ensure!(
-                    checked.status.success(),
-                    "capinfos: {}",
-                    String::from_utf8_lossy(&checked.stderr)
-                );
-                let text = String::from_utf8_lossy(&checked.stdout);
-                writeln!(std::io::stdout(), "$ capinfos {}\n{}", shown.join(" "), text.trim_end())?;
-            }
-        }
+            checked => checked.context("cannot execute capinfos")?,
+        };
+        ensure!(checked.status.success(), "capinfos: {}", String::from_utf8_lossy(&checked.stderr));
+        let text = String::from_utf8_lossy(&checked.stdout);
+        writeln!(std::io::stdout(), "$ capinfos {}\n{}", shown.join(" "), text.trim_end())?;
         Ok(())
     }
 
-    /// Shows the namespaces of two containers' first processes, by `readlink`.
+    /// Prints the namespaces of containers' first processes, as `readlink` shows them.
     async fn links(&self, pod: &str, containers: &[&str]) -> anyhow::Result<()> {
         let output = self.podsonde(&["verify", pod, "-o", "json"]).output().await?;
         let found: serde_json::Value =
@@ -282,11 +286,8 @@ impl Stage {
                 .and_then(|c| c.as_array())
                 .into_iter()
                 .flatten()
-                .find_map(|c| {
-                    (c.get("name")?.as_str()? == *name)
-                        .then(|| c.get("hostPid")?.as_u64())
-                        .flatten()
-                });
+                .find(|c| c.get("name").is_some_and(|found| found == name))
+                .and_then(|c| c.get("hostPid")?.as_u64());
             let pid = pid.with_context(|| format!("podsonde verify names no process of {name}"))?;
             let paths = ["net", "ipc", "pid", "mnt"].map(|kind| format!("/proc/{pid}/ns/{kind}"));
             let output = Command::new("readlink")
@@ -326,7 +327,7 @@ impl Stage {
 
 impl Drop for Stage {
     fn drop(&mut self) {
-        // At worst an empty directory stays behind.
+        // A failure leaves files of no use behind, and there is nobody to tell.
         let _ = fs::remove_dir_all(&self.0);
     }
 }

@@ -1,4 +1,4 @@
-//! A pod and its containers in the CRI's words, chosen as the kubelet chooses them. Pure.
+//! A pod and its containers as CRI messages, with the values that a kubelet chooses. Pure.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -14,19 +14,19 @@ use super::{
     api::{self, NamespaceMode, security_profile::ProfileType},
     image::Resolved,
 };
-use crate::embedded::runtime::{ContainerStart, PidMode, StartError};
+use podsonde::embedded::runtime::{ContainerStart, PidMode, StartError};
 
 const LABEL_POD_NAME: &str = "io.kubernetes.pod.name";
 const LABEL_POD_NAMESPACE: &str = "io.kubernetes.pod.namespace";
-/// The label by which everything of a pod is found again.
-pub(super) const LABEL_POD_UID: &str = "io.kubernetes.pod.uid";
+/// The label by which a pod's removal finds its sandboxes.
+pub const LABEL_POD_UID: &str = "io.kubernetes.pod.uid";
 const LABEL_CONTAINER_NAME: &str = "io.kubernetes.container.name";
 const ANNOTATION_RESTART_COUNT: &str = "io.kubernetes.container.restartCount";
 
-/// Below it the kubelet looks for `localhost` seccomp profiles.
+/// The directory of `Localhost` seccomp profiles, the kubelet's default.
 const SECCOMP_ROOT: &str = "/var/lib/kubelet/seccomp";
 
-/// Hidden from containers unless `procMount: Unmasked`; the kubelet's list.
+/// Paths that a container cannot see unless it has `procMount: Unmasked`; the kubelet's list.
 const MASKED_PATHS: &[&str] = &[
     "/proc/asound",
     "/proc/acpi",
@@ -41,21 +41,24 @@ const MASKED_PATHS: &[&str] = &[
     "/sys/firmware",
     "/sys/devices/virtual/powercap",
 ];
-/// Read-only in containers unless `procMount: Unmasked`; the kubelet's list.
+/// Paths that a container cannot write to unless it has `procMount: Unmasked`; the kubelet's list.
 const READONLY_PATHS: &[&str] =
     &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
-/// Where a pod's cgroup may be, in the shape of the `cgroupfs` driver: one for each class of service.
-pub(super) fn cgroup_parents(pod_uid: &str) -> [String; 3] {
+/// Characters of a host name that the kubelet keeps: Linux takes 64 bytes.
+const MAX_HOSTNAME: usize = 63;
+
+/// Where a pod's cgroup may be: one path for each QoS class, as the `cgroupfs` driver names them.
+pub fn cgroup_parents(pod_uid: &str) -> [String; 3] {
     ["/kubepods/besteffort", "/kubepods/burstable", "/kubepods"]
         .map(|class| format!("{class}/pod{pod_uid}"))
 }
 
-/// The pod's sandbox.
+/// The request for the pod's sandbox. Without `logs` the containers write no log files.
 ///
 /// # Errors
-/// If the pod asks for what the runtime cannot do.
-pub(super) fn sandbox(pod: &Pod, logs: Option<&Path>) -> Result<api::PodSandboxConfig, StartError> {
+/// If the pod has no spec or wants a user namespace, which containerd 1.6 cannot make.
+pub fn sandbox(pod: &Pod, logs: Option<&Path>) -> Result<api::PodSandboxConfig, StartError> {
     let spec = pod.spec.as_ref().ok_or_else(|| StartError {
         reason: "ConfigPodSandboxError",
         message: "the pod has no spec".to_owned(),
@@ -67,15 +70,14 @@ pub(super) fn sandbox(pod: &Pod, logs: Option<&Path>) -> Result<api::PodSandboxC
                 .to_owned(),
         });
     }
-    let identity = Identity::of(pod);
+    let names = PodNames::of(pod);
     let host_network = spec.host_network == Some(true);
     let hostname = if host_network {
         String::new()
     } else {
-        // What a hostname holds at most.
-        spec.hostname.as_deref().unwrap_or(identity.name).chars().take(63).collect()
+        spec.hostname.as_deref().unwrap_or(names.name).chars().take(MAX_HOSTNAME).collect()
     };
-    let [besteffort, burstable, guaranteed] = cgroup_parents(identity.uid);
+    let [besteffort, burstable, guaranteed] = cgroup_parents(names.uid);
     let cgroup_parent = match pod.status.as_ref().and_then(|status| status.qos_class.as_deref()) {
         Some("Guaranteed") => guaranteed,
         Some("Burstable") => burstable,
@@ -90,18 +92,18 @@ pub(super) fn sandbox(pod: &Pod, logs: Option<&Path>) -> Result<api::PodSandboxC
     };
     Ok(api::PodSandboxConfig {
         metadata: Some(api::PodSandboxMetadata {
-            name: identity.name.to_owned(),
-            uid: identity.uid.to_owned(),
-            namespace: identity.namespace.to_owned(),
+            name: names.name.to_owned(),
+            uid: names.uid.to_owned(),
+            namespace: names.namespace.to_owned(),
             attempt: 0,
         }),
         hostname,
         log_directory: logs.map_or_else(String::new, |logs| {
-            let Identity { name, namespace, uid } = identity;
+            let PodNames { name, namespace, uid } = names;
             logs.join(format!("{namespace}_{name}_{uid}")).to_string_lossy().into_owned()
         }),
         dns_config: Some(dns(spec)),
-        labels: labels(&identity, pod.metadata.labels.as_ref()),
+        labels: labels(&names, pod.metadata.labels.as_ref()),
         annotations: pod.metadata.annotations.clone().unwrap_or_default().into_iter().collect(),
         linux: Some(api::LinuxPodSandboxConfig {
             cgroup_parent,
@@ -120,25 +122,25 @@ pub(super) fn sandbox(pod: &Pod, logs: Option<&Path>) -> Result<api::PodSandboxC
     })
 }
 
-/// One container of the pod, made from an image that is on the node.
+/// The request for one container of the pod, made from an image that is on the node.
 ///
 /// # Errors
-/// If the image's user breaks the pod's rule that nothing runs as root.
-pub(super) fn container(
+/// If the container must not run as root and its image would.
+pub fn container(
     pod: &Pod,
     start: &ContainerStart,
     image: &Resolved,
 ) -> Result<api::ContainerConfig, StartError> {
-    let identity = Identity::of(pod);
+    let names = PodNames::of(pod);
     let spec = pod.spec.clone().unwrap_or_default();
-    verify_non_root(&identity, start, image)?;
+    verify_non_root(&names, start, image)?;
     let (pid, target_id) = match &start.pid {
         PidMode::Container => (NamespaceMode::Container, String::new()),
         PidMode::Pod => (NamespaceMode::Pod, String::new()),
         PidMode::Node => (NamespaceMode::Node, String::new()),
         PidMode::Target(id) => (NamespaceMode::Target, id.clone()),
     };
-    let mut labels = labels(&identity, Some(&start.labels));
+    let mut labels = labels(&names, Some(&start.labels));
     labels.insert(LABEL_CONTAINER_NAME.to_owned(), start.name.clone());
     let guaranteed =
         pod.status.as_ref().is_some_and(|status| status.qos_class.as_deref() == Some("Guaranteed"));
@@ -173,7 +175,7 @@ pub(super) fn container(
         tty: start.tty,
         linux: Some(api::LinuxContainerConfig {
             resources: Some(api::LinuxContainerResources {
-                // The least there is: what a container without requests gets.
+                // The kernel's least share, which a container without requests gets.
                 cpu_shares: 2,
                 oom_score_adj: if guaranteed { -997 } else { 1000 },
             }),
@@ -187,8 +189,9 @@ pub(super) fn container(
     })
 }
 
-/// Lets a sandbox's configuration permit this container: the runtime wants privileged containers announced.
-pub(super) fn permit(sandbox: &mut api::PodSandboxConfig, container: &api::ContainerConfig) {
+/// Marks the sandbox as privileged if this container is: containerd refuses to start a privileged
+/// container in a sandbox that is not.
+pub fn permit(sandbox: &mut api::PodSandboxConfig, container: &api::ContainerConfig) {
     let privileged = container
         .linux
         .as_ref()
@@ -200,14 +203,14 @@ pub(super) fn permit(sandbox: &mut api::PodSandboxConfig, container: &api::Conta
     }
 }
 
-/// Who a pod is.
-struct Identity<'a> {
+/// By what a pod is told from others.
+struct PodNames<'a> {
     name: &'a str,
     namespace: &'a str,
     uid: &'a str,
 }
 
-impl<'a> Identity<'a> {
+impl<'a> PodNames<'a> {
     fn of(pod: &'a Pod) -> Self {
         Self {
             name: pod.metadata.name.as_deref().unwrap_or_default(),
@@ -217,17 +220,14 @@ impl<'a> Identity<'a> {
     }
 }
 
-/// The given labels, and the kubelet's own.
-fn labels(
-    identity: &Identity<'_>,
-    own: Option<&BTreeMap<String, String>>,
-) -> HashMap<String, String> {
+/// The labels in `own`, and those that the kubelet adds.
+fn labels(names: &PodNames<'_>, own: Option<&BTreeMap<String, String>>) -> HashMap<String, String> {
     let mut labels: HashMap<_, _> = own.cloned().unwrap_or_default().into_iter().collect();
     labels.extend(
         [
-            (LABEL_POD_NAME, identity.name),
-            (LABEL_POD_NAMESPACE, identity.namespace),
-            (LABEL_POD_UID, identity.uid),
+            (LABEL_POD_NAME, names.name),
+            (LABEL_POD_NAMESPACE, names.namespace),
+            (LABEL_POD_UID, names.uid),
         ]
         .map(|(key, value)| (key.to_owned(), value.to_owned())),
     );
@@ -246,7 +246,8 @@ fn namespaces(spec: &PodSpec, pid: NamespaceMode, target_id: String) -> api::Nam
     }
 }
 
-/// Only what the pod itself says: there is no cluster DNS here, and an empty answer means the node's.
+/// The pod's own DNS settings. There is no cluster DNS here; without settings the runtime takes the
+/// node's.
 fn dns(spec: &PodSpec) -> api::DnsConfig {
     let Some(config) = &spec.dns_config else { return api::DnsConfig::default() };
     api::DnsConfig {
@@ -305,7 +306,7 @@ fn security(
     }
 }
 
-fn seccomp(chosen: Option<&SeccompProfile>) -> api::SecurityProfile {
+pub fn seccomp(chosen: Option<&SeccompProfile>) -> api::SecurityProfile {
     match chosen.map(|chosen| (chosen.type_.as_str(), chosen.localhost_profile.as_deref())) {
         Some(("RuntimeDefault", _)) => profile(ProfileType::RuntimeDefault),
         Some(("Localhost", Some(file))) => api::SecurityProfile {
@@ -316,7 +317,7 @@ fn seccomp(chosen: Option<&SeccompProfile>) -> api::SecurityProfile {
     }
 }
 
-fn profile(profile: ProfileType) -> api::SecurityProfile {
+pub fn profile(profile: ProfileType) -> api::SecurityProfile {
     api::SecurityProfile { profile_type: profile.into(), localhost_ref: String::new() }
 }
 
@@ -335,9 +336,9 @@ fn has_privileged_container(spec: &PodSpec) -> bool {
         || spec.ephemeral_containers.iter().flatten().any(of_ephemeral)
 }
 
-/// Refuses root where `runAsNonRoot` is set, in the kubelet's words.
+/// Refuses root where `runAsNonRoot` is set, with the kubelet's messages.
 fn verify_non_root(
-    identity: &Identity<'_>,
+    names: &PodNames<'_>,
     start: &ContainerStart,
     image: &Resolved,
 ) -> Result<(), StartError> {
@@ -351,11 +352,12 @@ fn verify_non_root(
         (None, Some(_)) => return Ok(()),
         (None, None) if image.username.is_empty() => return Ok(()),
         (None, None) => format!(
-            "container has runAsNonRoot and image has non-numeric user ({}), cannot verify user is non-root",
+            "container has runAsNonRoot and image has non-numeric user ({}), \
+             cannot verify user is non-root",
             image.username
         ),
     };
-    let Identity { name, namespace, uid } = identity;
+    let PodNames { name, namespace, uid } = names;
     Err(StartError {
         reason: "CreateContainerConfigError",
         message: format!(
@@ -363,81 +365,4 @@ fn verify_non_root(
             start.name
         ),
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::{Value, json};
-
-    use super::*;
-
-    fn pod(spec: Value, status: Value) -> Pod {
-        serde_json::from_value(json!({
-            "metadata": {"name": "web", "namespace": "shop", "uid": "u-1"}, "spec": spec, "status": status,
-        }))
-        .unwrap()
-    }
-
-    #[test]
-    fn a_sandbox_is_where_its_class_of_service_belongs() {
-        for (class, parent) in [
-            ("Guaranteed", "/kubepods/podu-1"),
-            ("Burstable", "/kubepods/burstable/podu-1"),
-            ("BestEffort", "/kubepods/besteffort/podu-1"),
-        ] {
-            let sandbox =
-                sandbox(&pod(json!({"containers": []}), json!({"qosClass": class})), None).unwrap();
-            assert_eq!(sandbox.linux.unwrap().cgroup_parent, parent);
-            assert!(cgroup_parents("u-1").contains(&parent.to_owned()));
-        }
-    }
-
-    #[test]
-    fn a_privileged_ephemeral_container_is_announced() {
-        let ephemeral = json!([{"name": "debug", "securityContext": {"privileged": true}}]);
-        let spec = json!({"containers": [{"name": "app"}], "ephemeralContainers": ephemeral});
-        let sandbox = sandbox(&pod(spec, json!({})), None).unwrap();
-        assert!(sandbox.linux.unwrap().security_context.unwrap().privileged);
-    }
-
-    #[test]
-    fn a_named_image_user_cannot_be_verified_as_non_root() {
-        let start = |security: Value| ContainerStart {
-            name: "app".to_owned(),
-            attempt: 0,
-            image: String::new(),
-            pull_policy: String::new(),
-            command: Vec::new(),
-            args: Vec::new(),
-            env: Vec::new(),
-            working_dir: None,
-            security: serde_json::from_value(security).unwrap(),
-            pid: PidMode::Container,
-            mounts: Vec::new(),
-            labels: BTreeMap::new(),
-            stdin: false,
-            tty: false,
-        };
-        let pod = pod(json!({"containers": []}), json!({}));
-        let named = Resolved { username: "www".to_owned(), ..Resolved::default() };
-        let error = container(&pod, &start(json!({"runAsNonRoot": true})), &named).unwrap_err();
-        assert_eq!(error.reason, "CreateContainerConfigError");
-        assert_eq!(
-            error.message,
-            "container has runAsNonRoot and image has non-numeric user (www), cannot verify user is non-root \
-             (pod: \"web_shop(u-1)\", container: app)"
-        );
-        let config = container(&pod, &start(json!({})), &named).unwrap();
-        assert_eq!(config.linux.unwrap().security_context.unwrap().run_as_username, "www");
-    }
-
-    #[test]
-    fn a_localhost_seccomp_profile_is_below_the_kubelet_s_directory() {
-        let chosen = SeccompProfile {
-            type_: "Localhost".to_owned(),
-            localhost_profile: Some("a/b.json".to_owned()),
-        };
-        assert_eq!(seccomp(Some(&chosen)).localhost_ref, "/var/lib/kubelet/seccomp/a/b.json");
-        assert_eq!(seccomp(None), profile(ProfileType::Unconfined));
-    }
 }

@@ -1,21 +1,23 @@
-//! Pods on a real container runtime (containerd, CRI-O) over the Container Runtime Interface, as a kubelet runs them.
+//! A [`Runtime`] for the embedded cluster that runs pods on a real containerd or CRI-O, over the
+//! Container Runtime Interface. The node tier is its only user, so that no binary contains it.
 //!
-//! What a kubelet asks of the runtime is asked here in the same form: labels, cgroup parents, namespace modes,
-//! security contexts, pull policies; and what the runtime answers is turned into the reasons and messages that a
-//! kubelet puts into a pod's status. Linux, root, on the runtime's own node, which must not be behind another pid namespace.
+//! Requests have the form of a kubelet's: labels, cgroup parents, namespace modes, security
+//! contexts, pull policies. The runtime's errors become the reasons and messages that a kubelet puts
+//! into a pod's status. Needs root, and a process in the pid namespace of the runtime's node.
 //!
-//! - `config`: a pod, in the CRI's words. Pure.
-//! - `image`: from an image reference to an image on the node.
-//! - `exit`: when and how a container ended.
+//! - `config`: a pod and its containers as CRI messages. Pure.
+//! - `image`: finds or pulls an image.
+//! - `exit`: when a container ended.
 //! - `network`: a TCP connection from inside a sandbox.
 //!
-//! Not done, because nothing here needs it: user-namespaced pods (`hostUsers: false`; containerd has them from 2.0 on),
-//! resource limits, devices, AppArmor and SELinux options, host ports, attach and exec.
+//! Left out, because no test needs them: user-namespaced pods (`hostUsers: false`, which containerd
+//! has from 2.0 on), resource limits, devices, AppArmor and SELinux options, host ports, attach and
+//! exec.
 
-mod api;
-mod config;
+pub mod api;
+pub mod config;
 mod exit;
-mod image;
+pub mod image;
 mod network;
 
 use std::{
@@ -38,11 +40,13 @@ use tonic::{
 use self::api::{
     image_service_client::ImageServiceClient, runtime_service_client::RuntimeServiceClient,
 };
-use super::runtime::{ContainerStart, PidMode, Runtime, Sandbox, StartError, Started, Stream};
+use podsonde::embedded::runtime::{
+    ContainerStart, PidMode, Runtime, Sandbox, StartError, Started, Stream,
+};
 
-/// How long one request may take. A kubelet allows as much for its longest one, a sandbox.
+/// The deadline of every request: what a kubelet allows for its longest one, which makes a sandbox.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(240);
-/// The largest answer that is accepted: what containerd sends at most.
+/// The largest answer that is accepted, in bytes: the most that containerd sends.
 const MAX_ANSWER: usize = 16 << 20;
 
 /// A container runtime that speaks CRI v1. Clones share the connection.
@@ -51,18 +55,19 @@ pub struct CriRuntime {
     runtime: RuntimeServiceClient<Channel>,
     images: ImageServiceClient<Channel>,
     scheme: &'static str,
-    options: Options,
-    /// By pod UID. What starts something holds it for reading, what removes the pod for writing.
+    options: CriOptions,
+    /// One lock for each pod UID: starts hold it for reading, the pod's removal for writing.
     pods: Arc<Mutex<HashMap<String, Arc<RwLock<()>>>>>,
 }
 
-/// What can be chosen about a [`CriRuntime`].
+/// The settings of a [`CriRuntime`].
 #[derive(Debug, Clone, Default)]
-pub struct Options {
-    /// Directory for containers' logs: `<namespace>_<name>_<uid>/<container>/<attempt>.log`. None: no logs.
+pub struct CriOptions {
+    /// The directory of the containers' logs, `<namespace>_<name>_<uid>/<container>/<attempt>.log`.
+    /// Default: no logs.
     pub log_directory: Option<PathBuf>,
-    /// Give a container with [`PidMode::Target`] a pid namespace of its own without saying so, as runtimes do that
-    /// do not know the mode.
+    /// Silently gives a container with [`PidMode::Target`] a pid namespace of its own, as runtimes
+    /// do that do not know the mode. Default: false.
     pub ignore_target: bool,
 }
 
@@ -70,8 +75,8 @@ impl CriRuntime {
     /// Connects to the runtime's socket.
     ///
     /// # Errors
-    /// If nothing answers there, or if it speaks no CRI v1.
-    pub async fn connect(socket: &Path, options: Options) -> io::Result<Self> {
+    /// If nothing answers, or if what answers does not speak CRI v1.
+    pub async fn connect(socket: &Path, options: CriOptions) -> io::Result<Self> {
         let channel = channel(socket).await?;
         let mut runtime =
             RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(MAX_ANSWER);
@@ -143,8 +148,9 @@ impl CriRuntime {
         .await
     }
 
-    /// Does this work for the pod to its end, even if nobody waits for it any more, and lets the pod's removal wait for
-    /// it. A request that is abandoned midway would go on in the runtime for a while, where nobody sees it.
+    /// Completes `work` even if the caller's future is dropped, and makes the pod's removal wait for
+    /// it. The runtime would go on for a while with a request that was abandoned midway, and the
+    /// removal could miss what it makes.
     async fn to_its_end<T: Send + 'static>(
         &self,
         pod: &Pod,
@@ -183,7 +189,7 @@ impl CriRuntime {
         Ok(())
     }
 
-    /// A sandbox's status, and what the runtime tells beyond it.
+    /// A sandbox's status, with the runtime's own details.
     async fn sandbox_status(&self, id: &str) -> Result<(api::PodSandboxStatus, Details), Status> {
         let request = api::PodSandboxStatusRequest { pod_sandbox_id: id.to_owned(), verbose: true };
         let answer = self.runtime.clone().pod_sandbox_status(request).await?.into_inner();
@@ -251,12 +257,12 @@ impl Runtime for CriRuntime {
     }
 }
 
-/// What a runtime puts under `info` of a verbose status: the OCI bundle, in part.
+/// The parts that are used of `info` in a verbose status, which holds the container's OCI bundle.
 #[derive(Debug, Default)]
 struct Details {
-    /// Host pid of the first process; none if it ended.
+    /// The host pid of the first process; none if it has ended.
     pid: Option<i32>,
-    /// Path of the network namespace; none if it is the node's.
+    /// The path of the network namespace; none if the pod is in the node's.
     network_namespace: Option<PathBuf>,
 }
 
@@ -286,7 +292,7 @@ async fn channel(socket: &Path) -> io::Result<Channel> {
         let path = path.clone();
         async move { UnixStream::connect(path).await.map(TokioIo::new) }
     });
-    // The address is not used; gRPC servers want an authority that could be one.
+    // The connector ignores the address, but gRPC servers refuse a request without an authority.
     Endpoint::from_static("http://localhost")
         .timeout(REQUEST_TIMEOUT)
         .connect_with_connector(connector)
@@ -294,7 +300,7 @@ async fn channel(socket: &Path) -> io::Result<Channel> {
         .map_err(|error| io::Error::other(format!("{}: {error:?}", socket.display())))
 }
 
-/// Makes a directory for logs, with those above it. An empty path stands for no logs.
+/// Creates a directory for logs with its parents. The path is empty if there shall be no logs.
 fn make_directory(path: &Path, reason: &'static str) -> Result<(), StartError> {
     if path.is_relative() {
         return Ok(());
@@ -305,21 +311,21 @@ fn make_directory(path: &Path, reason: &'static str) -> Result<(), StartError> {
     })
 }
 
-/// A failed request as a container's or sandbox's error, with the runtime's message, as a kubelet has it.
+/// Turns a failed request into a start error with the runtime's message, which a kubelet shows.
 fn start_error(reason: &'static str) -> impl FnOnce(Status) -> StartError {
     move |status| StartError { reason, message: status.message().to_owned() }
 }
 
-/// A failed request as an I/O error.
+/// Turns a failed request into an I/O error that names the request.
 fn failed(request: &'static str) -> impl FnOnce(Status) -> io::Error {
     move |status| io::Error::other(format!("CRI {request}: {status}"))
 }
 
-/// Removes the pod's own cgroup, the parent of its containers': making and removing it is a kubelet's task.
-/// What is not there or not empty stays.
+/// Removes the pod's own cgroup, the parent of its containers' cgroups, as a kubelet does.
+/// Directories that are missing or not empty are left as they are.
 fn remove_cgroups(pod_uid: &str) {
     let root = Path::new("/sys/fs/cgroup");
-    // cgroup v2 has one hierarchy at the root, v1 one in each directory below.
+    // cgroup v2 has one hierarchy at the root, cgroup v1 one in each directory below it.
     let below = fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path());
     for hierarchy in below.chain([root.to_owned()]) {
         for parent in config::cgroup_parents(pod_uid) {

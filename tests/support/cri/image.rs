@@ -1,26 +1,26 @@
-//! From an image reference to an image on the node, by the kubelet's rules and with its errors.
+//! Finds or pulls an image, by the kubelet's rules and with its error messages.
 
 use tonic::{Code, Status, transport::Channel};
 
 use super::api::{self, image_service_client::ImageServiceClient};
-use crate::embedded::{
+use podsonde::embedded::{
     reference,
     runtime::{ContainerStart, StartError},
 };
 
 /// An image on the node.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Resolved {
-    /// The runtime's id for it.
-    pub(super) id: String,
-    /// The user it asks for, by number. An image that asks for none has 0 here.
-    pub(super) uid: Option<i64>,
-    /// The user it asks for, by name; empty if by number.
-    pub(super) username: String,
+pub struct Resolved {
+    /// The runtime's id for it, a digest.
+    pub id: String,
+    /// The image's user as a number; 0 if the image names no user.
+    pub uid: Option<i64>,
+    /// The image's user as a name; empty if it is a number.
+    pub username: String,
 }
 
-/// Finds the container's image on the node, pulling it as its pull policy says.
-pub(super) async fn ensure(
+/// Finds the container's image on the node, and pulls it if its pull policy says so.
+pub async fn ensure(
     images: &ImageServiceClient<Channel>,
     start: &ContainerStart,
     sandbox: &api::PodSandboxConfig,
@@ -29,7 +29,8 @@ pub(super) async fn ensure(
     let tagged = reference::with_default_tag(name).map_err(|error| StartError {
         reason: "InvalidImageName",
         message: format!(
-            "Failed to apply default image tag {name:?}: couldn't parse image name {name:?}: {error}"
+            "Failed to apply default image tag {name:?}: \
+             couldn't parse image name {name:?}: {error}"
         ),
     })?;
     let inspect_error = |status: Status| StartError {
@@ -71,7 +72,7 @@ async fn status(
         api::ImageStatusRequest { image: Some(api::ImageSpec { image: image.to_owned() }) };
     let found = images.clone().image_status(request).await?.into_inner().image;
     Ok(found.map(|image| {
-        // The kubelet takes an image that asks for no user for one that runs as root.
+        // The kubelet takes an image without a user for one that runs as root.
         let unnamed = image.username.is_empty().then_some(0);
         Resolved {
             id: image.id,
@@ -81,34 +82,32 @@ async fn status(
     }))
 }
 
-/// A failed pull. Runtimes mark two cases at the start of their message.
+/// The error of a failed pull. A runtime names two of the reasons at the start of its message.
 fn pull_error(name: &str, status: &Status) -> StartError {
-    let marked = ["RegistryUnavailable", "SignatureValidationFailed"]
-        .into_iter()
-        .find(|mark| status.message().starts_with(mark));
-    match marked {
-        Some(reason @ "RegistryUnavailable") => StartError {
-            reason,
+    let said = status.message();
+    if said.starts_with("RegistryUnavailable") {
+        return StartError {
+            reason: "RegistryUnavailable",
             message: format!(
-                "image pull failed for {name} because the registry is unavailable: {}",
-                status.message()
+                "image pull failed for {name} because the registry is unavailable: {said}"
             ),
-        },
-        Some(reason) => StartError {
-            reason,
+        };
+    }
+    if said.starts_with("SignatureValidationFailed") {
+        return StartError {
+            reason: "SignatureValidationFailed",
             message: format!(
-                "image pull failed for {name} because the signature validation failed: {}",
-                status.message()
+                "image pull failed for {name} because the signature validation failed: {said}"
             ),
-        },
-        None => StartError {
-            reason: "ErrImagePull",
-            message: format!("failed to pull image {name:?}: {}", rpc_error(status)),
-        },
+        };
+    }
+    StartError {
+        reason: "ErrImagePull",
+        message: format!("failed to pull image {name:?}: {}", rpc_error(status)),
     }
 }
 
-/// A status as gRPC's Go library, and with it the kubelet, writes it.
+/// A status in the form of gRPC's Go library, which the kubelet passes on.
 fn rpc_error(status: &Status) -> String {
     let code = match status.code() {
         Code::Ok => "OK".to_owned(),
