@@ -87,7 +87,7 @@ enum Command {
     Node(node::NodeArgs),
     // Those on files.
     #[command(flatten)]
-    Files(files::args::FilesCommand),
+    Files(files::FilesCommand),
     /// Show the versions of the client and of the agents
     Version(version::VersionArgs),
     /// Print a completion script for a shell

@@ -4,15 +4,16 @@ use std::collections::HashMap;
 
 use crate::{
     client::files::{Files, ReadEvent},
+    domain::text::is_unsafe,
     proto::v1::FilesReadRequest,
 };
 
-/// Longest account file that is read, in bytes.
-const LONGEST: i64 = 1024 * 1024;
-/// Longest name that is shown, in bytes.
-const LONGEST_NAME: usize = 64;
+/// How much of an account file is read, in bytes.
+const MAX_FILE: i64 = 1024 * 1024;
+/// Longest name that is shown, in bytes: useradd allows 32, and some directories have more.
+const MAX_NAME: usize = 64;
 
-/// Names by number. Empty where the container has no such files: numbers are shown then.
+/// Names by number. Without an entry, the number is shown.
 #[derive(Debug, Default)]
 pub(super) struct Accounts {
     users: HashMap<u32, String>,
@@ -20,7 +21,7 @@ pub(super) struct Accounts {
 }
 
 impl Accounts {
-    /// Those of a container. What cannot be read is left out.
+    /// Reads a container's accounts. A file that is missing or unreadable leaves its map empty.
     pub(super) async fn read(files: &Files) -> Self {
         let (users, groups) =
             futures::join!(names(files, b"/etc/passwd"), names(files, b"/etc/group"));
@@ -48,19 +49,21 @@ async fn names(files: &Files, path: &[u8]) -> HashMap<u32, String> {
 
 async fn content(files: &Files, path: &[u8]) -> Result<Vec<u8>, crate::client::Error> {
     let request =
-        FilesReadRequest { path: path.to_vec(), length: LONGEST, ..FilesReadRequest::default() };
+        FilesReadRequest { path: path.to_vec(), length: MAX_FILE, ..FilesReadRequest::default() };
     let mut reading = files.read(request).await?;
     let mut text = Vec::new();
     while let ReadEvent::Data(data) = reading.next().await? {
         text.extend_from_slice(&data);
-        if text.len() as u64 > LONGEST.unsigned_abs() {
+        if text.len() as u64 > MAX_FILE.unsigned_abs() {
             break;
         }
     }
     Ok(text)
 }
 
-/// passwd(5) and group(5) begin alike: name, password, number. The first line for a number counts.
+/// Parses passwd(5) or group(5), whose lines begin alike: name, password, number. The first line
+/// for a number counts, as for getpwuid(3). A name that could mislead the reader of a terminal is
+/// left out, and its number shown.
 fn parse(text: &[u8]) -> HashMap<u32, String> {
     let mut names = HashMap::new();
     for line in text.split(|b| *b == b'\n') {
@@ -70,8 +73,8 @@ fn parse(text: &[u8]) -> HashMap<u32, String> {
         };
         let id = std::str::from_utf8(id).ok().and_then(|id| id.parse().ok());
         let is_shown = |name: &&str| {
-            (1..=LONGEST_NAME).contains(&name.len())
-                && name.chars().all(|c| !c.is_control() && !c.is_whitespace())
+            (1..=MAX_NAME).contains(&name.len())
+                && name.chars().all(|c| !is_unsafe(c) && !c.is_whitespace())
         };
         if let (Some(id), Some(name)) = (id, std::str::from_utf8(name).ok().filter(is_shown)) {
             names.entry(id).or_insert_with(|| name.to_owned());
@@ -86,7 +89,7 @@ mod tests {
 
     #[test]
     fn account_files_are_read_leniently() {
-        let text = b"root:x:0:0:root:/root:/bin/sh\n# a comment\ntoor:x:0:0::/:\nwww:x:33\n\x1b[2J:x:5:\nbad:x:-1:\n:x:9:\n\xff:x:8:\nlast:x:7:";
+        let text = b"root:x:0:0:root:/root:/bin/sh\n# a comment\ntoor:x:0:0::/:\nwww:x:33\n\x1b[2J:x:5:\nbad:x:-1:\n:x:9:\n\xff:x:8:\nlast:x:7:\n\xe2\x80\xaetoor:x:6:\n\xc2\x9b2J:x:4:";
         let names = parse(text);
         let mut found: Vec<_> = names.iter().map(|(id, name)| format!("{id} {name}")).collect();
         found.sort();

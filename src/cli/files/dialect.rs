@@ -1,27 +1,36 @@
-//! What people type and clap does not know: find's words with one dash, `tail -20`, and `-n 20` beside `-n NAMESPACE`. The command line is
-//! rewritten before clap reads it.
+//! Rewrites what people type and clap cannot parse into what it can, before it reads the command
+//! line.
+//!
+//! Two commands need this. `find` has words with one dash, `-name`, which clap would take for a
+//! cluster of short options. `tail` has `-20`, and an `-n` and a `-c` that are also kubectl's
+//! namespace and container. Only words behind the subcommand are touched, and nothing behind `--`.
+//! The rewriting never fails: a word that it does not understand is left for clap to complain about.
 
-use std::ffi::{OsStr, OsString};
+use std::{
+    ffi::{OsStr, OsString},
+    iter::Peekable,
+};
 
 use clap::Command;
 
 use super::find::expression::{self, Arity};
 
-/// The hidden flag that carries one word of find's expression.
+/// The hidden option that carries one word of a find expression to clap.
 pub(in crate::cli) const EXPRESSION: &str = "expression-word";
 
-/// How much `tail` begins with.
+/// What `tail` prints of a file, in lines or bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::cli) enum Count {
-    /// So many before the end.
+    /// This many before the end.
     Last(u64),
-    /// From this one on, the first being 1.
+    /// From this one on; the first is 1.
     From(u64),
 }
 
-/// `20`, `-20`, `+20`, with `b`, `k`, `K`, `kB`, `M`, `MB`, `G`, `GB` behind it.
+/// Parses a count as tail(1) does: `20`, `-20` or `+20`, with a unit if wanted. `k` is 1024 and
+/// `kB` is 1000.
 pub(in crate::cli) fn count(text: &str) -> Result<Count, String> {
-    let invalid = || format!("{text:?} is not a count; write 20, +20 or 1K");
+    let invalid = || format!("{text:?} is not a number; write 20, +20 or 1K");
     let (from, number) = match text.strip_prefix('+') {
         Some(rest) => (true, rest),
         None => (false, text.strip_prefix('-').unwrap_or(text)),
@@ -44,7 +53,8 @@ pub(in crate::cli) fn count(text: &str) -> Result<Count, String> {
     Ok(if from { Count::From(number) } else { Count::Last(number) })
 }
 
-/// The command line as clap understands it. `cli`: the whole command.
+/// The arguments with the words of `find` and `tail` rewritten. `cli` is the whole command, whose
+/// options tell where the subcommand stands.
 pub(in crate::cli) fn rewrite(cli: &Command, arguments: Vec<OsString>) -> Vec<OsString> {
     let Some(at) = subcommand(cli, &arguments) else { return arguments };
     let mut rewritten: Vec<OsString> = arguments.iter().take(at + 1).cloned().collect();
@@ -57,13 +67,13 @@ pub(in crate::cli) fn rewrite(cli: &Command, arguments: Vec<OsString>) -> Vec<Os
     rewritten
 }
 
-/// Where the subcommand stands: the first word that is neither an option nor an option's value.
+/// The position of the subcommand: the first word that is neither a global option nor its value.
 fn subcommand(cli: &Command, arguments: &[OsString]) -> Option<usize> {
     let takes_value = |word: &str| {
         cli.get_arguments().filter(|arg| arg.get_action().takes_values()).any(|arg| {
             match word.strip_prefix("--") {
                 Some(long) => arg.get_long() == Some(long),
-                // The last of a cluster of short ones.
+                // Only the last of several short options can take the next word.
                 None => arg.get_short() == word.chars().last(),
             }
         })
@@ -81,7 +91,13 @@ fn subcommand(cli: &Command, arguments: &[OsString]) -> Option<usize> {
     }
 }
 
-/// Makes every word of an expression a value of [`EXPRESSION`].
+/// Rewrites the words of find.
+///
+/// A word of an expression, and its value if it has one, become values of [`EXPRESSION`], which
+/// keeps their order. Everything else stays: operands, global options, and `-o FORMAT`, which is
+/// the output format only before the name of one and the operator otherwise. A word that looks as
+/// if it were meant for find, but is unknown, is passed on too, so that find's parser names it;
+/// clap would read `-nonsense` as `-n onsense`.
 fn find(words: impl Iterator<Item = OsString>, out: &mut Vec<OsString>) {
     let mut words = words.peekable();
     while let Some(word) = words.next() {
@@ -91,44 +107,46 @@ fn find(words: impl Iterator<Item = OsString>, out: &mut Vec<OsString>) {
             return;
         }
         let text = word.to_str().unwrap_or_default();
-        // Before the name of a format, `-o` is ours.
         let is_output = text == "-o" && words.peek().is_some_and(|next| is_format(next));
-        // `--name=PATTERN`, as with every other program's long options.
+        // With two dashes, a value may be joined as in other programs: `--name=PATTERN`.
         let (text, joined) = match text.split_once('=') {
             Some((name, value)) if text.starts_with("--") => (name, Some(OsString::from(value))),
             _ => (text, None),
         };
-        let known = expression::word(text).filter(|_| !is_output);
-        // Not `-n onsense`.
-        let (canonical, arity) =
-            match known.or_else(|| is_unknown(text).then_some((text, Arity::None))) {
-                Some(known) => known,
-                None => {
-                    out.push(word);
-                    continue;
-                }
-            };
-        let mut push = |word: &OsStr| {
-            let mut value = OsString::from(format!("--{EXPRESSION}="));
-            value.push(word);
-            out.push(value);
+        let found = if is_output {
+            None
+        } else if is_unknown(text) {
+            Some(expression::word(text).unwrap_or((text, Arity::None)))
+        } else {
+            expression::word(text)
         };
-        push(canonical.as_ref());
+        let Some((canonical, arity)) = found else {
+            out.push(word);
+            continue;
+        };
+        out.push(expression_word(canonical.as_ref()));
         if arity == Arity::One
             && let Some(value) = joined.or_else(|| words.next())
         {
-            push(&value);
+            out.push(expression_word(&value));
         }
     }
 }
 
-/// Whether it has the form of find's words, and is none of the short options that clap knows: `-vv`, `-ojson`.
+/// A word of an expression as an option for clap.
+fn expression_word(word: &OsStr) -> OsString {
+    let mut option = OsString::from(format!("--{EXPRESSION}="));
+    option.push(word);
+    option
+}
+
+/// Whether a word has the form of find's words, `-xyz`, and is not one of the short options that
+/// clap knows: `-vv` and `-ojson`.
 fn is_unknown(word: &str) -> bool {
-    let Some(letters) =
-        word.strip_prefix('-').filter(|rest| rest.len() > 1 && !rest.starts_with('-'))
-    else {
+    let Some(letters) = word.strip_prefix('-') else { return false };
+    if letters.len() < 2 || letters.starts_with('-') {
         return false;
-    };
+    }
     let is_format = letters
         .strip_prefix('o')
         .is_some_and(|format| is_format(format.trim_start_matches('=').as_ref()));
@@ -139,7 +157,7 @@ fn is_format(word: &OsStr) -> bool {
     matches!(word.to_str(), Some("json" | "yaml" | "text"))
 }
 
-/// Tells tail's `-n` and `-c` from kubectl's by what follows, and knows `-20`, `-20f` and `-v`.
+/// Rewrites the words of tail. Long options and operands stay.
 fn tail(words: impl Iterator<Item = OsString>, out: &mut Vec<OsString>) {
     let mut words = words.peekable();
     while let Some(word) = words.next() {
@@ -148,57 +166,70 @@ fn tail(words: impl Iterator<Item = OsString>, out: &mut Vec<OsString>) {
             out.extend(words.by_ref());
             return;
         }
-        let cluster = word
-            .to_str()
-            .and_then(|word| word.strip_prefix('-'))
-            .filter(|rest| !rest.starts_with('-'));
-        let Some(mut rest) = cluster.filter(|rest| !rest.is_empty()) else {
-            // Its value may look like `-20`.
-            let has_value = word == "--lines" || word == "--bytes";
-            out.push(word);
-            out.extend(words.next_if(|_| has_value));
-            continue;
+        match word.to_str().and_then(|word| word.strip_prefix('-')) {
+            Some(cluster) if !cluster.is_empty() && !cluster.starts_with('-') => {
+                short_options(cluster, &mut words, out);
+            }
+            _ => {
+                // The value of these may look like `-20`.
+                let takes_count = word == "--lines" || word == "--bytes";
+                out.push(word);
+                if takes_count {
+                    out.extend(words.next());
+                }
+            }
+        }
+    }
+}
+
+/// Rewrites a cluster of tail's short options, given without its dash: `20f`, `fn`, `n5`.
+///
+/// Leading digits are the number of lines. `-v` becomes `--headers`, because it is `--verbose`
+/// everywhere else. `-n` and `-c` end the cluster: the rest of it, or else the next word, is their
+/// value, and whether that is a count decides between tail's meaning and kubectl's. `-o` ends it
+/// too, since its value is not a cluster of options.
+fn short_options(
+    cluster: &str,
+    words: &mut Peekable<impl Iterator<Item = OsString>>,
+    out: &mut Vec<OsString>,
+) {
+    let digits = cluster.find(|c: char| !c.is_ascii_digit()).unwrap_or(cluster.len());
+    let (lines, mut rest) = cluster.split_at(digits);
+    if !lines.is_empty() {
+        out.push(format!("--lines={lines}").into());
+    }
+    while let Some(flag) = rest.chars().next() {
+        rest = rest.get(flag.len_utf8()..).unwrap_or_default();
+        let (counting, naming) = match flag {
+            'n' => ("--lines", "--namespace"),
+            'c' => ("--bytes", "--container"),
+            'v' => {
+                out.push("--headers".into());
+                continue;
+            }
+            'o' => {
+                out.push(format!("-o{rest}").into());
+                return;
+            }
+            flag => {
+                out.push(format!("-{flag}").into());
+                continue;
+            }
         };
-        let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
-        if digits > 0 {
-            let (lines, after) = rest.split_at(digits);
-            out.push(format!("--lines={lines}").into());
-            rest = after;
-        }
-        while let Some(flag) = rest.chars().next() {
-            rest = rest.get(flag.len_utf8()..).unwrap_or_default();
-            let long = match flag {
-                'v' => {
-                    out.push("--headers".into());
-                    continue;
-                }
-                'n' => ("--lines", "--namespace"),
-                'c' => ("--bytes", "--container"),
-                // The value of another option, or nothing that clap does not know.
-                'o' => {
-                    out.push(format!("-o{rest}").into());
-                    break;
-                }
-                flag => {
-                    out.push(format!("-{flag}").into());
-                    continue;
-                }
-            };
-            let value = match rest.strip_prefix('=').unwrap_or(rest) {
-                "" => words.next(),
-                value => Some(value.into()),
-            };
-            let Some(value) = value else {
-                out.push(long.0.into());
-                break;
-            };
-            let is_count = value.to_str().is_some_and(|value| count(value).is_ok());
-            let mut option = OsString::from(if is_count { long.0 } else { long.1 });
-            option.push("=");
-            option.push(value);
-            out.push(option);
-            break;
-        }
+        let value = match rest.strip_prefix('=').unwrap_or(rest) {
+            "" => words.next(),
+            value => Some(value.into()),
+        };
+        let Some(value) = value else {
+            out.push(counting.into());
+            return;
+        };
+        let is_count = value.to_str().is_some_and(|value| count(value).is_ok());
+        let mut option = OsString::from(if is_count { counting } else { naming });
+        option.push("=");
+        option.push(value);
+        out.push(option);
+        return;
     }
 }
 

@@ -1,4 +1,4 @@
-//! What there is to say of a file, in the words of `ls` and `stat`.
+//! Properties of a file, written as `ls` and `stat` write them.
 
 use jiff::{Timestamp, Zoned, tz::TimeZone};
 use prost_types::Timestamp as WireTime;
@@ -8,10 +8,11 @@ use crate::{
     proto::v1::{FileEntry, FileType},
 };
 
-/// Half of the mean Gregorian year, beyond which `ls` shows a year instead of a time.
+/// Half of the mean Gregorian year in seconds. `ls` shows the year of older files, and the time of
+/// day of newer ones.
 const HALF_A_YEAR: i64 = 31_556_952 / 2;
 
-/// `drwxr-xr-x`.
+/// Type and permissions: `drwxr-xr-x`.
 pub(super) fn mode_string(entry: &FileEntry) -> String {
     let kind = match entry.r#type() {
         FileType::Regular => '-',
@@ -41,12 +42,12 @@ pub(super) fn mode_string(entry: &FileEntry) -> String {
     text
 }
 
-/// Whether the entry says more than its name.
+/// Whether the agent could describe the entry, rather than only name it.
 pub(super) fn is_known(entry: &FileEntry) -> bool {
     entry.reason.is_empty() || entry.links != 0
 }
 
-/// What `stat` calls it.
+/// The type in the words of stat(1).
 pub(super) fn type_words(entry: &FileEntry) -> &'static str {
     match entry.r#type() {
         FileType::Regular if entry.size == 0 => "regular empty file",
@@ -61,7 +62,7 @@ pub(super) fn type_words(entry: &FileEntry) -> &'static str {
     }
 }
 
-/// `st_mode`, with the type.
+/// The entry's `st_mode`: type and permissions.
 pub(super) fn raw_mode(entry: &FileEntry) -> u32 {
     let kind = match entry.r#type() {
         FileType::Unspecified => 0,
@@ -76,22 +77,21 @@ pub(super) fn raw_mode(entry: &FileEntry) -> u32 {
     kind << 12 | entry.mode
 }
 
-/// Whether it is a device file.
 pub(super) fn is_device(entry: &FileEntry) -> bool {
     matches!(entry.r#type(), FileType::CharacterDevice | FileType::BlockDevice)
 }
 
-/// major and minor of a Linux `dev_t`.
+/// Major and minor number of a Linux `dev_t`, as glibc's gnu_dev_major(3) splits it.
 pub(super) fn major_minor(device: u64) -> (u64, u64) {
     let major = ((device >> 8) & 0xfff) | ((device >> 32) & 0xffff_f000);
     let minor = (device & 0xff) | ((device >> 12) & 0xffff_ff00);
     (major, minor)
 }
 
-/// `1.5K`, `234M`, rounded up, as `ls -h` does.
+/// A size with a unit, rounded up as `ls -h` does: `1.5K`, `234M`.
 pub(super) fn human(size: u64) -> String {
     let mut unit = 0;
-    // In tenths, so that all of it is exact.
+    // Integers only: a float could round the wrong way near a unit's limit.
     let mut divisor: u128 = 1;
     let size = u128::from(size);
     while size.div_ceil(divisor) >= 1024 && unit < 6 {
@@ -109,7 +109,7 @@ pub(super) fn human(size: u64) -> String {
     }
 }
 
-/// Times of one zone, seen from one moment.
+/// Formats times in one zone, relative to one moment.
 #[derive(Debug, Clone)]
 pub(super) struct Clock {
     now: Timestamp,
@@ -117,7 +117,7 @@ pub(super) struct Clock {
 }
 
 impl Clock {
-    /// Of this machine.
+    /// This machine's zone, and now.
     pub(super) fn system() -> Self {
         Self { now: Timestamp::now(), zone: TimeZone::system() }
     }
@@ -126,7 +126,7 @@ impl Clock {
         self.now
     }
 
-    /// `Nov 25 21:29`, or `Jan  2  2021`.
+    /// `Nov 25 21:29`, or `Jan  2  2021` for what is older than half a year or in the future.
     pub(super) fn short(&self, time: Option<WireTime>) -> String {
         let Some(at) = self.zoned(time) else { return "?".to_owned() };
         let age = self.now.as_second().saturating_sub(at.timestamp().as_second());
@@ -134,7 +134,7 @@ impl Clock {
         at.strftime(format).to_string()
     }
 
-    /// `2026-11-25 21:29:56.576624505 +0000`, or `-`.
+    /// `2026-11-25 21:29:56.576624505 +0000`, or `-` for a time that is not known.
     pub(super) fn full(&self, time: Option<WireTime>) -> String {
         self.zoned(time).map_or_else(
             || "-".to_owned(),
@@ -142,8 +142,7 @@ impl Clock {
         )
     }
 
-    /// As diff puts it behind a file's name.
-    pub(super) fn zoned(&self, time: Option<WireTime>) -> Option<Zoned> {
+    fn zoned(&self, time: Option<WireTime>) -> Option<Zoned> {
         time.and_then(instant).map(|at| at.to_zoned(self.zone.clone()))
     }
 }

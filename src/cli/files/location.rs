@@ -1,4 +1,4 @@
-//! `POD:PATH`, as `kubectl cp` has it, with namespace or type before it.
+//! Operands: `POD:PATH` as in `kubectl cp`, with a namespace or a type in front, or a local path.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -14,12 +14,12 @@ use crate::{
 /// A path in a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::cli) struct PodPath {
-    /// What stands before the path, with the colon, as it was typed.
+    /// Everything up to the path, colon included, as it was typed: `shop/web:`.
     pub(super) prefix: String,
-    /// Unless the one of `-n` is meant.
+    /// `None` stands for the namespace of `-n` or of the kubeconfig.
     pub(super) namespace: Option<String>,
     pub(super) object: Named,
-    /// Never empty.
+    /// Never empty: `web:` means the root directory.
     pub(super) path: Vec<u8>,
 }
 
@@ -35,13 +35,13 @@ impl PodPath {
         let bytes = text.as_encoded_bytes();
         let shown = || text.to_string_lossy().into_owned();
         let Some(colon) = bytes.iter().position(|b| *b == b':') else {
-            return Err(format!("{:?} has no pod; write POD:PATH", shown()));
+            return Err(format!("{:?} names no pod; write POD:PATH", shown()));
         };
         let (object, path) = bytes.split_at(colon);
         let object = std::str::from_utf8(object)
-            .map_err(|_| format!("{:?} has no pod; write POD:PATH", shown()))?;
+            .map_err(|_| format!("{:?} names no pod; write POD:PATH", shown()))?;
         let path = match path.get(1..).unwrap_or_default() {
-            // As after `ssh host:`, but a container has no home.
+            // After `scp host:` this is the home directory, which a container does not have.
             b"" => b"/".to_vec(),
             path if path.len() > LONGEST_PATH => {
                 return Err(format!("the path is longer than {LONGEST_PATH} bytes"));
@@ -57,17 +57,17 @@ impl PodPath {
         Ok(Self { prefix, namespace, object: values::named(object)?, path })
     }
 
-    /// As it was typed, for messages.
+    /// The operand as it was typed, for messages. Bytes that are not UTF-8 are replaced.
     pub(super) fn shown(&self) -> String {
         self.prefix.clone() + &String::from_utf8_lossy(&self.path)
     }
 
-    /// As it was typed, as bytes.
+    /// The operand as it was typed.
     pub(super) fn typed(&self) -> Vec<u8> {
         [self.prefix.as_bytes(), &self.path].concat()
     }
 
-    /// The last name of the path. `None` for the root and what ends in `..`.
+    /// The last name of the path. The root, and a path that ends in `..`, have none.
     pub(super) fn name(&self) -> Option<&[u8]> {
         let name = self.path.rsplit(|b| *b == b'/').find(|name| !matches!(*name, b"" | b"."))?;
         (name != b"..").then_some(name)
@@ -77,7 +77,7 @@ impl PodPath {
 impl Location {
     pub(super) fn parse(text: OsString) -> Result<Self, String> {
         if text.is_empty() {
-            return Err("a path is missing".to_owned());
+            return Err("the path is empty".to_owned());
         }
         if is_local(&text) {
             Ok(Self::Local(text.into()))
@@ -87,18 +87,28 @@ impl Location {
     }
 }
 
-/// Whether `TYPE/NAME` begins with a type, rather than a namespace.
+/// The path of an entry in a directory.
+pub(super) fn join(directory: &[u8], name: &[u8]) -> Vec<u8> {
+    let directory = match directory.iter().rposition(|b| *b != b'/') {
+        Some(last) => directory.get(..=last).unwrap_or_default(),
+        None => b"",
+    };
+    [directory, b"/", name].concat()
+}
+
+/// Whether `A/B` means a type and a name rather than a namespace and a pod.
 fn is_type(object: &str) -> bool {
     let kind = object.split('/').next().unwrap_or_default().to_ascii_lowercase();
     matches!(kind.as_str(), "pod" | "pods" | "po") || WorkloadKind::named(&kind).is_some()
 }
 
-/// Whether it is a path of this machine: nothing before a colon could be a pod.
+/// Whether an operand is a path on this machine: it has no colon, or what stands before the first
+/// one cannot name a pod.
 fn is_local(text: &OsStr) -> bool {
     let bytes = text.as_encoded_bytes();
     let Some(colon) = bytes.iter().position(|b| *b == b':') else { return true };
     let before = bytes.get(..colon).unwrap_or_default();
-    // `./a:b`, `/a:b`, `~/a:b`; and `C:\a`.
+    // A drive: `C:\a`, and on Windows `C:/a`.
     let drive = before.len() == 1
         && bytes.get(colon + 1).is_some_and(|b| *b == b'\\' || (cfg!(windows) && *b == b'/'));
     matches!(before.first(), None | Some(b'.' | b'/' | b'~' | b'\\'))

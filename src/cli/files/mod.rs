@@ -1,13 +1,15 @@
-//! The commands on the files of containers, each in a file of its own. They behave as the tools that they are named after.
+//! The commands on files of containers. Each is a file of its own, a variant of [`FilesCommand`]
+//! and an arm of [`run`], and behaves as the tool that it is named after.
 
 mod accounts;
-pub(super) mod args;
+mod args;
 mod cat;
 mod cp;
 pub(super) mod dialect;
 mod diff;
 mod entries;
 mod find;
+mod local;
 mod location;
 mod ls;
 mod names;
@@ -20,24 +22,45 @@ mod tail;
 
 use std::{future::Future, io};
 
-use super::context::{Context, Exit, Failed};
-use args::FilesCommand;
+use clap::Subcommand;
 
-/// Performs a command on files.
+use super::context::{Context, Exit, Failed};
+
+/// The commands on files.
+#[derive(Debug, Clone, Subcommand)]
+pub(super) enum FilesCommand {
+    /// List files in a container
+    Ls(Box<ls::LsArgs>),
+    /// Print files from a container
+    Cat(cat::CatArgs),
+    /// Print the end of files in a container, and follow them
+    Tail(tail::TailArgs),
+    /// Copy files and directories from a container, or upload one file into it
+    Cp(Box<cp::CpArgs>),
+    /// Show the metadata of files in a container
+    Stat(stat::StatArgs),
+    /// Search for files in a container
+    Find(find::FindArgs),
+    /// Compare files or directories of two pods, or of a pod and this machine
+    Diff(Box<diff::DiffArgs>),
+}
+
+/// Runs a command on files.
 pub(super) async fn run(context: &Context, command: &FilesCommand) -> Result<Exit, Failed> {
     match command {
-        FilesCommand::Ls(args) => quietly(context, Exit::Trouble, ls::run(context, args)).await,
-        FilesCommand::Cat(args) => quietly(context, Exit::Error, cat::run(context, args)).await,
-        FilesCommand::Tail(args) => quietly(context, Exit::Error, tail::run(context, args)).await,
-        FilesCommand::Cp(args) => quietly(context, Exit::Error, cp::run(context, args)).await,
-        FilesCommand::Stat(args) => quietly(context, Exit::Error, stat::run(context, args)).await,
-        FilesCommand::Find(args) => quietly(context, Exit::Error, find::run(context, args)).await,
-        FilesCommand::Diff(args) => quietly(context, Exit::Trouble, diff::run(context, args)).await,
+        FilesCommand::Ls(args) => finish(context, Exit::Trouble, ls::run(context, args)).await,
+        FilesCommand::Cat(args) => finish(context, Exit::Error, cat::run(context, args)).await,
+        FilesCommand::Tail(args) => finish(context, Exit::Error, tail::run(context, args)).await,
+        FilesCommand::Cp(args) => finish(context, Exit::Error, cp::run(context, args)).await,
+        FilesCommand::Stat(args) => finish(context, Exit::Error, stat::run(context, args)).await,
+        FilesCommand::Find(args) => finish(context, Exit::Error, find::run(context, args)).await,
+        FilesCommand::Diff(args) => finish(context, Exit::Trouble, diff::run(context, args)).await,
     }
 }
 
-/// Performs a command. A pipe that nobody reads any more ends it well; other failures have the exit code of its own kind.
-async fn quietly(
+/// Runs a command to its end. A closed pipe on stdout ends it without an error, as with
+/// `cat FILE | head`; any other failure exits with `exit`, as the tool of that name does.
+async fn finish(
     context: &Context,
     exit: Exit,
     command: impl Future<Output = Result<Exit, Failed>>,

@@ -1,4 +1,5 @@
-//! From `POD:PATH` to the agent that has it, and what every command on files does alike.
+//! Finds the agents for `POD:PATH` operands, and holds what every command on files does alike:
+//! collect errors, exit codes and reports.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -9,9 +10,9 @@ use tokio::sync::Mutex;
 
 use super::{
     accounts::Accounts,
-    args::{Format, View, WhoseArgs},
+    args::{ContainerArgs, Format, View},
     location::PodPath,
-    report::whose,
+    report::describe_root,
 };
 use crate::{
     cli::{
@@ -23,22 +24,25 @@ use crate::{
     proto::v1::{FileRoot, FileTarget, PodRef, RootView},
 };
 
-/// Most errors that a report has.
-const MOST_ERRORS: usize = 1000;
+/// How many errors a JSON or YAML report holds at most.
+const MAX_ERRORS: usize = 1000;
 
-/// The pods that operands name.
+/// The pods that operands name, each resolved and connected to once.
 pub(super) struct Pods<'a> {
     pub(super) context: &'a Context,
     scope: Scope,
-    whose: &'a WhoseArgs,
+    container: &'a ContainerArgs,
     bulk: bool,
-    /// By namespace and pod.
+    /// Keyed by namespace and pod.
     opened: Mutex<HashMap<(String, String), Pod>>,
+    /// Keyed by the agent's name.
     agents: Mutex<HashMap<String, Agent>>,
+    /// The pod that stands for an operand's object, so that every operand that names a workload
+    /// means the same pod.
     names: Mutex<HashMap<(Option<String>, Named), String>>,
 }
 
-/// The files of a container, and what is known of it.
+/// The files of one container. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Pod {
     pub(super) files: Files,
@@ -46,21 +50,22 @@ pub(super) struct Pod {
     pub(super) pod: String,
     as_root: bool,
     accounts: Arc<tokio::sync::OnceCell<Accounts>>,
-    said: Arc<std::sync::OnceLock<()>>,
+    /// Set when the root has been logged.
+    logged: Arc<std::sync::OnceLock<()>>,
 }
 
 impl<'a> Pods<'a> {
-    /// `bulk`: much is going to be read.
+    /// `bulk` asks for connections that are tuned for reading much.
     pub(super) async fn new(
         context: &'a Context,
-        whose: &'a WhoseArgs,
+        container: &'a ContainerArgs,
         bulk: bool,
     ) -> Result<Self, Failed> {
         let scope = context.scope().await?;
         Ok(Self {
             context,
             scope,
-            whose,
+            container,
             bulk,
             opened: Mutex::default(),
             agents: Mutex::default(),
@@ -68,10 +73,9 @@ impl<'a> Pods<'a> {
         })
     }
 
-    /// The pod of an operand, whose agent is connected once.
+    /// Connects to the agent of an operand's pod, or returns the pod that is connected already.
     pub(super) async fn open(&self, at: &PodPath) -> Result<Pod, Failed> {
         let namespace = at.namespace.clone().unwrap_or_else(|| self.scope.namespace.clone());
-        // Of a workload's pods the same one for all operands.
         let key = (at.namespace.clone(), at.object.clone());
         let known = self.names.lock().await.get(&key).cloned();
         let pod = match known {
@@ -98,21 +102,21 @@ impl<'a> Pods<'a> {
                 name: pod.clone(),
                 uid: String::new(),
             }),
-            container: self.whose.container.clone().unwrap_or_default(),
-            view: match self.whose.view {
+            container: self.container.container.clone().unwrap_or_default(),
+            view: match self.container.view {
                 View::Container => RootView::Container,
                 View::Proc1 => RootView::Proc1Root,
             }
             .into(),
-            as_root: self.whose.as_root,
+            as_root: self.container.as_root,
         };
         let opened = Pod {
             files: agent.files(target),
             namespace,
             pod,
-            as_root: self.whose.as_root,
+            as_root: self.container.as_root,
             accounts: Arc::default(),
-            said: Arc::default(),
+            logged: Arc::default(),
         };
         self.opened.lock().await.insert(key, opened.clone());
         Ok(opened)
@@ -120,30 +124,30 @@ impl<'a> Pods<'a> {
 }
 
 impl Pod {
-    /// The names of its users and groups, read once.
+    /// The names of the container's users and groups, which are read once.
     pub(super) async fn accounts(&self) -> &Accounts {
         self.accounts.get_or_init(|| Accounts::read(&self.files)).await
     }
 
-    /// Says once, to who wants to know, whose root it is.
-    pub(super) fn say_whose(&self, root: &FileRoot) {
-        self.said.get_or_init(|| tracing::info!(root = %whose(root), "files"));
+    /// Logs once which root directory is used.
+    pub(super) fn log_root(&self, root: &FileRoot) {
+        self.logged.get_or_init(|| tracing::info!(root = %describe_root(root), "files"));
     }
 
-    /// The error with what it is about.
+    /// Adds to an error which pod it is about, for hints.
     pub(super) fn about(&self, error: Error) -> Error {
         let error = error.about("namespace", &self.namespace).about("pod", &self.pod);
         if self.as_root { error.about("as_root", "true") } else { error }
     }
 }
 
-/// What went wrong so far with a command that goes on to the next operand.
+/// The failures of a command that continues with its next operand after each.
 pub(super) struct Troubles<'a> {
     context: &'a Context,
-    /// The first of them.
+    /// The first [`MAX_ERRORS`] of them.
     pub(super) errors: Vec<ErrorReport>,
     pub(super) exit: Exit,
-    /// Reasons for which it was said what to do.
+    /// Reasons whose hint was printed. A hint is printed once.
     hinted: HashSet<String>,
 }
 
@@ -152,10 +156,10 @@ impl<'a> Troubles<'a> {
         Self { context, errors: Vec::new(), exit: Exit::Ok, hinted: HashSet::new() }
     }
 
-    /// Says that something could not be done with `subject`. Errors of the arguments end the command.
+    /// Prints and records that a request about `subject` failed.
     ///
     /// # Errors
-    /// What is not about one operand.
+    /// Returns a failure that concerns the whole command: wrong usage, or an output that is gone.
     pub(super) fn note(&mut self, subject: &str, failed: Failed, exit: Exit) -> Result<(), Failed> {
         let Failed::Asking(error) = failed else { return Err(failed) };
         let error = Error {
@@ -163,7 +167,6 @@ impl<'a> Troubles<'a> {
             ..*error
         };
         self.keep(subject, &error.reason, &error.message);
-        // What to do is said once.
         if self.hinted.insert(error.reason.to_string()) {
             self.context.report(&Failed::from(error));
         } else {
@@ -173,7 +176,7 @@ impl<'a> Troubles<'a> {
         Ok(())
     }
 
-    /// Says that something was amiss that no agent reported.
+    /// Prints and records a failure that no agent reported.
     pub(super) fn say(&mut self, subject: &str, reason: &str, message: &str, exit: Exit) {
         let message = format!("{subject}: {message}");
         self.context.terminal.error(&message);
@@ -182,7 +185,7 @@ impl<'a> Troubles<'a> {
     }
 
     fn keep(&mut self, subject: &str, reason: &str, message: &str) {
-        if self.errors.len() < MOST_ERRORS {
+        if self.errors.len() < MAX_ERRORS {
             self.errors.push(ErrorReport {
                 subject: subject.to_owned(),
                 reason: reason.to_owned(),
@@ -198,15 +201,16 @@ impl<'a> Troubles<'a> {
     }
 }
 
-/// The agent's message without the pod and the path that it is about, which are said already.
+/// The agent's message without the pod and the path in front of it, which `subject` names already.
 fn without_path<'m>(subject: &str, message: &'m str) -> &'m str {
     let path = subject.split_once(':').map_or("", |(_, path)| path);
-    let rest =
-        message.strip_prefix("pod ").and_then(|rest| rest.split_once(&format!(": {path}: ")));
-    rest.filter(|_| !path.is_empty()).map_or(message, |(_, rest)| rest)
+    if path.is_empty() || !message.starts_with("pod ") {
+        return message;
+    }
+    message.split_once(&format!(": {path}: ")).map_or(message, |(_, rest)| rest)
 }
 
-/// Prints a report in the format that was asked for.
+/// Prints a report as JSON, or as YAML if that was asked for.
 pub(super) fn print(
     context: &Context,
     format: Format,
@@ -218,13 +222,15 @@ pub(super) fn print(
     }
 }
 
-/// What the reason of an entry means, in the words of errno(3).
+/// The reason why an entry could not be described or entered, in the words of errno(3).
 pub(super) fn reason_words(reason: &str) -> &str {
     match reason {
         "FILE_PERMISSION" => "Permission denied",
         "PATH_NOT_FOUND" => "No such file or directory",
         "TOO_MANY_LINKS" => "Too many levels of symbolic links",
-        "PATH_REFUSED" => "a file system of the kernel's, which holds no files of the container's",
+        "PATH_REFUSED" => {
+            "on a file system of the kernel, which holds none of the container's files"
+        }
         other => other,
     }
 }

@@ -1,11 +1,11 @@
-//! stdout for much: bytes, buffered as long as nobody waits for them.
+//! stdout for bulk output. Bytes are buffered, unless a terminal shows them.
 
 use std::io::{self, IsTerminal, Write};
 
-/// How much is collected before it is written, in bytes.
-const ENOUGH: usize = 64 * 1024;
+/// How much is collected before it is written, in bytes: a pipe's default capacity.
+const CAPACITY: usize = 64 * 1024;
 
-/// stdout.
+/// Buffered stdout. What is not flushed is lost.
 pub(super) struct Out {
     to: Box<dyn Write + Send>,
     buffer: Vec<u8>,
@@ -17,15 +17,14 @@ impl Out {
         Self { to: raw(), buffer: Vec::new(), is_terminal: io::stdout().is_terminal() }
     }
 
-    /// Writes all of it now or later.
+    /// Writes bytes now, or with a later write or flush.
     pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if bytes.len() >= ENOUGH {
+        if bytes.len() >= CAPACITY {
             self.flush()?;
             return self.to.write_all(bytes);
         }
         self.buffer.extend_from_slice(bytes);
-        // Somebody watches a terminal.
-        if self.buffer.len() >= ENOUGH || self.is_terminal { self.flush() } else { Ok(()) }
+        if self.buffer.len() >= CAPACITY || self.is_terminal { self.flush() } else { Ok(()) }
     }
 
     pub(super) fn flush(&mut self) -> io::Result<()> {
@@ -35,7 +34,8 @@ impl Out {
     }
 }
 
-/// stdout without the standard library's buffer, which looks for the last newline in all that it is given.
+/// stdout without the standard library's line buffer, which searches everything it is given for
+/// its last newline.
 #[cfg(unix)]
 fn raw() -> Box<dyn Write + Send> {
     use std::os::fd::AsFd;

@@ -1,5 +1,6 @@
-//! What `-o json` and `-o yaml` print of files: as [`crate::cli::report`], fields are added and never renamed. A path that is not UTF-8 is
-//! shown with replacement characters, and whole in base64 beside it.
+//! What `-o json` and `-o yaml` print about files. As in [`crate::cli::report`], fields are added
+//! and never renamed. A path that is not UTF-8 is printed with replacement characters, and exactly
+//! in base64 beside that.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::Serialize;
@@ -14,7 +15,7 @@ use crate::{
 #[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct ListingsReport {
-    /// One for each directory, or for each operand of find.
+    /// One for each directory of ls, and for each operand of find.
     pub(super) listings: Vec<ListingReport>,
     pub(super) errors: Vec<ErrorReport>,
 }
@@ -22,13 +23,13 @@ pub(super) struct ListingsReport {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct ListingReport {
-    /// What was asked for.
+    /// The directory of ls, or the operand of find.
     #[serde(flatten)]
     pub(super) path: PathReport,
     pub(super) root: RootReport,
-    /// Their paths are names in a listing of ls, paths in the pod in one of find.
+    /// Their paths are names under ls and paths in the pod under find.
     pub(super) entries: Vec<EntryReport>,
-    /// Whether a limit cut it short.
+    /// Whether a limit of the agent cut the search short.
     pub(super) truncated: bool,
 }
 
@@ -47,7 +48,7 @@ pub(super) struct FileReport {
     pub(super) root: RootReport,
     #[serde(flatten)]
     pub(super) entry: EntryReport,
-    /// `cat` and `tail`: where the content begins.
+    /// Where the content begins in the file, in bytes. Only `cat` and `tail` print it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) offset: Option<u64>,
     #[serde(flatten)]
@@ -57,9 +58,9 @@ pub(super) struct FileReport {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) enum ContentReport {
-    /// UTF-8.
+    /// Content that is UTF-8.
     Content(String),
-    /// Anything else, in base64.
+    /// Any other content, in base64.
     ContentBase64(String),
 }
 
@@ -71,11 +72,11 @@ pub(super) struct PathReport {
     pub(super) path_base64: Option<String>,
 }
 
-/// Whose root.
+/// Which root directory was used, and as which user.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct RootReport {
-    /// `container`, `sandbox`, `host`.
+    /// `container`, `sandbox`, `host` or `unknown`.
     pub(super) owner: &'static str,
     pub(super) node: String,
     pub(super) namespace: String,
@@ -84,26 +85,30 @@ pub(super) struct RootReport {
     /// The container that was asked about.
     pub(super) container: String,
     pub(super) container_id: String,
-    /// The container whose root it is, if it is one's.
+    /// The container that the root belongs to, if it belongs to one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) owner_container: Option<String>,
-    /// Who the files are read as.
+    /// The user and group that files are read as.
     pub(super) as_uid: u32,
     pub(super) as_gid: u32,
 }
 
-/// A file.
+/// The metadata of a file.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct EntryReport {
     #[serde(flatten)]
     pub(super) path: PathReport,
-    /// `regular`, `directory`, `symlink`, `fifo`, `socket`, `characterDevice`, `blockDevice`, `unknown`.
+    /// `regular`, `directory`, `symlink`, `fifo`, `socket`, `characterDevice`, `blockDevice` or
+    /// `unknown`.
     pub(super) r#type: &'static str,
-    /// Octal.
+    /// Permission bits in octal: `0644`.
     pub(super) mode: String,
+    /// Type and permissions as ls prints them: `-rw-r--r--`.
     pub(super) permissions: String,
+    /// In bytes.
     pub(super) size: u64,
+    /// In units of 512 bytes.
     pub(super) blocks: u64,
     pub(super) uid: u32,
     pub(super) gid: u32,
@@ -111,6 +116,7 @@ pub(super) struct EntryReport {
     pub(super) inode: u64,
     pub(super) device: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
+    /// Major and minor number of a device file.
     pub(super) device_number: Option<[u32; 2]>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) accessed_at: Option<String>,
@@ -125,7 +131,7 @@ pub(super) struct EntryReport {
     pub(super) mount_point: bool,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub(super) file_system: String,
-    /// Why there is no more to say of it.
+    /// The reason why it could not be described or entered.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub(super) reason: String,
 }
@@ -136,19 +142,19 @@ pub(super) struct EntryReport {
 pub(super) struct CopyReport {
     pub(super) source: String,
     pub(super) destination: String,
-    /// Regular files.
+    /// Regular files that were copied.
     pub(super) files: u64,
     pub(super) directories: u64,
     pub(super) links: u64,
-    /// That were transferred.
+    /// Bytes that were transferred.
     pub(super) bytes: u64,
-    /// That an earlier download had brought.
+    /// Bytes that an earlier, interrupted download had brought.
     pub(super) resumed_bytes: u64,
-    /// Whether the agent's checksums were compared.
+    /// Whether checksums were compared with the agent's.
     pub(super) verified: bool,
-    /// How many entries were left out.
+    /// How many entries were skipped: links, devices and other things that are not copied.
     pub(super) skipped_count: u64,
-    /// The first of them, at most 1000.
+    /// The first 1000 of the skipped entries.
     pub(super) skipped: Vec<SkippedReport>,
     pub(super) errors: Vec<ErrorReport>,
 }
@@ -177,11 +183,32 @@ pub(super) struct DiffReport {
 pub(super) struct DifferenceReport {
     #[serde(flatten)]
     pub(super) path: PathReport,
-    /// `onlyIn`, `type`, `content`, `link`.
-    pub(super) kind: &'static str,
-    /// For `onlyIn`: `from` or `to`.
+    pub(super) kind: DifferenceKind,
+    /// The side that has it, if `kind` is `onlyIn`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) only_in: Option<&'static str>,
+    pub(super) only_in: Option<SideName>,
+}
+
+/// How two files differ.
+#[derive(Debug, Clone, Copy, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) enum DifferenceKind {
+    /// Only one side has it.
+    OnlyIn,
+    /// One is a directory and the other is not, for instance.
+    Type,
+    /// Files whose bytes differ.
+    Content,
+    /// Symbolic links whose targets differ.
+    Link,
+}
+
+/// A side of a comparison.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) enum SideName {
+    From,
+    To,
 }
 
 impl PathReport {
@@ -231,8 +258,8 @@ fn owner(root: &FileRoot) -> &'static str {
     }
 }
 
-/// Whose root it is, in words.
-pub(super) fn whose(root: &FileRoot) -> String {
+/// Which root directory it is and as whom it is read, for `stat` and the log.
+pub(super) fn describe_root(root: &FileRoot) -> String {
     let asked = root.container.clone().unwrap_or_default();
     let of_pod = format!("of pod {}/{}", asked.namespace, asked.pod);
     let root_of = match (root.owner(), &root.owner_container) {
@@ -247,7 +274,7 @@ pub(super) fn whose(root: &FileRoot) -> String {
 }
 
 impl EntryReport {
-    /// `path`: instead of the entry's own.
+    /// `path` replaces the entry's own, which may be relative to an operand.
     pub(super) fn new(path: &[u8], entry: &FileEntry) -> Self {
         let is_device = super::entries::is_device(entry);
         Self {

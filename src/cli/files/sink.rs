@@ -1,4 +1,5 @@
-//! Where much is written: a thread of its own that writes what the connection brings, so that neither waits for the other.
+//! Writes what a connection brings on a thread of its own, so that the connection and the disk do
+//! not wait for each other.
 
 use std::{
     fs::File,
@@ -9,52 +10,51 @@ use aws_lc_rs::digest::Context as Hash;
 use bytes::Bytes;
 use tokio::{sync::mpsc, task::JoinHandle};
 
-/// Parts that wait to be written: at most so many messages of 1 MiB.
-const WAITING: usize = 16;
+/// How many parts may wait to be written. A part is a message of at most 1 MiB.
+const MAX_WAITING: usize = 16;
 
-/// What is written to.
+/// A file or stdout that a thread writes to.
 pub(super) struct Sink {
     parts: mpsc::Sender<Bytes>,
     writing: JoinHandle<(Written, io::Result<()>)>,
 }
 
-/// What was written.
+/// What a sink has written when it ends.
 pub(super) struct Written {
-    /// So many bytes.
     pub(super) bytes: u64,
-    /// The SHA-256 so far, if there was one to begin with.
+    /// The checksum that the sink started with, continued over these bytes.
     pub(super) sha256: Option<Hash>,
-    /// The file again.
+    /// The file that the sink was given, positioned behind these bytes.
     pub(super) file: Option<File>,
 }
 
-enum To {
+enum Destination {
     Stdout,
     File(File),
 }
 
-/// To stdout.
+/// Starts writing to stdout. `sha256` is the checksum to continue.
 pub(super) fn stdout(sha256: Option<Hash>) -> Sink {
-    start(To::Stdout, sha256)
+    start(Destination::Stdout, sha256)
 }
 
-/// To a file, where it stands. `sha256`: of what the file holds before that.
+/// Starts writing to a file at its position. `sha256` is the checksum of what stands before it.
 pub(super) fn file(file: File, sha256: Option<Hash>) -> Sink {
-    start(To::File(file), sha256)
+    start(Destination::File(file), sha256)
 }
 
-fn start(mut to: To, mut sha256: Option<Hash>) -> Sink {
-    let (parts, mut received) = mpsc::channel::<Bytes>(WAITING);
+fn start(mut destination: Destination, mut sha256: Option<Hash>) -> Sink {
+    let (parts, mut received) = mpsc::channel::<Bytes>(MAX_WAITING);
     let writing = tokio::task::spawn_blocking(move || {
         let mut bytes = 0;
         let mut out = super::out::Out::new();
         let mut done = Ok(());
         while let Some(part) = received.blocking_recv() {
-            done = match &mut to {
-                To::Stdout => out.write(&part),
-                To::File(file) => file.write_all(&part),
+            done = match &mut destination {
+                Destination::Stdout => out.write(&part),
+                Destination::File(file) => file.write_all(&part),
             };
-            // Whoever writes on finds the channel closed.
+            // The closed channel stops the sender; `finish` returns the reason.
             if done.is_err() {
                 break;
             }
@@ -63,12 +63,12 @@ fn start(mut to: To, mut sha256: Option<Hash>) -> Sink {
             }
             bytes += part.len() as u64;
         }
-        let file = match to {
-            To::Stdout => {
+        let file = match destination {
+            Destination::Stdout => {
                 done = done.and_then(|()| out.flush());
                 None
             }
-            To::File(file) => Some(file),
+            Destination::File(file) => Some(file),
         };
         (Written { bytes, sha256, file }, done)
     });
@@ -76,24 +76,25 @@ fn start(mut to: To, mut sha256: Option<Hash>) -> Sink {
 }
 
 impl Sink {
-    /// Hands over a part, and waits while too many wait.
+    /// Queues a part. Waits while the queue is full.
     ///
     /// # Errors
-    /// If an earlier part could not be written; [`Sink::finish`] says why.
+    /// Fails if an earlier part could not be written; [`Sink::finish`] returns the reason.
     pub(super) async fn write(&mut self, part: Bytes) -> io::Result<()> {
         self.parts.send(part).await.map_err(|_| io::ErrorKind::BrokenPipe.into())
     }
 
-    /// Waits until all is written.
+    /// Waits until everything is written.
     ///
     /// # Errors
-    /// Those of writing.
+    /// The first error of writing.
     pub(super) async fn finish(self) -> io::Result<Written> {
         let (written, done) = self.end().await?;
         done.map(|()| written)
     }
 
-    /// Waits until what was handed over is written, or could not be.
+    /// Waits until writing has ended, well or not. What was written before an error is returned
+    /// with it, because a download can continue from there.
     pub(super) async fn end(self) -> io::Result<(Written, io::Result<()>)> {
         drop(self.parts);
         self.writing.await.map_err(io::Error::other)

@@ -2,25 +2,69 @@
 
 use std::fmt::Write as _;
 
+use clap::Args;
+
 use super::{
     accounts::Accounts,
-    args::{Format, StatArgs},
+    args::{ContainerArgs, Format, pod_path},
     entries::{Clock, is_device, major_minor, mode_string, raw_mode, type_words},
     location::PodPath,
     names,
     open::{self, Pod, Pods, Troubles},
-    report::{EntryReport, FileReport, StatsReport, whose},
+    report::{EntryReport, FileReport, StatsReport, describe_root},
 };
 use crate::{
     cli::{
         context::{Context, Exit, Failed},
-        table::escape,
+        options::TEMPLATE,
+        terminal::Terminal,
     },
+    domain::text::escape,
     proto::v1::{FileEntry, FileRoot, FileType},
 };
 
+/// `podsonde stat`.
+#[derive(Debug, Clone, Args)]
+#[command(
+    help_template = TEMPLATE,
+    after_help = "Directives of --format, as in stat(1):
+  %n %N  name, quoted name with a link's target
+  %s %b %B  size in bytes, blocks, bytes per block (512)
+  %f %F  mode in hexadecimal, type in words
+  %a %A  permissions in octal, as -rw-r--r--
+  %u %U %g %G  user ID and name, group ID and name
+  %h %i %d %t %T  links, inode, device, a device file's major and minor number in hexadecimal
+  %w %x %y %z  birth, access, modification and change time; %W %X %Y %Z in seconds since 1970
+
+Examples:
+  podsonde stat web:/etc/passwd
+  podsonde stat -L web:/etc/mtab
+  podsonde stat --format='%a %U %s %n' web:/etc/passwd web:/etc/hosts
+
+Exit codes:
+  0  everything was described
+  1  a file could not be described
+  2  the usage was wrong"
+)]
+pub(in crate::cli) struct StatArgs {
+    /// Files to describe: POD:PATH, NAMESPACE/POD:PATH or TYPE/NAME:PATH
+    #[arg(value_name = "POD:PATH", required = true, value_parser = pod_path())]
+    operands: Vec<PodPath>,
+    #[command(flatten)]
+    container: ContainerArgs,
+    /// Describe what a symbolic link leads to
+    #[arg(short = 'L', long)]
+    dereference: bool,
+    /// Print each file by these directives
+    #[arg(long, value_name = "FORMAT", conflicts_with = "output")]
+    format: Option<String>,
+    /// Output format
+    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+    output: Format,
+}
+
 pub(super) async fn run(context: &Context, args: &StatArgs) -> Result<Exit, Failed> {
-    let pods = Pods::new(context, &args.whose, false).await?;
+    let pods = Pods::new(context, &args.container, false).await?;
     let mut troubles = Troubles::new(context);
     let mut report = StatsReport::default();
     let clock = Clock::system();
@@ -47,6 +91,7 @@ pub(super) async fn run(context: &Context, args: &StatArgs) -> Result<Exit, Fail
             entry: &entry,
             accounts: pod.accounts().await,
             clock: &clock,
+            terminal: context.terminal,
         };
         let text = match &args.format {
             Some(format) => subject.formatted(format),
@@ -69,34 +114,43 @@ async fn describe(
     let pod = pods.open(operand).await?;
     let (root, entry) =
         pod.files.stat(&operand.path, args.dereference).await.map_err(|error| pod.about(error))?;
-    pod.say_whose(&root);
+    pod.log_root(&root);
     Ok((pod, root, entry))
 }
 
+/// A file that is described.
 struct Subject<'a> {
     name: &'a [u8],
     entry: &'a FileEntry,
     accounts: &'a Accounts,
     clock: &'a Clock,
+    terminal: Terminal,
 }
 
 impl Subject<'_> {
-    /// As stat(1) prints it, and below it what it does not know.
+    /// The description that stat(1) prints, and two lines that only podsonde knows: the file system
+    /// (`On`) and whose root directory it is (`Of`).
     fn text(&self, root: &FileRoot) -> String {
         let entry = self.entry;
         let file = match entry.r#type() {
-            FileType::Symlink => format!("{} -> {}", lossy(self.name), lossy(&entry.link_target)),
-            _ => lossy(self.name),
+            FileType::Symlink => {
+                format!("{} -> {}", escaped(self.name), escaped(&entry.link_target))
+            }
+            _ => escaped(self.name),
         };
         let (major, minor) = major_minor(entry.device);
-        let device = match is_device(entry) {
-            true => format!("     Device type: {},{}", entry.device_major, entry.device_minor),
-            false => String::new(),
+        let device = if is_device(entry) {
+            format!("     Device type: {},{}", entry.device_major, entry.device_minor)
+        } else {
+            String::new()
         };
+        let file_system = escape(&entry.file_system);
         let mount = if entry.mount_point { ", mounted here" } else { "" };
         format!(
-            "  File: {file}\n  Size: {:<10}\tBlocks: {:<10} {}\nDevice: {}\tInode: {:<10}  Links: {}{device}\n\
-             Access: ({:04o}/{})  Uid: ({:5}/{:>8})   Gid: ({:5}/{:>8})\nAccess: {}\nModify: {}\nChange: {}\n Birth: {}\n\
+            "  File: {file}\n  Size: {:<10}\tBlocks: {:<10} {}\n\
+             Device: {}\tInode: {:<10}  Links: {}{device}\n\
+             Access: ({:04o}/{})  Uid: ({:5}/{:>8})   Gid: ({:5}/{:>8})\n\
+             Access: {}\nModify: {}\nChange: {}\n Birth: {}\n\
              \x20   On: {}{mount}\n    Of: {}\n",
             entry.size,
             entry.blocks,
@@ -114,15 +168,12 @@ impl Subject<'_> {
             self.clock.full(entry.modified_at),
             self.clock.full(entry.changed_at),
             self.clock.full(entry.created_at),
-            if entry.file_system.is_empty() { "?" } else { &entry.file_system },
-            whose(root),
+            if file_system.is_empty() { "?".into() } else { file_system },
+            escape(&describe_root(root)),
         )
-        .split_inclusive('\n')
-        .map(|line| escape(line.trim_end_matches('\n')).replace("\\t", "\t") + "\n")
-        .collect()
     }
 
-    /// By stat(1)'s directives.
+    /// Replaces stat(1)'s directives in a format. An unknown one becomes `?`, as with stat(1).
     fn formatted(&self, format: &str) -> String {
         let mut text = String::new();
         let mut rest = format.chars();
@@ -140,13 +191,18 @@ impl Subject<'_> {
         text + "\n"
     }
 
+    /// A name without quotes, unless it would do something to a terminal.
+    fn plain(&self, name: &[u8]) -> String {
+        if self.terminal.interactive { lossy(&names::safe(name)) } else { lossy(name) }
+    }
+
     fn directive(&self, directive: char, text: &mut String) {
         let entry = self.entry;
         let seconds = |time: Option<prost_types::Timestamp>| time.map_or(0, |time| time.seconds);
         let (user, group) = (self.accounts.user(entry.uid), self.accounts.group(entry.gid));
-        // Writing to a string does not fail.
+        // Writing to a string cannot fail.
         let _ = match directive {
-            'n' => write!(text, "{}", lossy(self.name)),
+            'n' => write!(text, "{}", self.plain(self.name)),
             'N' => match entry.r#type() {
                 FileType::Symlink => {
                     write!(
@@ -187,10 +243,18 @@ impl Subject<'_> {
     }
 }
 
+/// A name on a line of its own. Tabs stay, as in the lines around it.
+fn escaped(name: &[u8]) -> String {
+    let name = lossy(name);
+    name.split('\t').map(escape).collect::<Vec<_>>().join("\t")
+}
+
+/// A name with replacement characters for what is not UTF-8.
 fn lossy(name: &[u8]) -> String {
     String::from_utf8_lossy(name).into_owned()
 }
 
+/// A name in quotes, even where a shell needs none.
 fn always_quoted(name: &[u8]) -> String {
     let quoted = names::quote(name);
     if quoted.starts_with(['\'', '"']) { quoted } else { format!("'{quoted}'") }

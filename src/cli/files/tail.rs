@@ -3,13 +3,14 @@
 use std::io;
 
 use bytes::Bytes;
+use clap::Args;
 use serde_json::json;
 use tokio::sync::mpsc;
 
 use super::{
-    args::{Format, TailArgs},
+    args::{ContainerArgs, Format, pod_path},
     cat,
-    dialect::Count,
+    dialect::{Count, count},
     location::PodPath,
     names,
     open::{self, Pod, Pods, Troubles},
@@ -17,15 +18,72 @@ use super::{
     report::{ContentReport, PathReport, StatsReport},
 };
 use crate::{
-    cli::context::{Context, Exit, Failed},
+    cli::{
+        context::{Context, Exit, Failed},
+        options::TEMPLATE,
+    },
     client::files::ReadEvent,
+    domain::text::escape_json,
     proto::v1::{FileChange, FilesReadChange, FilesReadRequest, ReadEnd},
 };
 
-/// Most lines that an agent looks back for.
-const MOST_LINES: u64 = 1_000_000;
-/// Parts of followed files that wait to be printed.
-const WAITING: usize = 16;
+/// How many lines an agent searches back for at most.
+const MAX_LINES: u64 = 1_000_000;
+/// How many lines are printed if nothing else is asked for, as with tail(1).
+const DEFAULT_LINES: u64 = 10;
+/// How many pieces of followed files may wait to be printed. A piece is at most 1 MiB.
+const MAX_WAITING: usize = 16;
+
+/// `podsonde tail`.
+#[derive(Debug, Clone, Args)]
+#[command(
+    help_template = TEMPLATE,
+    after_help = "-n and -c mean what they mean to tail(1) if a number follows, and kubectl's namespace or container \
+if a name does. -f follows a file through truncation and rotation, as tail -F does, until the \
+container ends.
+
+Examples:
+  podsonde tail web:/var/log/app.log
+  podsonde tail -n 100 -f web:/var/log/app.log -n shop -c app
+  podsonde tail -c 1K web:/var/log/app.log
+  podsonde tail -n +1 -F web:/var/log/app.log       # from the first line on
+
+Exit codes:
+  0  everything was printed
+  1  a file could not be read
+  2  the usage was wrong"
+)]
+pub(in crate::cli) struct TailArgs {
+    /// Files to print: POD:PATH, NAMESPACE/POD:PATH or TYPE/NAME:PATH
+    #[arg(value_name = "POD:PATH", required = true, value_parser = pod_path())]
+    operands: Vec<PodPath>,
+    #[command(flatten)]
+    container: ContainerArgs,
+    /// Keep printing what is appended
+    #[arg(short, long, short_alias = 'F')]
+    follow: bool,
+    /// Print the last N lines, or with +N from line N on; -n N for short [default: 10]
+    #[arg(long, value_name = "N", value_parser = count, allow_hyphen_values = true)]
+    lines: Option<Count>,
+    /// Print the last N bytes, or with +N from byte N on; -c N for short; takes K, M and G
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = count,
+        allow_hyphen_values = true,
+        conflicts_with = "lines"
+    )]
+    bytes: Option<Count>,
+    /// Never print headers with file names
+    #[arg(short, long, visible_alias = "silent", overrides_with = "headers")]
+    quiet: bool,
+    /// Always print headers with file names; -v for short
+    #[arg(long, overrides_with = "quiet")]
+    headers: bool,
+    /// Output format; with -f, one JSON object per line
+    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+    output: Format,
+}
 
 pub(super) async fn run(context: &Context, args: &TailArgs) -> Result<Exit, Failed> {
     let request = request(args)?;
@@ -33,10 +91,10 @@ pub(super) async fn run(context: &Context, args: &TailArgs) -> Result<Exit, Fail
         && [args.lines, args.bytes].contains(&Some(Count::Last(0)))
         && args.output == Format::Text
     {
-        // As tail does, which does not even look.
+        // tail(1) does not even open the file for nothing.
         return Ok(Exit::Ok);
     }
-    let pods = Pods::new(context, &args.whose, true).await?;
+    let pods = Pods::new(context, &args.container, true).await?;
     let mut troubles = Troubles::new(context);
     let mut opened = Vec::new();
     for operand in &args.operands {
@@ -48,12 +106,12 @@ pub(super) async fn run(context: &Context, args: &TailArgs) -> Result<Exit, Fail
     if args.output != Format::Text && !args.follow {
         return report(context, args, &request, opened, troubles).await;
     }
-    let headers = !args.quiet && (args.headers || args.operands.len() > 1);
+    let has_headers = !args.quiet && (args.headers || args.operands.len() > 1);
     let mut printer = Printer {
         context,
         operands: opened.iter().map(|(operand, _)| *operand).collect(),
-        headers,
-        json: args.output != Format::Text,
+        has_headers,
+        is_json: args.output != Format::Text,
         last: None,
         out: Out::new(),
     };
@@ -62,11 +120,11 @@ pub(super) async fn run(context: &Context, args: &TailArgs) -> Result<Exit, Fail
         _ => 0,
     };
     if args.follow {
-        let (events, mut received) = mpsc::channel(WAITING);
+        let (events, mut received) = mpsc::channel(MAX_WAITING);
         for (index, (operand, pod)) in opened.iter().enumerate() {
-            let tail = Tail { index, skip, pod: pod.clone(), events: events.clone() };
+            let reader = Reader { index, skip, pod: pod.clone(), events: events.clone() };
             tokio::spawn(
-                tail.run(FilesReadRequest { path: operand.path.clone(), ..request.clone() }),
+                reader.run(FilesReadRequest { path: operand.path.clone(), ..request.clone() }),
             );
         }
         drop(events);
@@ -78,10 +136,10 @@ pub(super) async fn run(context: &Context, args: &TailArgs) -> Result<Exit, Fail
         }
     } else {
         for (index, (operand, pod)) in opened.iter().enumerate() {
-            let (events, mut received) = mpsc::channel(WAITING);
-            let tail = Tail { index, skip, pod: pod.clone(), events };
+            let (events, mut received) = mpsc::channel(MAX_WAITING);
+            let reader = Reader { index, skip, pod: pod.clone(), events };
             tokio::spawn(
-                tail.run(FilesReadRequest { path: operand.path.clone(), ..request.clone() }),
+                reader.run(FilesReadRequest { path: operand.path.clone(), ..request.clone() }),
             );
             while let Some((index, event)) = received.recv().await {
                 printer.print(index, event, &mut troubles)?;
@@ -92,35 +150,42 @@ pub(super) async fn run(context: &Context, args: &TailArgs) -> Result<Exit, Fail
     Ok(troubles.exit)
 }
 
+/// The request that a command line stands for, without its path.
 fn request(args: &TailArgs) -> Result<FilesReadRequest, Failed> {
     let offset = |bytes: u64| {
-        i64::try_from(bytes).map_err(|_| Failed::Usage(format!("{bytes} bytes are too many")))
+        i64::try_from(bytes)
+            .map_err(|_| Failed::Usage(format!("{bytes} bytes are more than a file can have")))
     };
     let request = FilesReadRequest { follow: args.follow, ..FilesReadRequest::default() };
     Ok(match (args.lines, args.bytes) {
         (_, Some(Count::From(byte))) => {
             FilesReadRequest { offset: offset(byte.saturating_sub(1))?, ..request }
         }
-        // Minus nothing would be the start.
+        // An offset of -0 would be the start of the file.
         (_, Some(Count::Last(0))) => FilesReadRequest { tail_lines: Some(0), ..request },
         (_, Some(Count::Last(bytes))) => FilesReadRequest { offset: -offset(bytes)?, ..request },
         (Some(Count::From(_)), None) => request,
         (lines, None) => {
             let lines = match lines {
                 Some(Count::Last(lines)) => lines,
-                _ => 10,
+                _ => DEFAULT_LINES,
             };
-            let wanted = u32::try_from(lines).ok().filter(|_| lines <= MOST_LINES);
-            let too_many = || {
-                Failed::Usage(format!(
-                    "an agent looks back for at most {MOST_LINES} lines; use -c, or -n +N from the start"
-                ))
-            };
-            FilesReadRequest { tail_lines: Some(wanted.ok_or_else(too_many)?), ..request }
+            match u32::try_from(lines) {
+                Ok(wanted) if lines <= MAX_LINES => {
+                    FilesReadRequest { tail_lines: Some(wanted), ..request }
+                }
+                _ => {
+                    return Err(Failed::Usage(format!(
+                        "an agent searches back for at most {MAX_LINES} lines: use -c N for bytes, \
+                         or -n +N to start from line N"
+                    )));
+                }
+            }
         }
     })
 }
 
+/// Prints the ends of the files as one report.
 async fn report(
     context: &Context,
     args: &TailArgs,
@@ -150,34 +215,37 @@ async fn report(
     Ok(troubles.exit)
 }
 
-/// One file that is read to its end, or followed.
-struct Tail {
+/// Reads or follows one file, as a task of its own, and sends what happens to the [`Printer`].
+struct Reader {
     index: usize,
-    /// So many lines are left out first.
+    /// How many lines to leave out before the first that is printed.
     skip: u64,
     pod: Pod,
-    events: mpsc::Sender<(usize, Event)>,
+    events: mpsc::Sender<(usize, TailEvent)>,
 }
 
-enum Event {
-    Begun,
-    /// Content, and where it begins.
+/// What happens to a file that is read or followed.
+enum TailEvent {
+    /// The agent has opened it.
+    Opened,
+    /// Content, and its offset in the file.
     Data(Bytes, u64),
+    /// A followed file was truncated, replaced or removed.
     Changed(FilesReadChange),
     ContainerEnded,
     Failed(Failed),
 }
 
-impl Tail {
+impl Reader {
     async fn run(mut self, request: FilesReadRequest) {
         if let Err(failed) = self.read(request).await {
-            // Without a printer there is nobody to tell.
-            let _ = self.send(Event::Failed(failed)).await;
+            // The channel is closed only if the command has ended already.
+            let _ = self.send(TailEvent::Failed(failed)).await;
         }
     }
 
     async fn read(&mut self, mut request: FilesReadRequest) -> Result<(), Failed> {
-        let mut begun = false;
+        let mut is_opened = false;
         loop {
             let mut reading = self
                 .pod
@@ -186,11 +254,11 @@ impl Tail {
                 .await
                 .map_err(|error| self.pod.about(error))?;
             if let Some(root) = &reading.start.root {
-                self.pod.say_whose(root);
+                self.pod.log_root(root);
             }
             let mut at = reading.start.offset;
-            if !std::mem::replace(&mut begun, true) {
-                self.send(Event::Begun).await?;
+            if !std::mem::replace(&mut is_opened, true) {
+                self.send(TailEvent::Opened).await?;
             }
             let end = loop {
                 match reading.next().await.map_err(|error| self.pod.about(error))? {
@@ -199,29 +267,29 @@ impl Tail {
                         let offset = at + (data.len() - kept.len()) as u64;
                         at += data.len() as u64;
                         if !kept.is_empty() {
-                            self.send(Event::Data(kept, offset)).await?;
+                            self.send(TailEvent::Data(kept, offset)).await?;
                         }
                     }
                     ReadEvent::Change(change) => {
                         at = change.offset;
-                        self.send(Event::Changed(change)).await?;
+                        self.send(TailEvent::Changed(change)).await?;
                     }
                     ReadEvent::End(end) => break end,
                 }
             };
             match end.reason() {
-                // The agent gives away only so much in one answer.
+                // An agent limits how much one answer holds.
                 ReadEnd::Limit if end.bytes > 0 => {
                     request.tail_lines = None;
                     request.offset = i64::try_from(at).unwrap_or(i64::MAX);
                 }
-                ReadEnd::ContainerEnded => return self.send(Event::ContainerEnded).await,
+                ReadEnd::ContainerEnded => return self.send(TailEvent::ContainerEnded).await,
                 _ => return Ok(()),
             }
         }
     }
 
-    async fn send(&self, event: Event) -> Result<(), Failed> {
+    async fn send(&self, event: TailEvent) -> Result<(), Failed> {
         self.events
             .send((self.index, event))
             .await
@@ -229,7 +297,8 @@ impl Tail {
     }
 }
 
-/// What is left of the content when its first `skip` lines are left out.
+/// The content without its first `skip` lines. `skip` counts down, because the lines may end in
+/// later pieces.
 fn without_lines(data: &Bytes, skip: &mut u64) -> Bytes {
     let mut rest = 0;
     while *skip > 0 {
@@ -242,12 +311,13 @@ fn without_lines(data: &Bytes, skip: &mut u64) -> Bytes {
     data.slice(rest..)
 }
 
+/// Prints the events of all files.
 struct Printer<'a> {
     context: &'a Context,
     operands: Vec<&'a PodPath>,
-    headers: bool,
-    json: bool,
-    /// Whose content was printed last.
+    has_headers: bool,
+    is_json: bool,
+    /// The file whose content was printed last; another one's needs a header.
     last: Option<usize>,
     out: Out,
 }
@@ -256,27 +326,28 @@ impl Printer<'_> {
     fn print(
         &mut self,
         index: usize,
-        event: Event,
+        event: TailEvent,
         troubles: &mut Troubles<'_>,
     ) -> Result<(), Failed> {
         let Some(operand) = self.operands.get(index).copied() else { return Ok(()) };
         let shown = operand.shown();
         match event {
-            Event::Begun if !self.json => self.header(index, operand)?,
-            Event::Begun => {}
-            Event::Data(data, offset) if self.json => {
+            TailEvent::Opened if !self.is_json => self.header(index, operand)?,
+            TailEvent::Opened => {}
+            TailEvent::Data(data, offset) if self.is_json => {
                 self.line(
                     operand,
                     json!({"offset": offset}),
                     Some(ContentReport::new(data.to_vec())),
                 )?;
             }
-            Event::Data(data, _) => {
+            TailEvent::Data(data, _) => {
                 self.header(index, operand)?;
                 self.out.write(&data)?;
             }
-            Event::Changed(change) => {
+            TailEvent::Changed(change) => {
                 self.out.flush()?;
+                // The sentences are those of GNU tail.
                 let (word, sentence) = match change.change() {
                     FileChange::Truncated => ("truncated", "file truncated"),
                     FileChange::Replaced => {
@@ -287,21 +358,21 @@ impl Printer<'_> {
                     }
                     FileChange::Unspecified => ("unknown", "has changed"),
                 };
-                if self.json {
+                if self.is_json {
                     self.line(operand, json!({"change": word, "offset": change.offset}), None)?;
                 } else {
                     self.context.terminal.note(&format!("{shown}: {sentence}"));
                 }
             }
-            Event::ContainerEnded => {
+            TailEvent::ContainerEnded => {
                 self.out.flush()?;
-                if self.json {
+                if self.is_json {
                     self.line(operand, json!({"end": "containerEnded"}), None)?;
                 } else {
                     self.context.terminal.note(&format!("{shown}: the container has ended"));
                 }
             }
-            Event::Failed(failed) => {
+            TailEvent::Failed(failed) => {
                 self.out.flush()?;
                 troubles.note(&shown, failed, Exit::Error)?;
             }
@@ -310,7 +381,7 @@ impl Printer<'_> {
     }
 
     fn header(&mut self, index: usize, operand: &PodPath) -> io::Result<()> {
-        if !self.headers || self.last == Some(index) {
+        if !self.has_headers || self.last == Some(index) {
             return Ok(());
         }
         let blank: &[u8] = if self.last.is_some() { b"\n" } else { b"" };
@@ -320,6 +391,7 @@ impl Printer<'_> {
         self.out.write(&[blank, b"==> ", &name, b" <==\n"].concat())
     }
 
+    /// Prints an event as a line of JSON.
     fn line(
         &mut self,
         operand: &PodPath,
@@ -335,7 +407,7 @@ impl Printer<'_> {
                 event.extend(part);
             }
         }
-        self.out.write(format!("{event}\n").as_bytes())?;
+        self.out.write(format!("{}\n", escape_json(&event.to_string())).as_bytes())?;
         Ok(())
     }
 }

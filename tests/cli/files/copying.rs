@@ -182,7 +182,7 @@ fn an_interrupted_copy_goes_on_the_next_time() {
     let content = noise(1_000_000);
     world.write("big", &content);
     let said = interrupt(&world, 500_000);
-    assert_eq!(said, "488.2 KiB are here; the same command goes on from there\n");
+    assert_eq!(said, "488.2 KiB are kept; run the same command to continue\n");
     assert_eq!(names(&world.here), [".big.podsonde-part", ".big.podsonde-version"]);
     world.fixture.agent.files.state().reads.clear();
     let json = world.run(&["cp", "-o", "json", "web:/big", "."]).expect(0).json();
@@ -202,7 +202,7 @@ fn what_has_changed_is_copied_anew() {
     world
         .run(&["cp", "web:/big", "."])
         .expect(0)
-        .says("web:/big: the file has changed since the last time, so it was copied anew");
+        .says("web:/big: the file has changed since the last time, so it was copied again");
     assert!(std::fs::read(world.here.join("big")).unwrap() == other);
     // And on request.
     interrupt(&world, 500_000);
@@ -217,7 +217,7 @@ fn a_checksum_that_differs_leaves_nothing() {
     let world = World::new();
     world.write("file", b"content");
     world.fixture.agent.files.state().lies = true;
-    world.run(&["cp", "web:/file", "."]).expect(1).says("what came is not what the agent has now");
+    world.run(&["cp", "web:/file", "."]).expect(1).says("the checksum is not the agent's");
     assert_eq!(names(&world.here), Vec::<String>::new());
     world.run(&["cp", "web:/file", "-"]).expect(1);
     world.fixture.agent.files.state().checksums = 0;

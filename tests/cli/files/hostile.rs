@@ -173,7 +173,10 @@ fn a_link_of_the_destination_is_not_followed_either() {
 fn what_comes_twice_is_copied_once_and_said() {
     let world = evil(vec![entry(b"x", FileType::Regular), entry(b"x", FileType::Regular)]);
     world.write("tree/x", b"content");
-    world.run(&["cp", "evil:/tree", "copy"]).expect(1).says("evil:/tree/x: it came twice");
+    world
+        .run(&["cp", "evil:/tree", "copy"])
+        .expect(1)
+        .says("evil:/tree/x: the agent sent it twice");
     assert_eq!(std::fs::read(world.here.join("copy/x")).unwrap(), b"content");
 }
 

@@ -1,4 +1,4 @@
-//! How far a copy is, on a terminal: one line on stderr that is rewritten.
+//! The progress of a copy on a terminal: one line on stderr that is rewritten in place.
 
 use std::{
     io::Write,
@@ -14,27 +14,29 @@ use unicode_width::UnicodeWidthChar;
 
 use crate::cli::{table::escape, terminal::Terminal};
 
-/// How often it is rewritten.
+/// How often the line is rewritten: smooth to watch, and cheap over a slow connection.
 const TICK: Duration = Duration::from_millis(200);
-/// Most columns that it takes.
-const WIDEST: usize = 100;
+/// How many columns the line takes at most.
+const MAX_WIDTH: usize = 100;
 
-/// What there is to show, whether or not anybody looks.
+/// Figures that a copy keeps up to date, whether or not a terminal shows them.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
-    /// Bytes that are here, those of earlier downloads too.
+    /// Bytes that are on this machine, including those of earlier downloads.
     pub(super) bytes: AtomicU64,
-    /// Bytes that are to come in all; 0: not known.
+    /// Bytes that there will be in the end; 0 if that is not known.
     pub(super) total: AtomicU64,
+    /// Files that are complete.
     pub(super) files: AtomicU64,
-    /// What is being copied.
+    /// The file whose copy began last.
     current: Mutex<String>,
-    /// Bytes that earlier downloads had brought.
+    /// Bytes of earlier downloads, which do not count for the rate.
     pub(super) resumed: AtomicU64,
+    /// Whether the line is on the terminal now.
     drawn: AtomicBool,
 }
 
-/// The line. It goes when this is dropped.
+/// Shows the progress while it exists, and removes the line when it is dropped.
 pub(super) struct Bar {
     pub(super) progress: Arc<Progress>,
     ticking: Option<JoinHandle<()>>,
@@ -69,11 +71,11 @@ impl Progress {
         } else {
             format!("{} files  {}  {speed}", self.files.load(Relaxed), binary(bytes))
         };
-        let width = width.min(WIDEST);
+        let width = width.min(MAX_WIDTH);
         let current = escape(&self.current.lock().unwrap_or_else(PoisonError::into_inner));
         let room = width.saturating_sub(figures.len() + 4);
         let mut used = 0;
-        // The end of a path says more than its beginning.
+        // The end of a path says more than its beginning, so characters are taken from there.
         let shown: Vec<char> = current
             .chars()
             .rev()
@@ -88,6 +90,7 @@ impl Progress {
 }
 
 impl Bar {
+    /// Starts showing, unless `quiet` is set or stderr is not a terminal.
     pub(super) fn start(terminal: Terminal, quiet: bool) -> Self {
         let progress = Arc::<Progress>::default();
         let ticking = (terminal.live && !quiet).then(|| {
@@ -106,7 +109,7 @@ impl Bar {
         Self { progress, ticking }
     }
 
-    /// Takes the line away, for another one to be written in its place.
+    /// Removes the line, so that another one can be written.
     pub(super) fn clear(&self) {
         if self.progress.drawn.swap(false, Relaxed) {
             let _ = std::io::stderr().write_all(b"\r\x1b[2K");
@@ -123,7 +126,7 @@ impl Drop for Bar {
     }
 }
 
-/// `1.5 GiB`.
+/// A size with a binary unit, rounded down: `1.5 GiB`.
 pub(super) fn binary(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     if bytes < 1024 {

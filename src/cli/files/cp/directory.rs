@@ -1,84 +1,48 @@
-//! A directory of this machine that a pod's files are put into. What is inside is reached by single names from here, and no symbolic link
-//! is ever followed on the way: neither one that the pod sent nor one that somebody puts there meanwhile.
+//! A directory on this machine that receives a pod's files. Everything inside is reached step by
+//! step, each a single name below an open directory, and no step follows a symbolic link: neither
+//! one that the pod sent nor one that somebody puts there meanwhile.
 
-use std::{
-    ffi::{OsStr, OsString},
-    fs::File,
-    io,
-    path::Path,
-};
+use std::{ffi::OsStr, fs::File, io, path::Path};
+
+use crate::cli::files::local::local_name;
 
 #[cfg(unix)]
 pub(super) use unix::Directory;
 #[cfg(not(unix))]
 pub(super) use windows::Directory;
 
-/// What a copied file gets besides its content.
+/// The metadata that a copied file gets.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Attributes {
     /// Permission bits, at most 0777.
     pub(super) mode: u32,
-    /// Whether they, and the times, are set whatever the umask says.
+    /// Whether mode and times are set exactly (`-p`), instead of the mode within the umask.
     pub(super) preserve: bool,
-    /// When it was last read and last changed, in seconds and nanoseconds.
+    /// Access and modification time, in seconds and nanoseconds since 1970.
     pub(super) times: [(i64, i32); 2],
 }
 
-/// The name that a file of the pod gets here.
+/// Whether a symbolic link leads to something inside its tree. `depth` counts the directories
+/// between the top of the tree and the link.
 ///
-/// # Errors
-/// Why this system has no such file.
-pub(in crate::cli::files) fn local_name(name: &[u8]) -> Result<OsString, &'static str> {
-    if matches!(name, b"" | b"." | b"..") || name.iter().any(|b| matches!(b, 0 | b'/')) {
-        return Err("that is no file's name");
-    }
-    #[cfg(unix)]
-    {
-        use std::os::unix::ffi::OsStrExt;
-        Ok(OsStr::from_bytes(name).to_owned())
-    }
-    #[cfg(not(unix))]
-    {
-        let name = std::str::from_utf8(name).map_err(|_| "its name is not Unicode")?;
-        windows_name(name).then(|| name.into()).ok_or("this system does not allow its name")
-    }
-}
-
-/// Whether Windows lets a file have that name and means that file by it.
-/// <https://learn.microsoft.com/windows/win32/fileio/naming-a-file>
-#[cfg(any(not(unix), test))]
-fn windows_name(name: &str) -> bool {
-    let stem = name.split('.').next().unwrap_or_default().trim_end().to_ascii_uppercase();
-    let is_device = matches!(stem.as_str(), "CON" | "PRN" | "AUX" | "NUL" | "CONIN$" | "CONOUT$")
-        || stem.strip_prefix("COM").or(stem.strip_prefix("LPT")).is_some_and(|number| {
-            matches!(
-                number,
-                "0" | "1" | "2" | "3" | "4" | "5" | "6" | "7" | "8" | "9" | "¹" | "²" | "³"
-            )
-        });
-    let is_allowed = |c: char| !c.is_control() && !"<>:\"/\\|?*".contains(c);
-    !is_device && name.chars().all(is_allowed) && !name.ends_with(['.', ' '])
-}
-
-/// Whether a symbolic link below the top of a tree leads to something in the tree. `depth`: directories between the two.
-///
-/// Only the first of its components may be `..`: behind another link `..` could be anywhere.
+/// `..` may only stand at the start of the target: after a name, that name could be a link, and
+/// `..` of what it leads to could be anywhere.
 pub(super) fn stays_inside(target: &[u8], depth: usize) -> bool {
     if target.is_empty() || target.starts_with(b"/") {
         return false;
     }
     let mut ups = 0;
-    let mut names = false;
+    let mut has_names = false;
     for part in target.split(|b| *b == b'/') {
         match part {
             b"" | b"." => {}
-            b".." if names => return false,
+            b".." if has_names => return false,
             b".." => ups += 1,
             part => {
                 if local_name(part).is_err() {
                     return false;
                 }
-                names = true;
+                has_names = true;
             }
         }
     }
@@ -96,24 +60,24 @@ mod unix {
 
     use super::{Attributes, File, OsStr, Path, io};
 
-    /// An open directory.
+    /// An open directory, which stays the same when its path is renamed or replaced.
     #[derive(Debug)]
     pub(in super::super) struct Directory(OwnedFd);
 
     const DIRECTORY: OFlags = OFlags::DIRECTORY.union(OFlags::CLOEXEC);
 
     impl Directory {
-        /// One that a person named: links on the way are theirs.
+        /// Opens a directory that a person named; links on the way are that person's own.
         pub(in super::super) fn open(path: &Path) -> io::Result<Self> {
             Ok(Self(openat(rustix::fs::CWD, path, DIRECTORY, Mode::empty())?))
         }
 
-        /// One in this one.
+        /// Opens a subdirectory.
         pub(in super::super) fn enter(&self, name: &OsStr) -> io::Result<Self> {
             Ok(Self(openat(&self.0, name, DIRECTORY | OFlags::NOFOLLOW, Mode::empty())?))
         }
 
-        /// Makes one in this one. One that is there is as good.
+        /// Creates a subdirectory; an existing one is fine.
         pub(in super::super) fn make(&self, name: &OsStr, mode: u32) -> io::Result<()> {
             match mkdirat(&self.0, name, mode_of(mode | 0o700)) {
                 Err(rustix::io::Errno::EXIST) => self.enter(name).map(|_| ()),
@@ -121,9 +85,9 @@ mod unix {
             }
         }
 
-        /// A regular file in this directory to read and write, made if it is not there.
+        /// Opens a regular file to read and write, and creates it if it does not exist.
         pub(in super::super) fn file(&self, name: &OsStr, mode: u32) -> io::Result<File> {
-            // Not to wait for whoever opens a FIFO.
+            // Opening a FIFO would wait for its other end without NONBLOCK.
             let flags = OFlags::RDWR
                 | OFlags::CREATE
                 | OFlags::NOFOLLOW
@@ -131,18 +95,18 @@ mod unix {
                 | OFlags::NONBLOCK;
             let file = openat(&self.0, name, flags, mode_of(mode | 0o600))?;
             if FileType::from_raw_mode(fstat(&file)?.st_mode) != FileType::RegularFile {
-                return Err(io::Error::other("it is not a regular file"));
+                return Err(io::Error::other("not a regular file"));
             }
             Ok(File::from(file))
         }
 
-        /// A regular file that is there.
+        /// Opens an existing file to read.
         pub(in super::super) fn existing(&self, name: &OsStr) -> io::Result<File> {
             let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
             Ok(File::from(openat(&self.0, name, flags, Mode::empty())?))
         }
 
-        /// Gives a finished file its attributes and its name.
+        /// Gives a finished file its metadata and then its name, replacing what had the name.
         pub(in super::super) fn place(
             &self,
             file: &File,
@@ -150,7 +114,7 @@ mod unix {
             to: &OsStr,
             attributes: Attributes,
         ) -> io::Result<()> {
-            // It was made with the bits that the umask leaves, and those that writing needs.
+            // The file was created with the mode's bits that the umask leaves, plus 0600.
             #[allow(clippy::useless_conversion, reason = "mode_t is u16 on macOS")]
             let left = u32::from(fstat(file)?.st_mode) & 0o777;
             let mode = if attributes.preserve { attributes.mode } else { left & attributes.mode };
@@ -161,7 +125,7 @@ mod unix {
             Ok(renameat(&self.0, from, &self.0, to)?)
         }
 
-        /// Makes a symbolic link, in the place of another one or of nothing.
+        /// Creates a symbolic link. It replaces another link, but nothing else.
         pub(in super::super) fn link(&self, target: &[u8], name: &OsStr) -> io::Result<()> {
             use std::os::unix::ffi::OsStrExt;
             let target = OsStr::from_bytes(target);
@@ -178,13 +142,13 @@ mod unix {
             }
         }
 
-        /// Sets this directory's own attributes.
+        /// Sets the directory's own metadata.
         pub(in super::super) fn finish(&self, attributes: Attributes) -> io::Result<()> {
             fchmod(&self.0, mode_of(attributes.mode))?;
             Ok(futimens(&self.0, &timestamps(attributes.times))?)
         }
 
-        /// Removes a file. One that is not there is gone already.
+        /// Removes a file; one that does not exist is fine.
         pub(in super::super) fn remove(&self, name: &OsStr) -> io::Result<()> {
             match unlinkat(&self.0, name, AtFlags::empty()) {
                 Err(rustix::io::Errno::NOENT) => Ok(()),
@@ -205,14 +169,15 @@ mod unix {
     }
 }
 
-/// Where directories cannot be held open: links are looked for before each step.
+/// Windows cannot open files relative to a directory, so each step checks for links first. A link
+/// that appears between check and use is followed; hostile local users are out of scope there.
 #[cfg(not(unix))]
 mod windows {
     use std::{fs, path::PathBuf};
 
     use super::{Attributes, File, OsStr, Path, io};
 
-    /// A directory that is one, and not a link to one.
+    /// A directory by its path.
     #[derive(Debug)]
     pub(in super::super) struct Directory(PathBuf);
 
@@ -227,7 +192,7 @@ mod windows {
 
         pub(in super::super) fn enter(&self, name: &OsStr) -> io::Result<Self> {
             let path = self.0.join(name);
-            // Neither a symbolic link nor a junction: of both the type is not that of a directory.
+            // Symbolic links and junctions have types other than that of a directory.
             if !fs::symlink_metadata(&path)?.file_type().is_dir() {
                 return Err(io::ErrorKind::NotADirectory.into());
             }
@@ -247,7 +212,7 @@ mod windows {
             let path = self.0.join(name);
             match fs::symlink_metadata(&path) {
                 Ok(found) if !found.file_type().is_file() => {
-                    return Err(io::Error::other("it is not a regular file"));
+                    return Err(io::Error::other("not a regular file"));
                 }
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
@@ -258,7 +223,7 @@ mod windows {
         pub(in super::super) fn existing(&self, name: &OsStr) -> io::Result<File> {
             let path = self.0.join(name);
             if !fs::symlink_metadata(&path)?.file_type().is_file() {
-                return Err(io::Error::other("it is not a regular file"));
+                return Err(io::Error::other("not a regular file"));
             }
             File::open(path)
         }
@@ -284,7 +249,7 @@ mod windows {
         pub(in super::super) fn link(&self, _: &[u8], _: &OsStr) -> io::Result<()> {
             Err(io::Error::new(
                 io::ErrorKind::Unsupported,
-                "symbolic links are not made on this system",
+                "symbolic links cannot be created on this system",
             ))
         }
 
@@ -304,19 +269,6 @@ mod windows {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_that_windows_understands_otherwise() {
-        for good in ["a", "a.b", ".a", "COMX", "CONSOLE", "com10", "ä", "a b"] {
-            assert!(windows_name(good), "{good}");
-        }
-        for bad in [
-            "a:b", "C:", "a\\b", "..\\x", "CON", "con.txt", "Nul", "com1", "LPT9.log", "COM¹",
-            "a.", "a ", "a?", "\u{1}", "aux .c",
-        ] {
-            assert!(!windows_name(bad), "{bad}");
-        }
-    }
 
     #[test]
     fn links_that_stay_inside() {

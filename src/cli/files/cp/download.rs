@@ -1,4 +1,9 @@
-//! One file from a pod: what is here already, what is still to come, whether it is what the agent has, and its name last.
+//! Downloads one file: finds what an earlier download left, fetches the rest, compares the checksum
+//! with the agent's, and only then gives the file its name.
+//!
+//! Until then the bytes are in `.NAME.podsonde-part`. A download that ends early leaves them there,
+//! and beside them, in `.NAME.podsonde-version`, what the agent calls the version of the file that
+//! they are from. The next download continues only if the file still has that version.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -16,7 +21,7 @@ use super::{
     directory::{Attributes, Directory},
 };
 use crate::{
-    cli::files::sink,
+    cli::files::{local::hash_rest, sink},
     client::{
         Error, Files,
         files::{ReadEvent, Reading},
@@ -25,20 +30,23 @@ use crate::{
     proto::v1::{FileEntry, FileType, FilesReadRequest, ReadEnd},
 };
 
-/// How often a connection that brings nothing is tried again.
-const TRIES: u32 = 5;
-/// The first pause between; each is twice as long as the one before.
+/// How many attempts in a row may bring nothing before the download fails.
+const MAX_ATTEMPTS: u32 = 5;
+/// The pause that doubles with each attempt that brings nothing: 0.5 s after the first.
 const PAUSE: Duration = Duration::from_millis(250);
-/// Longest version of a file that is kept, in bytes.
-const LONGEST_VERSION: u64 = 4096;
-/// Longest name that file systems take, in bytes.
-const LONGEST_NAME: usize = 255;
+/// How much of a saved version is read, in bytes. Agents use far fewer.
+const MAX_VERSION: u64 = 4096;
+/// Longest file name that common file systems allow, in bytes.
+const MAX_NAME: usize = 255;
 
-/// How files are copied.
+/// How files are downloaded.
 #[derive(Debug, Clone)]
-pub(super) struct How {
+pub(super) struct DownloadOptions {
+    /// Whether files keep their mode and times.
     pub(super) preserve: bool,
+    /// Whether checksums are compared with the agent's.
     pub(super) verify: bool,
+    /// Whether a download continues from what an earlier one left.
     pub(super) resume: bool,
     pub(super) interrupted: CancellationToken,
     pub(super) progress: Arc<Progress>,
@@ -47,9 +55,11 @@ pub(super) struct How {
 /// Why a file was not copied.
 #[derive(Debug)]
 pub(super) enum Stopped {
+    /// The agent or the connection failed.
     Asking(Error),
+    /// A file of this machine failed.
     Writing(io::Error),
-    /// By the person.
+    /// Somebody pressed Ctrl-C.
     Interrupted,
 }
 
@@ -65,24 +75,25 @@ impl From<io::Error> for Stopped {
     }
 }
 
-/// A file that was copied.
+/// What a finished download did.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Copied {
-    /// Bytes that were transferred.
+pub(super) struct Downloaded {
+    /// Bytes that were transferred, including those of a version that was then abandoned.
     pub(super) bytes: u64,
-    /// Bytes that an earlier download had brought.
+    /// Bytes of an earlier download that were used.
     pub(super) resumed: u64,
-    /// Whether the file had changed, and was copied anew.
-    pub(super) anew: bool,
+    /// Whether the file changed under the download, which then started again.
+    pub(super) restarted: bool,
 }
 
-/// Where a download that is not finished is kept.
+/// The names of the files that hold an unfinished download and its version. A name that would be
+/// too long is replaced by its hash.
 pub(super) fn part_names(name: &OsStr) -> (OsString, OsString) {
     let named = |suffix: &str| {
         let mut part = OsString::from(".");
         part.push(name);
         part.push(suffix);
-        if part.len() <= LONGEST_NAME {
+        if part.len() <= MAX_NAME {
             return part;
         }
         let hash = digest(&SHA256, name.as_encoded_bytes());
@@ -93,23 +104,24 @@ pub(super) fn part_names(name: &OsStr) -> (OsString, OsString) {
     (named(".podsonde-part"), named(".podsonde-version"))
 }
 
-/// Whether a file of a pod has the name of one of ours.
+/// Whether a file of a pod has a name that [`part_names`] uses.
 pub(super) fn is_part(name: &[u8]) -> bool {
     name.starts_with(b".")
         && (name.ends_with(b".podsonde-part") || name.ends_with(b".podsonde-version"))
 }
 
-/// What is here of a file.
+/// What this machine has of a file that is being downloaded.
 struct Part<'a> {
     directory: &'a Directory,
     name: OsString,
     version_name: OsString,
-    /// `None` while it is being written.
+    /// `None` while a sink writes to it.
     file: Option<File>,
-    /// Bytes that it holds.
+    /// How many bytes it holds.
     have: u64,
+    /// The checksum of these bytes.
     hash: Hash,
-    /// Of the file that they are from. Empty: not known yet.
+    /// The version of the pod's file that they are from; empty until the agent has told it.
     version: Vec<u8>,
 }
 
@@ -124,29 +136,28 @@ impl<'a> Part<'a> {
         let mut file = directory.file(&name, mode)?;
         let mut version = Vec::new();
         if resume && let Ok(saved) = directory.existing(&version_name) {
-            saved.take(LONGEST_VERSION).read_to_end(&mut version)?;
+            saved.take(MAX_VERSION).read_to_end(&mut version)?;
         }
-        // Two copies of the same at the same time would write into one another. Not all file systems have locks.
+        // Two downloads of one file would write into each other. A file system without locks gets
+        // no such protection.
         if let Err(TryLockError::WouldBlock) = file.try_lock() {
-            return Err(io::Error::other("another copy of it is under way"));
+            return Err(io::Error::other("another podsonde is downloading this file"));
         }
         let mut hash = Hash::new(&SHA256);
-        let have = match version.is_empty() {
-            true => {
-                file.set_len(0)?;
-                0
-            }
-            false => {
-                (file, hash) = tokio::task::spawn_blocking(move || hashed(file, hash))
-                    .await
-                    .map_err(io::Error::other)??;
-                file.stream_position()?
-            }
+        let have = if version.is_empty() {
+            file.set_len(0)?;
+            0
+        } else {
+            let hashing = tokio::task::spawn_blocking(move || {
+                hash_rest(&mut file, &mut hash).map(|()| (file, hash))
+            });
+            (file, hash) = hashing.await.map_err(io::Error::other)??;
+            file.stream_position()?
         };
         Ok(Self { directory, name, version_name, file: Some(file), have, hash, version })
     }
 
-    /// Forgets all that was there.
+    /// Discards everything that was downloaded.
     fn restart(&mut self) -> io::Result<()> {
         if let Some(file) = &mut self.file {
             file.set_len(0)?;
@@ -156,7 +167,7 @@ impl<'a> Part<'a> {
         Ok(())
     }
 
-    /// Leaves it for another time; nothing, if there is nothing to leave.
+    /// Leaves what was downloaded for the next time, or removes the files if that is nothing.
     fn leave(self) -> io::Result<()> {
         if self.have == 0 || self.version.is_empty() {
             return self.remove();
@@ -172,47 +183,36 @@ impl<'a> Part<'a> {
     }
 }
 
-/// The file at its end, and the SHA-256 of it.
-fn hashed(mut file: File, mut hash: Hash) -> io::Result<(File, Hash)> {
-    let mut buffer = vec![0; 256 * 1024];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok((file, hash)),
-            read => hash.update(buffer.get(..read).unwrap_or_default()),
-        }
-    }
-}
-
-/// Copies a file to a directory under a name.
+/// Downloads a file into a directory.
 ///
 /// # Errors
-/// What stopped it. What has come by then is kept for the next time.
+/// What stopped it. The bytes that arrived are kept for the next time, unless they are wrong.
 pub(super) async fn download(
     files: &Files,
     path: &[u8],
     entry: &FileEntry,
     directory: &Directory,
     name: &OsStr,
-    how: &How,
-) -> Result<Copied, Stopped> {
+    options: &DownloadOptions,
+) -> Result<Downloaded, Stopped> {
     let mode = entry.mode & 0o777;
-    let mut part = Part::open(directory, name, mode, how.resume).await?;
-    let mut copied = Copied { resumed: part.have, ..Copied::default() };
-    how.progress.bytes.fetch_add(part.have, Relaxed);
-    how.progress.resumed.fetch_add(part.have, Relaxed);
-    match transfer(files, path, &mut part, how, &mut copied).await {
+    let mut part = Part::open(directory, name, mode, options.resume).await?;
+    let mut copied = Downloaded { resumed: part.have, ..Downloaded::default() };
+    options.progress.bytes.fetch_add(part.have, Relaxed);
+    options.progress.resumed.fetch_add(part.have, Relaxed);
+    match transfer(files, path, &mut part, options, &mut copied).await {
         Ok(()) => {}
         Err(stopped) => {
             part.leave()?;
             return Err(stopped);
         }
     }
-    if how.verify
+    if options.verify
         && part.have > 0
-        && let Err(stopped) = verify(files, path, &part, how).await
+        && let Err(stopped) = verify(files, path, &part, options).await
     {
         match &stopped {
-            // What is there is not what it should be.
+            // Continuing from wrong bytes could never succeed.
             Stopped::Asking(error) if error.reason == reason::CHECKSUM_MISMATCH => part.remove()?,
             _ => part.leave()?,
         }
@@ -223,50 +223,57 @@ pub(super) async fn download(
     };
     let times = [time(entry.accessed_at), time(entry.modified_at)];
     let Some(file) = &part.file else { return Err(io::Error::other("the file is gone").into()) };
-    directory.place(file, &part.name, name, Attributes { mode, preserve: how.preserve, times })?;
+    directory.place(
+        file,
+        &part.name,
+        name,
+        Attributes { mode, preserve: options.preserve, times },
+    )?;
     directory.remove(&part.version_name)?;
-    how.progress.files.fetch_add(1, Relaxed);
+    options.progress.files.fetch_add(1, Relaxed);
     Ok(copied)
 }
 
-/// Brings all that is not here yet.
+/// Fetches what is missing, in as many requests as it takes. Attempts that bring bytes never count
+/// as failures, so a slow or shaky connection gets there in the end. If the file changes, the
+/// download starts again with the new version.
 async fn transfer(
     files: &Files,
     path: &[u8],
     part: &mut Part<'_>,
-    how: &How,
-    copied: &mut Copied,
+    options: &DownloadOptions,
+    copied: &mut Downloaded,
 ) -> Result<(), Stopped> {
     let mut failures = 0;
     loop {
         let before = part.have;
-        let (failed, is_changed) = match segment(files, path, part, how, copied).await {
+        let (failed, is_changed) = match segment(files, path, part, options, copied).await {
             Ok(true) => return Ok(()),
             Ok(false) => continue,
             Err(Stopped::Asking(error)) if error.reason == "FILE_CHANGED" => {
-                how.progress.bytes.fetch_sub(part.have, Relaxed);
-                how.progress.resumed.fetch_sub(copied.resumed, Relaxed);
+                options.progress.bytes.fetch_sub(part.have, Relaxed);
+                options.progress.resumed.fetch_sub(copied.resumed, Relaxed);
                 part.restart()?;
-                (copied.resumed, copied.anew) = (0, true);
+                (copied.resumed, copied.restarted) = (0, true);
                 (error, true)
             }
             Err(Stopped::Asking(error)) if is_passing(&error) => (error, false),
             Err(stopped) => return Err(stopped),
         };
         failures = if part.have > before { 0 } else { failures + 1 };
-        if failures >= TRIES {
+        if failures >= MAX_ATTEMPTS {
             return Err(failed.into());
         }
         tracing::debug!(error = %failed, have = part.have, "trying again");
         let pause = if is_changed { Duration::ZERO } else { PAUSE * 2_u32.pow(failures) };
         tokio::select! {
-            () = how.interrupted.cancelled() => return Err(Stopped::Interrupted),
+            () = options.interrupted.cancelled() => return Err(Stopped::Interrupted),
             () = tokio::time::sleep(pause) => {}
         }
     }
 }
 
-/// Whether the same request may succeed in a moment.
+/// Whether the same request may succeed if it is repeated soon.
 fn is_passing(error: &Error) -> bool {
     [
         reason::CONNECTION_LOST,
@@ -281,13 +288,14 @@ fn is_passing(error: &Error) -> bool {
         )
 }
 
-/// One answer of the agent. Whether it was the last.
+/// Fetches one answer of the agent, which may not hold all of the file. Returns whether the end of
+/// the file was reached.
 async fn segment(
     files: &Files,
     path: &[u8],
     part: &mut Part<'_>,
-    how: &How,
-    copied: &mut Copied,
+    options: &DownloadOptions,
+    copied: &mut Downloaded,
 ) -> Result<bool, Stopped> {
     let request = FilesReadRequest {
         path: path.to_vec(),
@@ -296,14 +304,14 @@ async fn segment(
         ..FilesReadRequest::default()
     };
     let reading = tokio::select! {
-        () = how.interrupted.cancelled() => return Err(Stopped::Interrupted),
+        () = options.interrupted.cancelled() => return Err(Stopped::Interrupted),
         reading = files.read(request) => reading?,
     };
     let kind = reading.start.entry.as_ref().map(FileEntry::r#type);
     if reading.start.offset != part.have || kind != Some(FileType::Regular) {
         return Err(Error::new(
             reason::PROTOCOL,
-            "the agent began at another place than it was asked to",
+            "the agent sent another part of the file than was asked for",
         )
         .into());
     }
@@ -312,7 +320,7 @@ async fn segment(
         return Err(io::Error::other("the file is gone").into());
     };
     let mut sink = sink::file(file, Some(part.hash.clone()));
-    let ended = pump(reading, &mut sink, how).await;
+    let ended = pump(reading, &mut sink, options).await;
     let (written, done) = sink.end().await?;
     part.file = written.file;
     if let Some(hash) = written.sha256 {
@@ -332,20 +340,20 @@ async fn segment(
     }
 }
 
-/// Hands all that comes to a sink.
+/// Passes everything that arrives to a sink. Returns why the agent stopped.
 pub(super) async fn pump(
     mut reading: Reading,
     sink: &mut sink::Sink,
-    how: &How,
+    options: &DownloadOptions,
 ) -> Result<ReadEnd, Stopped> {
     loop {
         let event = tokio::select! {
-            () = how.interrupted.cancelled() => return Err(Stopped::Interrupted),
+            () = options.interrupted.cancelled() => return Err(Stopped::Interrupted),
             event = reading.next() => event?,
         };
         match event {
             ReadEvent::Data(data) => {
-                how.progress.bytes.fetch_add(data.len() as u64, Relaxed);
+                options.progress.bytes.fetch_add(data.len() as u64, Relaxed);
                 sink.write(data).await?;
             }
             ReadEvent::Change(_) => {}
@@ -354,18 +362,24 @@ pub(super) async fn pump(
     }
 }
 
-/// Compares what has come with what the agent says of the same part of its file: a log may have grown meanwhile.
-async fn verify(files: &Files, path: &[u8], part: &Part<'_>, how: &How) -> Result<(), Stopped> {
-    let mut tries = 1;
+/// Compares the checksum with the agent's for as many bytes of its file as were downloaded: a log
+/// may have grown meanwhile.
+async fn verify(
+    files: &Files,
+    path: &[u8],
+    part: &Part<'_>,
+    options: &DownloadOptions,
+) -> Result<(), Stopped> {
+    let mut attempts = 1;
     let theirs = loop {
         let asked = tokio::select! {
-            () = how.interrupted.cancelled() => return Err(Stopped::Interrupted),
+            () = options.interrupted.cancelled() => return Err(Stopped::Interrupted),
             asked = files.checksum(path, part.have) => asked,
         };
         match asked {
-            Err(error) if tries < TRIES && is_passing(&error) => {
-                tokio::time::sleep(PAUSE * 2_u32.pow(tries)).await;
-                tries += 1;
+            Err(error) if attempts < MAX_ATTEMPTS && is_passing(&error) => {
+                tokio::time::sleep(PAUSE * 2_u32.pow(attempts)).await;
+                attempts += 1;
             }
             asked => break asked?,
         }
@@ -373,14 +387,15 @@ async fn verify(files: &Files, path: &[u8], part: &Part<'_>, how: &How) -> Resul
     compare(part.hash.clone(), part.have, theirs.bytes, &theirs.sha256)
 }
 
+/// Compares a checksum with the agent's.
+///
 /// # Errors
-/// `CHECKSUM_MISMATCH`.
+/// `CHECKSUM_MISMATCH` if number of bytes or checksum differ.
 pub(super) fn compare(hash: Hash, have: u64, bytes: u64, sha256: &[u8]) -> Result<(), Stopped> {
     if bytes == have && hash.finish().as_ref() == sha256 {
         return Ok(());
     }
-    let message =
-        "what came is not what the agent has now: the file was changed while it was copied";
+    let message = "the checksum is not the agent's: the file was changed while it was copied";
     Err(Error::new(reason::CHECKSUM_MISMATCH, message).into())
 }
 

@@ -1,5 +1,6 @@
 //! `podsonde cp`.
 
+mod args;
 mod bar;
 mod directory;
 mod download;
@@ -16,14 +17,15 @@ use std::{
 use aws_lc_rs::digest::{Context as Hash, SHA256};
 use tokio_util::sync::CancellationToken;
 
+pub(in crate::cli) use args::CpArgs;
 use bar::{Bar, binary};
 use directory::Directory;
-pub(super) use directory::local_name;
-use download::{Copied, How, Stopped, compare, download, pump};
-use tree::{Happened, LINK, Tree};
+use download::{DownloadOptions, Downloaded, Stopped, compare, download, pump};
+use tree::{Skipped, TreeCopy, TreeEvent};
 
 use super::{
-    args::{CpArgs, Format},
+    args::Format,
+    local::local_name,
     location::{Location, PodPath},
     open::{self, Pod, Pods, Troubles},
     report::{CopyReport, PathReport, SkippedReport},
@@ -31,33 +33,33 @@ use super::{
 };
 use crate::{
     cli::context::{Context, Exit, Failed},
-    client::{Error, reason},
+    client::reason,
     proto::v1::{FileEntry, FileType, FilesReadRequest, ReadEnd},
 };
 
-/// Most skipped entries that are named one by one.
-const MOST_NAMED: usize = 20;
-/// Most that a report has.
-const MOST_REPORTED: usize = 1000;
+/// How many skipped entries are named one by one.
+const MAX_NAMED: usize = 20;
+/// How many skipped entries a JSON or YAML report holds.
+const MAX_REPORTED: usize = 1000;
 
 pub(super) async fn run(context: &Context, args: &CpArgs) -> Result<Exit, Failed> {
     match (&args.source, &args.destination) {
         (Location::Pod(source), Location::Local(destination)) => {
-            let pods = Pods::new(context, &args.whose, true).await?;
+            let pods = Pods::new(context, &args.container, true).await?;
             let pod = pods.open(source).await?;
             Copy::new(context, args, &pod, source).download(destination).await
         }
         (Location::Local(source), Location::Pod(destination)) => {
-            let pods = Pods::new(context, &args.whose, false).await?;
+            let pods = Pods::new(context, &args.container, false).await?;
             let pod = pods.open(destination).await?;
             upload::run(context, args, &pod, source, destination).await
         }
         (Location::Pod(_), Location::Pod(_)) => Err(Failed::Usage(
-            "both are in pods: copy to this machine first, and then from it".to_owned(),
+            "cannot copy from pod to pod: copy to this machine first, then from here".to_owned(),
         )),
-        (Location::Local(_), Location::Local(_)) => {
-            Err(Failed::Usage("neither is in a pod: write POD:PATH for one of them".to_owned()))
-        }
+        (Location::Local(_), Location::Local(_)) => Err(Failed::Usage(
+            "neither path is in a pod: write POD:PATH for one of them".to_owned(),
+        )),
     }
 }
 
@@ -70,27 +72,34 @@ struct Copy<'a> {
     report: CopyReport,
     troubles: Troubles<'a>,
     bar: Bar,
-    how: How,
+    options: DownloadOptions,
+    /// Whether `--links` would have copied more.
+    has_skipped_links: bool,
 }
 
 impl<'a> Copy<'a> {
     fn new(context: &'a Context, args: &'a CpArgs, pod: &'a Pod, source: &'a PodPath) -> Self {
         let bar = Bar::start(context.terminal, args.quiet || args.to_stdout());
-        let how = How {
+        let options = DownloadOptions {
             preserve: args.preserve,
             verify: !args.no_verify,
             resume: !args.no_resume,
             interrupted: CancellationToken::new(),
             progress: Arc::clone(&bar.progress),
         };
-        let report =
-            CopyReport { source: source.shown(), verified: how.verify, ..CopyReport::default() };
-        Self { context, args, pod, source, report, troubles: Troubles::new(context), bar, how }
+        let report = CopyReport {
+            source: source.shown(),
+            verified: options.verify,
+            ..CopyReport::default()
+        };
+        let troubles = Troubles::new(context);
+        let has_skipped_links = false;
+        Self { context, args, pod, source, report, troubles, bar, options, has_skipped_links }
     }
 
     async fn download(mut self, destination: &Path) -> Result<Exit, Failed> {
         let started = Instant::now();
-        let listening = listen(self.how.interrupted.clone());
+        let listening = cancel_on_interrupt(self.options.interrupted.clone());
         let copied = self.copy(destination).await;
         listening.abort();
         self.bar.clear();
@@ -112,9 +121,9 @@ impl<'a> Copy<'a> {
                 self.troubles.say(&subject, reason::LOCAL_FILE, &error.to_string(), Exit::Error);
             }
         }
-        let here = self.how.progress.bytes.load(Relaxed);
+        let here = self.options.progress.bytes.load(Relaxed);
         if kept && here > 0 && !self.args.to_stdout() {
-            self.note(&format!("{} are here; the same command goes on from there", binary(here)));
+            self.note(&format!("{} are kept; run the same command to continue", binary(here)));
         }
         if let Some(exit) = exit {
             return Ok(exit);
@@ -124,9 +133,9 @@ impl<'a> Copy<'a> {
     }
 
     async fn copy(&mut self, destination: &Path) -> Result<(), Stopped> {
-        // What is named is what it leads to, as with cp.
+        // A link that is named as the source means what it leads to, as with cp(1).
         let (root, entry) = self.pod.files.stat(&self.source.path, true).await?;
-        self.pod.say_whose(&root);
+        self.pod.log_root(&root);
         if self.args.to_stdout() {
             return self.print().await;
         }
@@ -144,19 +153,19 @@ impl<'a> Copy<'a> {
             _ => (destination.to_owned(), self.source_name()?),
         };
         self.report.destination = directory.join(&name).display().to_string();
-        self.how.progress.name(name.as_encoded_bytes());
-        self.how.progress.total.store(entry.size, Relaxed);
+        self.options.progress.name(name.as_encoded_bytes());
+        self.options.progress.total.store(entry.size, Relaxed);
         let directory = Directory::open(&directory)?;
-        let copied =
-            download(&self.pod.files, &self.source.path, entry, &directory, &name, &self.how)
+        let downloaded =
+            download(&self.pod.files, &self.source.path, entry, &directory, &name, &self.options)
                 .await?;
-        self.copied(&self.source.shown(), copied);
+        self.downloaded(&self.source.shown(), downloaded);
         Ok(())
     }
 
     async fn tree(&mut self, entry: &FileEntry, destination: &Path) -> Result<(), Stopped> {
         let is_there = destination.symlink_metadata().is_ok();
-        // `DIR/.`, and the root, mean what is in them.
+        // `DIR/.` and the root directory mean their contents.
         let contents_only = self.source.path.ends_with(b"/.")
             || self.source.path == b"."
             || self.source.name().is_none();
@@ -176,34 +185,32 @@ impl<'a> Copy<'a> {
             }
             None => above,
         };
-        let tree = Tree {
+        let tree = TreeCopy {
             files: &self.pod.files,
             path: &self.source.path,
             top: Arc::new(top),
             links: self.args.links,
             cross_mounts: !self.args.one_file_system,
-            how: self.how.clone(),
+            options: self.options.clone(),
         };
-        let copied = tree.copy(&mut |happened| self.happened(happened)).await;
-        if !self.args.links
-            && self.report.skipped.iter().any(|skipped| skipped.why.starts_with(LINK))
-        {
-            self.note(
-                "symbolic links are left out; --links makes those that stay inside of the tree",
-            );
+        let copied = tree.copy(&mut |event| self.handle(event)).await;
+        if self.has_skipped_links {
+            self.note("symbolic links were skipped; --links copies those that stay inside");
         }
         copied
     }
 
     fn source_name(&self) -> Result<OsString, Stopped> {
-        let name = self
-            .source
-            .name()
-            .ok_or_else(|| std::io::Error::other("the source has no name; name the destination"))?;
+        let name = self.source.name().ok_or_else(|| {
+            std::io::Error::other(
+                "the source has no name to copy it under; name the destination file",
+            )
+        })?;
         local_name(name).map_err(|why| std::io::Error::other(why).into())
     }
 
-    fn happened(&mut self, happened: Happened) {
+    /// Reports what happened to one entry of a tree.
+    fn handle(&mut self, event: TreeEvent) {
         let shown = |path: &[u8]| match path {
             b"" => self.source.shown(),
             path => {
@@ -214,27 +221,29 @@ impl<'a> Copy<'a> {
                 )
             }
         };
-        match happened {
-            Happened::Copied(path, copied) => self.copied(&shown(&path), copied),
-            Happened::Directory => self.report.directories += 1,
-            Happened::Link => self.report.links += 1,
-            Happened::Skipped(path, why) => {
-                if self.report.skipped.len() < MOST_NAMED {
+        match event {
+            TreeEvent::Downloaded(path, downloaded) => self.downloaded(&shown(&path), downloaded),
+            TreeEvent::Directory => self.report.directories += 1,
+            TreeEvent::Link => self.report.links += 1,
+            TreeEvent::Skipped(path, why) => {
+                self.has_skipped_links |= matches!(why, Skipped::Link { .. });
+                if self.report.skipped.len() < MAX_NAMED {
                     self.note(&format!("skipped {}: {why}", shown(&path)));
                 }
-                if self.report.skipped.len() < MOST_REPORTED {
+                if self.report.skipped.len() < MAX_REPORTED {
+                    let why = why.to_string();
                     self.report.skipped.push(SkippedReport { path: PathReport::new(&path), why });
                 }
                 self.report.skipped_count += 1;
             }
-            Happened::Failed(path, stopped) => {
+            TreeEvent::Failed(path, stopped) => {
                 let subject = shown(&path);
                 self.bar.clear();
                 match stopped {
-                    // Said once for all.
+                    // The whole copy says so once.
                     Stopped::Interrupted => {}
                     Stopped::Asking(error) => {
-                        // Of the kind that is never about all operands.
+                        // An error of the agent never ends the whole command.
                         let _ =
                             self.troubles.note(&subject, self.pod.about(error).into(), Exit::Error);
                     }
@@ -248,28 +257,29 @@ impl<'a> Copy<'a> {
                     }
                 }
             }
-            Happened::Truncated => {
-                let message = "not all of it was copied: it has more entries than the agent walks in one request";
+            TreeEvent::Truncated => {
+                let message = "not everything was copied: there are more entries than the agent \
+                               lists in one request";
                 self.bar.clear();
                 self.troubles.say(&self.source.shown(), "TRUNCATED", message, Exit::Error);
             }
         }
     }
 
-    fn copied(&mut self, subject: &str, copied: Copied) {
+    fn downloaded(&mut self, subject: &str, downloaded: Downloaded) {
         self.report.files += 1;
-        self.report.bytes += copied.bytes;
-        self.report.resumed_bytes += copied.resumed;
-        if copied.anew {
+        self.report.bytes += downloaded.bytes;
+        self.report.resumed_bytes += downloaded.resumed;
+        if downloaded.restarted {
             self.note(&format!(
-                "{subject}: the file has changed since the last time, so it was copied anew"
+                "{subject}: the file has changed since the last time, so it was copied again"
             ));
-        } else if copied.resumed > 0 {
-            self.note(&format!("{subject}: {} were here already", binary(copied.resumed)));
+        } else if downloaded.resumed > 0 {
+            self.note(&format!("{subject}: {} were kept from before", binary(downloaded.resumed)));
         }
     }
 
-    /// Says what is no error.
+    /// Prints a line that is neither a result nor an error.
     fn note(&self, line: &str) {
         if !self.args.quiet {
             self.bar.clear();
@@ -277,7 +287,8 @@ impl<'a> Copy<'a> {
         }
     }
 
-    /// One file to stdout, verified when it is too late to take it back.
+    /// Writes one file to stdout. Its checksum is compared at the end, when the bytes are out: a
+    /// mismatch can only be reported.
     async fn print(&mut self) -> Result<(), Stopped> {
         let mut hash = Hash::new(&SHA256);
         let (mut have, mut version) = (0_u64, Vec::new());
@@ -291,8 +302,8 @@ impl<'a> Copy<'a> {
             let mut reading = self.pod.files.read(request).await?;
             let mut stdout = sink::stdout(Some(hash));
             let its_version = std::mem::take(&mut reading.start.version);
-            let ended = pump(reading, &mut stdout, &self.how).await;
-            // What has come is written, whatever ended it.
+            let ended = pump(reading, &mut stdout, &self.options).await;
+            // What arrived is written even if the connection broke.
             let written = stdout.finish().await?;
             let end = ended?;
             hash = written.sha256.unwrap_or_else(|| Hash::new(&SHA256));
@@ -302,14 +313,16 @@ impl<'a> Copy<'a> {
             }
             version = its_version;
         }
-        if self.how.verify && have > 0 {
+        if self.options.verify && have > 0 {
             let theirs = self.pod.files.checksum(&self.source.path, have).await?;
             compare(hash, have, theirs.bytes, &theirs.sha256)?;
         }
-        self.copied(&self.source.shown(), Copied { bytes: have, ..Copied::default() });
+        let downloaded = Downloaded { bytes: have, ..Downloaded::default() };
+        self.downloaded(&self.source.shown(), downloaded);
         Ok(())
     }
 
+    /// Prints the report, or a summary for people.
     fn summarise(&mut self, started: Instant) -> std::io::Result<()> {
         let CopyReport { files, directories, links, bytes, skipped_count: skipped, .. } =
             &self.report;
@@ -318,9 +331,9 @@ impl<'a> Copy<'a> {
             return open::print(self.context, self.args.output, &self.report);
         }
         if !self.context.terminal.live || self.args.to_stdout() {
-            // cp says nothing when all went well.
-            if *skipped > MOST_NAMED as u64 {
-                self.note(&format!("skipped {skipped} in all"));
+            // Like cp(1), print nothing if all went well.
+            if *skipped > MAX_NAMED as u64 {
+                self.note(&format!("skipped {skipped} in total"));
             }
             return Ok(());
         }
@@ -346,8 +359,8 @@ impl<'a> Copy<'a> {
     }
 }
 
-/// Cancels when the person interrupts, and gives up when they do it again: a disk may hang.
-fn listen(interrupted: CancellationToken) -> tokio::task::JoinHandle<()> {
+/// Cancels the copy on the first Ctrl-C, and exits on the second: a local disk may hang.
+fn cancel_on_interrupt(interrupted: CancellationToken) -> tokio::task::JoinHandle<()> {
     tokio::spawn(async move {
         while tokio::signal::ctrl_c().await.is_ok() {
             if interrupted.is_cancelled() {
@@ -370,9 +383,4 @@ fn ends_in_slash(path: &Path) -> bool {
         .as_encoded_bytes()
         .last()
         .is_some_and(|byte| std::path::is_separator(char::from(*byte)))
-}
-
-/// The error with which a local path could not be used.
-fn local(path: &Path, error: &std::io::Error) -> Failed {
-    Failed::from(Error::new(reason::LOCAL_FILE, format!("{}: {error}", path.display())))
 }

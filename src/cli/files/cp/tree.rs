@@ -1,8 +1,11 @@
-//! A tree from a pod, as it comes: entries are dealt with one by one, and what is kept of each is eight bytes.
+//! Copies a directory tree as the agent lists it. Trees may have millions of entries, so each is
+//! handled as it arrives, and only an eight-byte hash of its path is kept, to notice duplicates.
+//! With `-p`, directories are kept too, because their times can only be set when all else is done.
 
 use std::{
     collections::{HashSet, hash_map::RandomState},
     ffi::OsString,
+    fmt,
     hash::BuildHasher,
     io,
     sync::Arc,
@@ -11,55 +14,100 @@ use std::{
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 
 use super::{
-    directory::{Attributes, Directory, local_name, stays_inside},
-    download::{Copied, How, Stopped, download, is_part},
+    directory::{Attributes, Directory, stays_inside},
+    download::{DownloadOptions, Downloaded, Stopped, download, is_part},
 };
 use crate::{
-    cli::files::{ls::join, open::reason_words},
+    cli::files::{local::local_name, location::join, open::reason_words},
     client::{Error, Files, files::WalkEvent, reason},
     proto::v1::{FileEntry, FileType},
 };
 
-/// Files that are copied at the same time. An agent serves a user only so many.
-const AT_ONCE: usize = 4;
+/// How many files are downloaded at the same time. Agents limit the requests of one user.
+const CONCURRENCY: usize = 4;
 
-/// What the reason for leaving out a symbolic link begins with.
-pub(super) const LINK: &str = "a symbolic link";
-
-/// What happens on the way, for whoever tells it.
-pub(super) enum Happened {
-    /// A file was copied.
-    Copied(Vec<u8>, Copied),
+/// What happens while a tree is copied. Paths are relative to its top.
+pub(super) enum TreeEvent {
+    Downloaded(Vec<u8>, Downloaded),
+    /// A directory was created.
     Directory,
+    /// A symbolic link was created.
     Link,
-    /// Left out, and why: no failure.
-    Skipped(Vec<u8>, String),
+    /// An entry was not copied, which is not a failure.
+    Skipped(Vec<u8>, Skipped),
     Failed(Vec<u8>, Stopped),
-    /// The agent did not walk all of it.
+    /// The agent reached its limit of entries.
     Truncated,
 }
 
+/// Why an entry is not copied.
+pub(super) enum Skipped {
+    /// A symbolic link; `--links` was not given.
+    Link {
+        target: Vec<u8>,
+    },
+    /// A symbolic link that leads out of the tree.
+    LinkOutside {
+        target: Vec<u8>,
+    },
+    Fifo,
+    Socket,
+    Device,
+    /// The local file system cannot have a file of that name.
+    Name,
+    /// Its name is that of an unfinished download, which could be mistaken for one.
+    NamedLikePart,
+    /// The agent could not describe it.
+    Unknown,
+    /// The agent refused to enter it. Holds the agent's reason.
+    Refused(String),
+}
+
+impl fmt::Display for Skipped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Link { target } => {
+                write!(f, "a symbolic link to {}", String::from_utf8_lossy(target))
+            }
+            Self::LinkOutside { target } => {
+                let target = String::from_utf8_lossy(target);
+                write!(f, "a symbolic link to {target}, which is outside the copied directory")
+            }
+            Self::Fifo => f.write_str("a FIFO"),
+            Self::Socket => f.write_str("a socket"),
+            Self::Device => f.write_str("a device"),
+            Self::Name => f.write_str("this system does not allow its name"),
+            Self::NamedLikePart => f.write_str("its name is that of an unfinished download"),
+            Self::Unknown => f.write_str("the agent could not describe it"),
+            Self::Refused(reason) => f.write_str(reason_words(reason)),
+        }
+    }
+}
+
 /// The copy of a tree.
-pub(super) struct Tree<'a> {
+pub(super) struct TreeCopy<'a> {
     pub(super) files: &'a Files,
-    /// Its top in the pod.
+    /// The top of the tree in the pod.
     pub(super) path: &'a [u8],
+    /// The directory that receives the contents of the tree.
     pub(super) top: Arc<Directory>,
     pub(super) links: bool,
     pub(super) cross_mounts: bool,
-    pub(super) how: How,
+    pub(super) options: DownloadOptions,
 }
 
-/// One download that is under way.
-type Pending<'a> = FuturesUnordered<BoxFuture<'a, (Vec<u8>, Result<Copied, Stopped>)>>;
+/// The downloads that are under way, each with its path.
+type Pending<'a> = FuturesUnordered<BoxFuture<'a, (Vec<u8>, Result<Downloaded, Stopped>)>>;
 
+/// Hashes of the paths that the agent sent, with a random key so that no pod can make them collide.
 struct Seen {
     hasher: RandomState,
     hashes: HashSet<u64>,
 }
 
 impl Seen {
-    /// Whether a path is new. Where the case of names makes no difference it makes none here.
+    /// Whether a path comes for the first time. On systems whose file systems usually ignore case,
+    /// it is ignored here too: otherwise two files would be written into one.
     fn is_new(&mut self, path: &[u8]) -> bool {
         let hash = match cfg!(any(windows, target_vendor = "apple")) {
             true => self.hasher.hash_one(String::from_utf8_lossy(path).to_lowercase()),
@@ -69,91 +117,90 @@ impl Seen {
     }
 }
 
-impl Tree<'_> {
-    /// Copies all of it. `tell`: is told what happens.
+impl TreeCopy<'_> {
+    /// Copies the whole tree, and calls `tell` for everything that happens.
     ///
     /// # Errors
-    /// What ends the whole copy.
+    /// A failure that ends the copy. What concerns one entry is told instead.
     pub(super) async fn copy(
         &self,
-        tell: &mut (dyn FnMut(Happened) + Send),
+        tell: &mut (dyn FnMut(TreeEvent) + Send),
     ) -> Result<(), Stopped> {
         let mut walking = self.files.walk(self.path, None, self.cross_mounts).await?;
         let mut seen = Seen { hasher: RandomState::new(), hashes: HashSet::new() };
         let mut pending = Pending::new();
-        // The directory of the entry before is most often that of the next one.
+        // Consecutive entries are usually in the same directory, which stays open.
         let mut last: (Vec<u8>, Arc<Directory>) = (Vec::new(), Arc::clone(&self.top));
         let mut directories = Vec::new();
         loop {
             let event = tokio::select! {
-                () = self.how.interrupted.cancelled() => break,
+                () = self.options.interrupted.cancelled() => break,
                 event = walking.next() => event?,
             };
             let entries = match event {
                 WalkEvent::Entries(entries) => entries,
                 WalkEvent::End(end) => {
                     if end.truncated {
-                        tell(Happened::Truncated);
+                        tell(TreeEvent::Truncated);
                     }
                     break;
                 }
             };
             for entry in entries {
-                if self.how.interrupted.is_cancelled() {
+                if self.options.interrupted.is_cancelled() {
                     break;
                 }
                 if !entry.path.is_empty() && !seen.is_new(&entry.path) {
                     let twice = Error::new(
                         reason::PROTOCOL,
-                        "it came twice, or differs from another name in case only",
+                        "the agent sent it twice, or it differs from another name only in case",
                     );
-                    tell(Happened::Failed(entry.path, twice.into()));
+                    tell(TreeEvent::Failed(entry.path, twice.into()));
                     continue;
                 }
                 match self.entry(&entry, &mut last) {
-                    Ok(Step::Told(happened)) => tell(happened),
+                    Ok(Step::Done(event)) => tell(event),
                     Ok(Step::Directory) => {
-                        if self.how.preserve {
+                        if self.options.preserve {
                             directories.push((entry.path.clone(), attributes(&entry)));
                         }
-                        tell(Happened::Directory);
+                        tell(TreeEvent::Directory);
                     }
                     Ok(Step::Download(directory, name)) => {
-                        while pending.len() >= AT_ONCE
+                        while pending.len() >= CONCURRENCY
                             && let Some(done) = pending.next().await
                         {
-                            tell(happened(done));
+                            tell(finished(done));
                         }
                         pending.push(Box::pin(self.download(entry.clone(), directory, name)));
                     }
-                    Err(error) => tell(Happened::Failed(entry.path.clone(), error.into())),
+                    Err(error) => tell(TreeEvent::Failed(entry.path.clone(), error.into())),
                 }
-                // Of a directory that could not be entered, its entries are not told of one by one.
-                let why = reason_words(&entry.reason).to_owned();
+                // A directory that the agent could not enter is reported itself, not its entries.
                 match entry.reason.as_str() {
                     "" => {}
-                    "PATH_REFUSED" => tell(Happened::Skipped(entry.path, why)),
+                    "PATH_REFUSED" => {
+                        tell(TreeEvent::Skipped(entry.path, Skipped::Refused(entry.reason)));
+                    }
                     _ => {
-                        let error = Error::new(reason::PROTOCOL, why);
-                        tell(Happened::Failed(
-                            entry.path,
-                            Error { reason: entry.reason.into(), ..error }.into(),
-                        ));
+                        let error = Error::new(reason::PROTOCOL, reason_words(&entry.reason));
+                        let error = Error { reason: entry.reason.into(), ..error };
+                        tell(TreeEvent::Failed(entry.path, error.into()));
                     }
                 }
             }
         }
         while let Some(done) = pending.next().await {
-            tell(happened(done));
+            tell(finished(done));
         }
-        if self.how.interrupted.is_cancelled() {
+        if self.options.interrupted.is_cancelled() {
             return Err(Stopped::Interrupted);
         }
-        // The deepest first, for each changes the time of the one above.
+        // Children first: creating them changed the times of their parents.
         for (path, attributes) in directories.into_iter().rev() {
             let set = enter(&self.top, &path).and_then(|directory| directory.finish(attributes));
             if let Err(error) = set {
-                tell(Happened::Failed(path, error.into()));
+                tell(TreeEvent::Failed(path, error.into()));
             }
         }
         Ok(())
@@ -164,19 +211,19 @@ impl Tree<'_> {
         entry: FileEntry,
         directory: Arc<Directory>,
         name: OsString,
-    ) -> (Vec<u8>, Result<Copied, Stopped>) {
-        self.how.progress.name(&entry.path);
+    ) -> (Vec<u8>, Result<Downloaded, Stopped>) {
+        self.options.progress.name(&entry.path);
         let path = join(self.path, &entry.path);
-        let copied = download(self.files, &path, &entry, &directory, &name, &self.how).await;
-        (entry.path, copied)
+        let done = download(self.files, &path, &entry, &directory, &name, &self.options).await;
+        (entry.path, done)
     }
 
-    /// What is to be done with an entry.
+    /// Creates a directory or a link, or returns what is left to do for an entry. `last` is the
+    /// directory of the entry before.
     fn entry(&self, entry: &FileEntry, last: &mut (Vec<u8>, Arc<Directory>)) -> io::Result<Step> {
-        let skipped =
-            |why: &str| Ok(Step::Told(Happened::Skipped(entry.path.clone(), why.to_owned())));
+        let skipped = |why| Ok(Step::Done(TreeEvent::Skipped(entry.path.clone(), why)));
         if entry.path.is_empty() {
-            // The top is there; it is told when it could not be read.
+            // The top of the tree exists already.
             return Ok(Step::Directory);
         }
         let (parent, name) = match entry.path.iter().rposition(|b| *b == b'/') {
@@ -185,13 +232,13 @@ impl Tree<'_> {
         };
         let name = name.strip_prefix(b"/").unwrap_or(name);
         let Ok(local) = local_name(name) else {
-            return skipped("this system does not allow its name");
+            return skipped(Skipped::Name);
         };
         if is_part(name) {
-            return skipped("it is named like an unfinished copy");
+            return skipped(Skipped::NamedLikePart);
         }
         if last.0 != parent {
-            // Further down from there is not all the way from the top.
+            // A subdirectory of the last one is opened from there, not from the top.
             let further =
                 parent.strip_prefix(last.0.as_slice()).and_then(|rest| rest.strip_prefix(b"/"));
             let (from, rest) = match further {
@@ -210,27 +257,25 @@ impl Tree<'_> {
                 Ok(Step::Download(Arc::clone(directory), local))
             }
             FileType::Symlink if !self.links => {
-                let target = String::from_utf8_lossy(&entry.link_target).into_owned();
-                skipped(&format!("{LINK} to {target}"))
+                skipped(Skipped::Link { target: entry.link_target.clone() })
             }
             FileType::Symlink => {
                 let depth = parent.split(|b| *b == b'/').filter(|name| !name.is_empty()).count();
                 if !stays_inside(&entry.link_target, depth) {
-                    let target = String::from_utf8_lossy(&entry.link_target).into_owned();
-                    return skipped(&format!("{LINK} to {target}, which leads out of the tree"));
+                    return skipped(Skipped::LinkOutside { target: entry.link_target.clone() });
                 }
                 directory.link(&entry.link_target, &local)?;
-                Ok(Step::Told(Happened::Link))
+                Ok(Step::Done(TreeEvent::Link))
             }
-            FileType::Fifo => skipped("a FIFO"),
-            FileType::Socket => skipped("a socket"),
-            FileType::CharacterDevice | FileType::BlockDevice => skipped("a device"),
-            FileType::Regular | FileType::Unspecified => skipped("it could not be described"),
+            FileType::Fifo => skipped(Skipped::Fifo),
+            FileType::Socket => skipped(Skipped::Socket),
+            FileType::CharacterDevice | FileType::BlockDevice => skipped(Skipped::Device),
+            FileType::Regular | FileType::Unspecified => skipped(Skipped::Unknown),
         }
     }
 }
 
-/// What is below a directory, name by name.
+/// Opens a directory below another, name by name, so that no link is followed.
 fn enter(from: &Directory, path: &[u8]) -> io::Result<Directory> {
     let mut directory = from.enter(".".as_ref())?;
     for name in path.split(|b| *b == b'/').filter(|name| !name.is_empty()) {
@@ -239,16 +284,20 @@ fn enter(from: &Directory, path: &[u8]) -> io::Result<Directory> {
     Ok(directory)
 }
 
+/// What is left to do for an entry.
 enum Step {
-    Told(Happened),
+    /// Nothing.
+    Done(TreeEvent),
+    /// Remember the directory, which was created, for its times.
     Directory,
+    /// Download a file into this directory, under this name.
     Download(Arc<Directory>, OsString),
 }
 
-fn happened((path, copied): (Vec<u8>, Result<Copied, Stopped>)) -> Happened {
-    match copied {
-        Ok(copied) => Happened::Copied(path, copied),
-        Err(stopped) => Happened::Failed(path, stopped),
+fn finished((path, done): (Vec<u8>, Result<Downloaded, Stopped>)) -> TreeEvent {
+    match done {
+        Ok(downloaded) => TreeEvent::Downloaded(path, downloaded),
+        Err(stopped) => TreeEvent::Failed(path, stopped),
     }
 }
 

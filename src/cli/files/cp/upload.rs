@@ -1,4 +1,4 @@
-//! One file into a pod, where the agent allows that.
+//! Uploads one file into a pod, if the agent allows writing.
 
 use std::{
     fs::File,
@@ -14,27 +14,28 @@ use futures::stream;
 use tokio::sync::mpsc;
 
 use super::{
-    bar::{Bar, binary},
-    local,
+    args::CpArgs,
+    bar::{Bar, Progress, binary},
 };
 use crate::{
     cli::{
         context::{Context, Exit, Failed},
         files::{
-            args::{CpArgs, Format},
-            location::PodPath,
-            ls::join,
+            args::Format,
+            local::hash_rest,
+            location::{PodPath, join},
             open::{self, Pod},
             report::CopyReport,
         },
     },
+    client::{Error, reason},
     proto::v1::{FileType, FilesWriteStart},
 };
 
-/// Size of the parts that are sent, in bytes.
-const PART: usize = 256 * 1024;
-/// Parts that wait to be sent.
-const WAITING: usize = 16;
+/// Size of the messages that are sent, in bytes.
+const MESSAGE: usize = 256 * 1024;
+/// How many messages may wait to be sent: 4 MiB, enough to keep disk and network busy.
+const MAX_WAITING: usize = 16;
 
 pub(super) async fn run(
     context: &Context,
@@ -44,11 +45,16 @@ pub(super) async fn run(
     destination: &PodPath,
 ) -> Result<Exit, Failed> {
     let started = Instant::now();
-    let failed = |error: io::Error| local(source, &error);
+    let failed = |error: io::Error| {
+        let message = format!("{}: {error}", source.display());
+        Failed::from(Error::new(reason::LOCAL_FILE, message))
+    };
     let file = File::open(source).map_err(failed)?;
     let found = file.metadata().map_err(failed)?;
     if !found.is_file() {
-        return Err(failed(io::Error::other("only single files are uploaded")));
+        return Err(failed(io::Error::other(
+            "not a regular file; only single files can be uploaded",
+        )));
     }
     let name = source.file_name().map(|name| name.as_encoded_bytes()).unwrap_or_default();
     let path = match pod.files.stat(&destination.path, true).await {
@@ -56,6 +62,7 @@ pub(super) async fn run(
         _ if destination.path.ends_with(b"/") => join(&destination.path, name),
         _ => destination.path.clone(),
     };
+    // The agent checks the content against this before the file gets its name.
     let (file, sha256) = tokio::task::spawn_blocking(move || hashed(file))
         .await
         .map_err(io::Error::other)?
@@ -63,9 +70,9 @@ pub(super) async fn run(
     let bar = Bar::start(context.terminal, args.quiet);
     bar.progress.name(&path);
     bar.progress.total.store(found.len(), Relaxed);
-    let (parts, received) = mpsc::channel(WAITING);
+    let (messages, received) = mpsc::channel(MAX_WAITING);
     let progress = Arc::clone(&bar.progress);
-    let reading = tokio::task::spawn_blocking(move || read(file, &parts, &progress));
+    let reading = tokio::task::spawn_blocking(move || read(file, &messages, &progress));
     let content =
         stream::unfold(received, async |mut received| Some((received.recv().await?, received)));
     let start = FilesWriteStart {
@@ -112,32 +119,23 @@ fn mode(_: &std::fs::Metadata) -> u32 {
     0o644
 }
 
-/// The file at its start, and the SHA-256 of it.
+/// The SHA-256 of a file, and the file at its start again.
 fn hashed(mut file: File) -> io::Result<(File, Vec<u8>)> {
     let mut hash = Hash::new(&SHA256);
-    let mut buffer = vec![0; PART];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => break,
-            read => hash.update(buffer.get(..read).unwrap_or_default()),
-        }
-    }
+    hash_rest(&mut file, &mut hash)?;
     file.rewind()?;
     Ok((file, hash.finish().as_ref().to_vec()))
 }
 
-fn read(
-    mut file: File,
-    parts: &mpsc::Sender<Bytes>,
-    progress: &super::bar::Progress,
-) -> io::Result<()> {
+/// Sends a file's content in messages.
+fn read(mut file: File, messages: &mpsc::Sender<Bytes>, progress: &Progress) -> io::Result<()> {
     loop {
-        let mut buffer = vec![0; PART];
+        let mut buffer = vec![0; MESSAGE];
         let read = file.read(&mut buffer)?;
         buffer.truncate(read);
         progress.bytes.fetch_add(read as u64, Relaxed);
-        // Who has stopped to listen says why.
-        if read == 0 || parts.blocking_send(buffer.into()).is_err() {
+        // If nobody receives any longer, the request has failed and its error says why.
+        if read == 0 || messages.blocking_send(buffer.into()).is_err() {
             return Ok(());
         }
     }

@@ -1,46 +1,100 @@
-//! `podsonde diff`: two trees side by side, directory by directory; content is fetched only where checksums differ.
+//! `podsonde diff`: compares two trees directory by directory. Content is fetched only where
+//! checksums differ.
 
-mod side;
+mod tree;
 mod unified;
 
 use std::{cmp::Ordering, time::Duration};
 
+use clap::Args;
 use futures::{StreamExt, stream};
 
-use side::{Item, Side};
+use tree::{ComparedFile, ComparedTree};
 
 use super::{
-    args::{DiffArgs, Format},
+    args::{ContainerArgs, Format, location},
     entries::{Clock, type_words},
+    location::Location,
     open::{self, Pods, Troubles},
     out::Out,
-    report::{DiffReport, DifferenceReport, PathReport},
+    report::{DiffReport, DifferenceKind, DifferenceReport, PathReport, SideName},
 };
 use crate::{
     cli::{
         context::{Context, Exit, Failed},
-        table::{Tone, escape},
+        options::TEMPLATE,
+        table::Tone,
     },
+    domain::text::escape,
     proto::v1::FileType,
 };
 
-/// Pairs that are compared at the same time.
-const AT_ONCE: usize = 4;
-/// Largest file whose lines are compared, in bytes.
-const LARGEST: u64 = 64 * 1024 * 1024;
-/// How long the shortest way from one text to the other is looked for.
+/// How many pairs of files are compared at the same time.
+const CONCURRENCY: usize = 4;
+/// Largest file that is compared line by line, in bytes: both have to fit into memory.
+const MAX_TEXT: u64 = 64 * 1024 * 1024;
+/// How long the shortest diff of two texts is searched for; after that a longer one is printed.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// `podsonde diff`.
+#[derive(Debug, Clone, Args)]
+#[command(
+    help_template = TEMPLATE,
+    after_help = "Compares files or whole directories of two pods, or of a pod and this machine. The agents compute \
+checksums, so files that are the same are not transferred. Symbolic links are compared by their \
+targets.
+
+Examples:
+  podsonde diff web-0:/etc/nginx web-1:/etc/nginx
+  podsonde diff web-0:/etc/resolv.conf ./resolv.conf
+  podsonde diff -q shop/web-0:/app staging/web-0:/app
+
+Exit codes:
+  0  no differences
+  1  there are differences
+  2  something could not be compared, or the usage was wrong"
+)]
+pub(in crate::cli) struct DiffArgs {
+    /// Old side: POD:PATH, NAMESPACE/POD:PATH, TYPE/NAME:PATH, or a local PATH
+    #[arg(value_name = "FROM", value_parser = location())]
+    from: Location,
+    /// New side, in the same forms; at least one side has to be in a pod
+    #[arg(value_name = "TO", value_parser = location())]
+    to: Location,
+    #[command(flatten)]
+    container: ContainerArgs,
+    /// Print only which files differ
+    #[arg(short = 'q', long)]
+    brief: bool,
+    /// Print also which files are the same
+    #[arg(short = 's', long)]
+    report_identical_files: bool,
+    /// Lines of context around differences
+    #[arg(short = 'U', long, value_name = "LINES", default_value = "3")]
+    unified: usize,
+    /// Accepted out of habit: directories are always compared whole
+    #[arg(short = 'r', long, hide = true)]
+    recursive: bool,
+    /// Accepted out of habit: the format is always unified
+    #[arg(short = 'u', hide = true)]
+    unified_habit: bool,
+    /// Output format
+    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+    output: Format,
+}
+
 pub(super) async fn run(context: &Context, args: &DiffArgs) -> Result<Exit, Failed> {
-    let pods = Pods::new(context, &args.whose, true).await?;
-    let (from, to) =
-        futures::try_join!(Side::open(&pods, &args.from), Side::open(&pods, &args.to))?;
+    let pods = Pods::new(context, &args.container, true).await?;
+    let (from, to) = futures::try_join!(
+        ComparedTree::open(&pods, &args.from),
+        ComparedTree::open(&pods, &args.to)
+    )?;
     if !from.is_pod() && !to.is_pod() {
         return Err(Failed::Usage(
-            "neither is in a pod: write POD:PATH for one of them".to_owned(),
+            "neither path is in a pod: write POD:PATH for one of them".to_owned(),
         ));
     }
-    let mut diff = Diff {
+    let mut comparison = Comparison {
         context,
         args,
         from: &from,
@@ -50,9 +104,9 @@ pub(super) async fn run(context: &Context, args: &DiffArgs) -> Result<Exit, Fail
         report: DiffReport { from: from.shown(b""), to: to.shown(b""), ..DiffReport::default() },
         troubles: Troubles::new(context),
     };
-    diff.operands().await?;
-    diff.out.flush()?;
-    let Diff { mut report, troubles, .. } = diff;
+    comparison.operands().await?;
+    comparison.out.flush()?;
+    let Comparison { mut report, troubles, .. } = comparison;
     let exit = match (troubles.exit, report.differs) {
         (Exit::Ok, true) => Exit::Differs,
         (exit, _) => exit,
@@ -64,61 +118,77 @@ pub(super) async fn run(context: &Context, args: &DiffArgs) -> Result<Exit, Fail
     Ok(exit)
 }
 
-struct Diff<'a> {
+/// A comparison while it runs, and its results so far.
+struct Comparison<'a> {
     context: &'a Context,
     args: &'a DiffArgs,
-    from: &'a Side,
-    to: &'a Side,
+    from: &'a ComparedTree,
+    to: &'a ComparedTree,
     clock: Clock,
     out: Out,
     report: DiffReport,
     troubles: Troubles<'a>,
 }
 
-/// What is to be compared next, by paths below the operands.
-enum Work {
+/// A step of the comparison. Paths are relative to the operands.
+enum Step {
+    /// Compare two directories.
     Directories(Vec<u8>, Vec<u8>),
+    /// Compare two entries of which at most one is a directory.
     Pair(Box<Pair>),
-    Only { from: bool, directory: Vec<u8>, name: Vec<u8> },
+    /// Print that only one side has an entry.
+    Only { side: SideName, directory: Vec<u8>, name: Vec<u8> },
 }
 
+/// Two entries that correspond to each other.
 struct Pair {
-    from: Item,
-    to: Item,
-    /// Whether it was found in directories, and not named.
+    from: ComparedFile,
+    to: ComparedFile,
+    /// Whether they were found in directories, rather than named as operands.
     is_inside: bool,
 }
 
-/// What became of a pair.
-enum Verdict {
+/// The result of comparing a pair.
+enum Outcome {
     Same,
+    /// They are of different types.
     Types,
+    /// They are links with different targets.
     Links,
-    /// `None`: content that is not compared by lines.
+    /// They are files with different content, which is given if its lines are to be compared.
     Contents(Option<Box<[Vec<u8>; 2]>>),
 }
 
-impl Diff<'_> {
+impl Comparison<'_> {
+    /// The tree on one side.
+    fn tree(&self, side: SideName) -> &ComparedTree {
+        match side {
+            SideName::From => self.from,
+            SideName::To => self.to,
+        }
+    }
+
+    /// Compares the operands, and everything below them.
     async fn operands(&mut self) -> Result<(), Failed> {
         let (from, to) = futures::join!(self.from.describe(b"", true), self.to.describe(b"", true));
         let (from, to) = match (from, to) {
             (Ok(from), Ok(to)) => (from, to),
             (from, to) => {
-                for (side, described) in [(self.from, from), (self.to, to)] {
+                for (tree, described) in [(self.from, from), (self.to, to)] {
                     if let Err(failed) = described {
-                        self.troubles.note(&side.shown(b""), failed, Exit::Trouble)?;
+                        self.troubles.note(&tree.shown(b""), failed, Exit::Trouble)?;
                     }
                 }
                 return Ok(());
             }
         };
-        let is_directory = |item: &Item| item.entry.r#type() == FileType::Directory;
+        let is_directory = |file: &ComparedFile| file.entry.r#type() == FileType::Directory;
         let pair = match (is_directory(&from), is_directory(&to)) {
             (true, true) => {
-                return self.work(vec![Work::Directories(Vec::new(), Vec::new())]).await;
+                return self.perform(vec![Step::Directories(Vec::new(), Vec::new())]).await;
             }
             (false, false) => Pair { from, to, is_inside: false },
-            // `diff DIR FILE` means the file of that name in the directory.
+            // Like diff(1), compare a file with the file of the same name in the directory.
             (true, false) => match self.from.describe(&self.to.name(), true).await {
                 Ok(from) => Pair { from, to, is_inside: false },
                 Err(failed) => {
@@ -140,37 +210,39 @@ impl Diff<'_> {
                 }
             },
         };
-        self.work(vec![Work::Pair(Box::new(pair))]).await
+        self.perform(vec![Step::Pair(Box::new(pair))]).await
     }
 
-    /// Works off what there is, the last first.
-    async fn work(&mut self, mut works: Vec<Work>) -> Result<(), Failed> {
-        while let Some(work) = works.pop() {
-            match work {
-                Work::Directories(from, to) => match self.directories(&from, &to).await {
-                    Ok(below) => works.extend(below.into_iter().rev()),
+    /// Performs steps from the end of the list, which is a stack: what a directory holds comes
+    /// before what follows the directory, so the output is in the order of names, as with diff(1).
+    /// Neighbouring pairs are compared at the same time, and their results printed in order.
+    async fn perform(&mut self, mut steps: Vec<Step>) -> Result<(), Failed> {
+        while let Some(step) = steps.pop() {
+            match step {
+                Step::Directories(from, to) => match self.directories(&from, &to).await {
+                    Ok(below) => steps.extend(below.into_iter().rev()),
                     Err((subject, failed)) => {
                         self.troubles.note(&subject, failed, Exit::Trouble)?
                     }
                 },
-                Work::Only { from, directory, name } => self.only(from, &directory, &name)?,
-                Work::Pair(pair) => {
+                Step::Only { side, directory, name } => self.only(side, &directory, &name)?,
+                Step::Pair(pair) => {
                     let mut pairs = vec![pair];
-                    while let Some(Work::Pair(pair)) =
-                        works.pop_if(|next| matches!(next, Work::Pair(_)))
+                    while let Some(Step::Pair(pair)) =
+                        steps.pop_if(|next| matches!(next, Step::Pair(_)))
                     {
                         pairs.push(pair);
                     }
-                    let (left, right, brief) = (self.from, self.to, self.is_brief());
-                    let mut verdicts = stream::iter(pairs)
+                    let (from, to, brief) = (self.from, self.to, self.is_brief());
+                    let mut outcomes = stream::iter(pairs)
                         .map(|pair| async move {
-                            let verdict = verdict(left, right, &pair, brief).await;
-                            (pair, verdict)
+                            let outcome = compare(from, to, &pair, brief).await;
+                            (pair, outcome)
                         })
-                        .buffered(AT_ONCE);
-                    while let Some((pair, verdict)) = verdicts.next().await {
-                        match verdict {
-                            Ok(verdict) => self.tell(&pair, verdict)?,
+                        .buffered(CONCURRENCY);
+                    while let Some((pair, outcome)) = outcomes.next().await {
+                        match outcome {
+                            Ok(outcome) => self.tell(&pair, outcome)?,
                             Err((subject, failed)) => {
                                 self.troubles.note(&subject, failed, Exit::Trouble)?
                             }
@@ -182,53 +254,56 @@ impl Diff<'_> {
         Ok(())
     }
 
+    /// Whether the output has no use for lines.
     fn is_brief(&self) -> bool {
         self.args.brief || self.args.output != Format::Text
     }
 
-    /// What two directories have, in the order of names.
-    async fn directories(&self, from: &[u8], to: &[u8]) -> Result<Vec<Work>, (String, Failed)> {
+    /// The steps that compare the contents of two directories, by merging their sorted lists.
+    async fn directories(&self, from: &[u8], to: &[u8]) -> Result<Vec<Step>, (String, Failed)> {
         let (left, right) = futures::join!(self.from.list(from), self.to.list(to));
         let left = left.map_err(|failed| (self.from.shown(from), failed))?;
         let right = right.map_err(|failed| (self.to.shown(to), failed))?;
         let (mut left, mut right) = (left.into_iter().peekable(), right.into_iter().peekable());
-        let mut works = Vec::new();
+        let mut steps = Vec::new();
         loop {
             let order = match (left.peek(), right.peek()) {
-                (None, None) => return Ok(works),
+                (None, None) => return Ok(steps),
                 (Some(_), None) => Ordering::Less,
                 (None, Some(_)) => Ordering::Greater,
                 (Some(a), Some(b)) => a.name.cmp(&b.name),
             };
-            let only = |from, directory: &[u8], item: Option<Item>| {
-                item.map(|item| Work::Only { from, directory: directory.to_vec(), name: item.name })
+            let only = |side, directory: &[u8], file: Option<ComparedFile>| {
+                file.map(|file| Step::Only { side, directory: directory.to_vec(), name: file.name })
             };
-            works.extend(match order {
-                Ordering::Less => only(true, from, left.next()),
-                Ordering::Greater => only(false, to, right.next()),
+            steps.extend(match order {
+                Ordering::Less => only(SideName::From, from, left.next()),
+                Ordering::Greater => only(SideName::To, to, right.next()),
                 Ordering::Equal => left.next().zip(right.next()).map(|(from, to)| {
                     match [from.entry.r#type(), to.entry.r#type()] {
                         [FileType::Directory, FileType::Directory] => {
-                            Work::Directories(from.path, to.path)
+                            Step::Directories(from.path, to.path)
                         }
-                        _ => Work::Pair(Box::new(Pair { from, to, is_inside: true })),
+                        _ => Step::Pair(Box::new(Pair { from, to, is_inside: true })),
                     }
                 }),
             });
         }
     }
 
-    fn only(&mut self, from: bool, directory: &[u8], name: &[u8]) -> Result<(), Failed> {
-        let side = if from { self.from } else { self.to };
-        let line = [b"Only in ".as_slice(), &side.typed(directory), b": ", name, b"\n"].concat();
+    /// Prints that only one side has an entry.
+    fn only(&mut self, side: SideName, directory: &[u8], name: &[u8]) -> Result<(), Failed> {
+        let directory_shown = self.tree(side).typed(directory);
+        let line = [b"Only in ".as_slice(), &directory_shown, b": ", name, b"\n"].concat();
         self.line(&line, Tone::Plain)?;
         let path =
             if directory.is_empty() { name.to_vec() } else { [directory, b"/", name].concat() };
-        self.differs(&path, "onlyIn", Some(if from { "from" } else { "to" }));
+        self.differs(&path, DifferenceKind::OnlyIn, Some(side));
         Ok(())
     }
 
-    fn differs(&mut self, path: &[u8], kind: &'static str, only_in: Option<&'static str>) {
+    /// Records a difference for the exit code and the report.
+    fn differs(&mut self, path: &[u8], kind: DifferenceKind, only_in: Option<SideName>) {
         self.report.differs = true;
         if self.args.output != Format::Text {
             self.report.differences.push(DifferenceReport {
@@ -239,18 +314,19 @@ impl Diff<'_> {
         }
     }
 
-    fn tell(&mut self, pair: &Pair, verdict: Verdict) -> Result<(), Failed> {
+    /// Prints and records the result of comparing a pair, in the words of diff(1).
+    fn tell(&mut self, pair: &Pair, outcome: Outcome) -> Result<(), Failed> {
         let (a, b) = (self.from.typed(&pair.from.path), self.to.typed(&pair.to.path));
         let files = |what: &str, verb: &str| {
             [what.as_bytes(), b" ", &a, b" and ", &b, b" ", verb.as_bytes(), b"\n"].concat()
         };
-        let kind = match &verdict {
-            Verdict::Same if self.args.report_identical_files => {
+        let kind = match &outcome {
+            Outcome::Same if self.args.report_identical_files => {
                 return self.line(&files("Files", "are identical"), Tone::Plain);
             }
-            Verdict::Same => return Ok(()),
-            Verdict::Types => {
-                let words = |item: &Item| type_words(&item.entry).as_bytes();
+            Outcome::Same => return Ok(()),
+            Outcome::Types => {
+                let words = |file: &ComparedFile| type_words(&file.entry).as_bytes();
                 let (first, second) = (words(&pair.from), words(&pair.to));
                 let line = [
                     b"File ".as_slice(),
@@ -264,30 +340,31 @@ impl Diff<'_> {
                     b"\n",
                 ];
                 self.line(&line.concat(), Tone::Plain)?;
-                "type"
+                DifferenceKind::Type
             }
-            Verdict::Links => {
+            Outcome::Links => {
                 self.line(&files("Symbolic links", "differ"), Tone::Plain)?;
-                "link"
+                DifferenceKind::Link
             }
-            Verdict::Contents(None) => {
+            Outcome::Contents(None) => {
                 self.line(&files("Files", "differ"), Tone::Plain)?;
-                "content"
+                DifferenceKind::Content
             }
-            Verdict::Contents(Some(texts)) => {
+            Outcome::Contents(Some(texts)) => {
                 let [old, new] = texts.as_ref();
                 if unified::is_binary(old) || unified::is_binary(new) {
                     self.line(&files("Binary files", "differ"), Tone::Plain)?;
                 } else {
                     self.hunks(pair, [&a, &b], [old, new])?;
                 }
-                "content"
+                DifferenceKind::Content
             }
         };
         self.differs(&pair.from.path, kind, None);
         Ok(())
     }
 
+    /// Prints the lines in which two files differ.
     fn hunks(
         &mut self,
         pair: &Pair,
@@ -298,8 +375,8 @@ impl Diff<'_> {
         if pair.is_inside {
             self.line(&[b"diff -ru ".as_slice(), a, b" ", b, b"\n"].concat(), Tone::Plain)?;
         }
-        let header = |mark: &str, name: &[u8], item: &Item, clock: &Clock| {
-            let time = clock.full(item.entry.modified_at);
+        let header = |mark: &str, name: &[u8], file: &ComparedFile, clock: &Clock| {
+            let time = clock.full(file.entry.modified_at);
             [mark.as_bytes(), b" ", name, b"\t", time.as_bytes(), b"\n"].concat()
         };
         let (from, to) =
@@ -319,7 +396,8 @@ impl Diff<'_> {
         Ok(())
     }
 
-    /// A line of the result, ended. What it is made of cannot write to a terminal.
+    /// Prints a line of the result, given with its newline. On a terminal it is escaped: names and
+    /// content are the pods'.
     fn line(&mut self, line: &[u8], tone: Tone) -> Result<(), Failed> {
         if self.args.output != Format::Text {
             return Ok(());
@@ -329,46 +407,44 @@ impl Diff<'_> {
             return Ok(self.out.write(line)?);
         }
         let text = line.strip_suffix(b"\n").unwrap_or(line);
-        let text = match terminal.interactive {
-            true => {
-                String::from_utf8_lossy(text).split('\t').map(escape).collect::<Vec<_>>().join("\t")
-            }
-            false => String::from_utf8_lossy(text).into_owned(),
-        };
+        let mut text = String::from_utf8_lossy(text);
+        if terminal.interactive {
+            text = text.split('\t').map(escape).collect::<Vec<_>>().join("\t").into();
+        }
         Ok(self.out.write(format!("{}\n", tone.paint(&text, terminal.colour)).as_bytes())?)
     }
 }
 
-/// Compares two that have the same name. `brief`: content is not needed.
-async fn verdict(
-    left: &Side,
-    right: &Side,
+/// Compares a pair. With `brief`, content is never fetched.
+async fn compare(
+    left: &ComparedTree,
+    right: &ComparedTree,
     pair: &Pair,
     brief: bool,
-) -> Result<Verdict, (String, Failed)> {
+) -> Result<Outcome, (String, Failed)> {
     let Pair { from, to, .. } = pair;
     match [from.entry.r#type(), to.entry.r#type()] {
         [FileType::Regular, FileType::Regular] => {}
         [FileType::Symlink, FileType::Symlink]
             if from.entry.link_target == to.entry.link_target =>
         {
-            return Ok(Verdict::Same);
+            return Ok(Outcome::Same);
         }
-        [FileType::Symlink, FileType::Symlink] => return Ok(Verdict::Links),
-        _ => return Ok(Verdict::Types),
+        [FileType::Symlink, FileType::Symlink] => return Ok(Outcome::Links),
+        _ => return Ok(Outcome::Types),
     }
     let at_left = |failed| (left.shown(&from.path), failed);
     let at_right = |failed| (right.shown(&to.path), failed);
     if from.entry.size == to.entry.size {
         let (a, b) = futures::join!(left.checksum(&from.path), right.checksum(&to.path));
         if a.map_err(at_left)? == b.map_err(at_right)? {
-            return Ok(Verdict::Same);
+            return Ok(Outcome::Same);
         }
     }
-    if brief || from.entry.size > LARGEST || to.entry.size > LARGEST {
-        return Ok(Verdict::Contents(None));
+    if brief || from.entry.size > MAX_TEXT || to.entry.size > MAX_TEXT {
+        return Ok(Outcome::Contents(None));
     }
     let (a, b) =
-        futures::join!(left.content(&from.path, LARGEST), right.content(&to.path, LARGEST));
-    Ok(Verdict::Contents(Some(Box::new([a.map_err(at_left)?, b.map_err(at_right)?]))))
+        futures::join!(left.content(&from.path, MAX_TEXT), right.content(&to.path, MAX_TEXT));
+    Ok(Outcome::Contents(Some(Box::new([a.map_err(at_left)?, b.map_err(at_right)?]))))
 }

@@ -1,4 +1,4 @@
-//! Unified diffs of bytes, as diff(1) writes them.
+//! Unified diffs of bytes, in the format of diff(1).
 
 use std::{
     ops::Range,
@@ -7,15 +7,19 @@ use std::{
 
 use similar::{Algorithm, DiffTag, capture_diff_slices_deadline, group_diff_ops};
 
-/// Bytes that diff(1) looks for a NUL in.
-const LOOKED_AT: usize = 64 * 1024;
+/// How many bytes at the start of a file decide whether it is binary, as in GNU diff.
+const EXAMINED: usize = 64 * 1024;
 
-/// Whether a file is no text.
+/// Whether a file is binary: diff(1) takes a NUL for the sign of that.
 pub(super) fn is_binary(content: &[u8]) -> bool {
-    content.iter().take(LOOKED_AT).any(|byte| *byte == 0)
+    content.iter().take(EXAMINED).any(|byte| *byte == 0)
 }
 
-/// The lines of the hunks, each ended. `patience`: after it a longer way than the shortest will do.
+/// The lines of the hunks, each with its newline.
+///
+/// Myers' algorithm finds the shortest diff, in time that grows with the size of the files times
+/// the number of differences. After `patience` it settles for what it can find quickly, which is
+/// still correct but may be longer.
 pub(super) fn hunks(old: &[u8], new: &[u8], context: usize, patience: Duration) -> Vec<Vec<u8>> {
     let (old, new) = (lines(old), lines(new));
     let ops =
@@ -44,10 +48,12 @@ pub(super) fn hunks(old: &[u8], new: &[u8], context: usize, patience: Duration) 
     out
 }
 
+/// The lines of a file, each with its newline; the last one may have none.
 fn lines(content: &[u8]) -> Vec<&[u8]> {
     content.split_inclusive(|byte| *byte == b'\n').collect()
 }
 
+/// Appends lines with a mark in front of each.
 fn marked(mark: u8, lines: &[&[u8]], range: Range<usize>, out: &mut Vec<Vec<u8>>) {
     for line in lines.get(range).unwrap_or_default() {
         let mut marked = [&[mark], *line].concat();

@@ -1,4 +1,4 @@
-//! What find asks of an entry.
+//! The tests of a find expression.
 
 use super::pattern::Pattern;
 use crate::{
@@ -9,7 +9,7 @@ use crate::{
 /// Seconds and nanoseconds since the epoch.
 pub(super) type Instant = (i64, i32);
 
-/// One entry, and what else its tests may need.
+/// One entry, and everything else that tests may need.
 #[derive(Clone, Copy)]
 pub(super) struct Candidate<'a> {
     pub(super) entry: &'a FileEntry,
@@ -17,28 +17,42 @@ pub(super) struct Candidate<'a> {
     pub(super) name: &'a [u8],
     /// Its path in the pod.
     pub(super) path: &'a [u8],
-    /// As it is printed, the pod before it.
+    /// The path as it is printed: `POD:PATH`.
     pub(super) printed: &'a [u8],
-    /// Whether it is a directory without entries.
+    /// Whether it is a directory without entries. Known only if the expression asks for that.
     pub(super) is_empty_directory: bool,
     pub(super) accounts: &'a Accounts,
+    /// Modification times of the files that `-newer` names.
     pub(super) references: &'a [Instant],
     /// When the search began.
     pub(super) now: Instant,
 }
 
-/// What an entry may be asked.
+/// A test of an entry.
 #[derive(Debug)]
 pub(super) enum Test {
     Name(Pattern),
     Path(Pattern),
     Link(Pattern),
     Type(Vec<FileType>),
-    Size { figure: Figure, unit: u64 },
+    /// The unit is in bytes.
+    Size {
+        figure: Figure,
+        unit: u64,
+    },
     Empty,
-    Age { time: Time, figure: Figure, unit: i64 },
+    /// The unit is in seconds.
+    Age {
+        time: Time,
+        figure: Figure,
+        unit: i64,
+    },
+    /// Holds an index into [`Candidate::references`].
     Newer(usize),
-    Mode { bits: u32, how: Sign },
+    Mode {
+        bits: u32,
+        how: Sign,
+    },
     User(Who),
     Group(Who),
     Links(Figure),
@@ -60,17 +74,17 @@ pub(super) enum Who {
     Id(Figure),
 }
 
-/// What stands before a figure.
+/// What stands in front of a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sign {
     Exactly,
-    /// `-N`; of modes: all of these bits.
+    /// `-N`: less than N; for modes, all of these bits are set.
     Less,
-    /// `+N`; of modes, `/N`: any of these bits.
+    /// `+N`: more than N; for modes, `/N`: any of these bits is set.
     More,
 }
 
-/// A number that something is compared with.
+/// A number to compare with.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Figure {
     sign: Sign,
@@ -78,7 +92,7 @@ pub(super) struct Figure {
 }
 
 impl Figure {
-    /// `5`, `+5`, `-5`.
+    /// Parses `5`, `+5` or `-5`.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let (sign, digits) = match text.split_at_checked(1) {
             Some(("+", digits)) => (Sign::More, digits),
@@ -98,7 +112,7 @@ impl Figure {
     }
 }
 
-/// The type that find has this letter for.
+/// The file type that a letter of `-type` stands for.
 pub(super) fn file_type(letter: &str) -> Option<FileType> {
     Some(match letter {
         "f" => FileType::Regular,
@@ -158,18 +172,21 @@ impl Test {
     }
 }
 
-/// As find(1): whole days are counted with their fraction dropped, minutes with it rounded up.
+/// Whether an age in days or minutes matches, as in GNU find.
+///
+/// Days drop their fraction: a file is 1 day old from 24 to 48 hours. Minutes are compared with the
+/// fraction: `-mmin -N` means less than N minutes, `-mmin +N` more, and `-mmin N` the minute up to
+/// N, so there a fraction rounds up.
 fn age_matches(figure: Figure, unit: i64, time: Instant, now: Instant) -> bool {
     const NANOS: i128 = 1_000_000_000;
     let nanos = |(seconds, nanos): Instant| i128::from(seconds) * NANOS + i128::from(nanos);
     let age = nanos(now) - nanos(time);
     let unit = i128::from(unit) * NANOS;
-    let whole = match (unit > 60 * NANOS, figure.sign) {
-        (true, _) => age.div_euclid(unit),
-        // Less than N minutes: not yet N of them; more: also a part of one more.
-        (false, Sign::Less) => age.div_euclid(unit),
-        (false, _) => age.div_euclid(unit) + i128::from(age.rem_euclid(unit) > 0),
-    };
+    let mut whole = age.div_euclid(unit);
+    let is_minutes = unit == 60 * NANOS;
+    if is_minutes && figure.sign != Sign::Less && age.rem_euclid(unit) > 0 {
+        whole += 1;
+    }
     let value = i128::from(figure.value);
     match figure.sign {
         Sign::Exactly => whole == value,

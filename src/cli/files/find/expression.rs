@@ -1,4 +1,7 @@
-//! find's expressions: words, grammar, and what they say of an entry.
+//! The expressions of find: their words, their grammar, and their evaluation.
+//!
+//! `-o` binds weakest, then `-a` or nothing, then `!`. Options such as `-maxdepth` are always true
+//! and hold for the whole search, wherever they stand.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -11,20 +14,22 @@ use super::{
 };
 use crate::cli::files::location::PodPath;
 
-/// How deep parentheses and `!` may be nested.
-const DEEPEST: usize = 100;
+/// How deeply parentheses and `!` may be nested. The parser recurses, so the stack sets a limit.
+const MAX_DEPTH: usize = 100;
 
-/// Whether a word takes another one as its value.
+/// How many words follow a word as its value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::cli::files) enum Arity {
     None,
     One,
 }
 
+/// The words without a value.
 const ALONE: &[&str] = &[
     "!", "(", ")", "-not", "-a", "-and", "-o", "-or", "-empty", "-true", "-false", "-print",
     "-print0", "-ls", "-prune", "-xdev", "-mount",
 ];
+/// The words that take the next word as their value.
 const WITH_VALUE: &[&str] = &[
     "-name",
     "-iname",
@@ -54,10 +59,11 @@ const WITH_VALUE: &[&str] = &[
     "-mindepth",
 ];
 
-/// The word of an expression that this is, with one dash, and whether a value follows.
+/// Looks up a word, which may have two dashes. Returns it as find(1) spells it, and how many words
+/// follow it.
 pub(in crate::cli::files) fn word(text: &str) -> Option<(&'static str, Arity)> {
     let short = match text.strip_prefix("--") {
-        // `--a` and `--o` mean nothing.
+        // `--a` and `--o` would be confused with other programs' options.
         Some(long) if long.len() > 2 => text.get(1..)?,
         Some(_) => return None,
         None => text,
@@ -68,27 +74,27 @@ pub(in crate::cli::files) fn word(text: &str) -> Option<(&'static str, Arity)> {
         .or_else(|| known(WITH_VALUE).map(|word| (word, Arity::One)))
 }
 
-/// What is looked for, and how deep.
+/// What to search for, and where.
 #[derive(Debug)]
 pub(super) struct Search {
     expression: Expression,
     pub(super) max_depth: Option<u32>,
     pub(super) min_depth: usize,
     pub(super) same_file_system: bool,
-    /// Files whose times are compared with, in the order of [`Test::Newer`].
+    /// The files of `-newer`; [`Test::Newer`] holds an index into this.
     pub(super) references: Vec<Reference>,
-    /// Whether accounts' names are needed.
+    /// Whether the names of users or groups are needed.
     pub(super) accounts: bool,
-    /// Whether it matters if a directory is empty.
+    /// Whether `-empty` occurs: finding out whether a directory is empty takes a request.
     pub(super) emptiness: bool,
 }
 
-/// A file whose times are compared with.
+/// A file of `-newer`.
 #[derive(Debug)]
 pub(super) enum Reference {
-    /// In the pod that is searched.
+    /// A path in the pod that is searched.
     Same(Vec<u8>),
-    /// In any pod.
+    /// A path in any pod.
     Other(PodPath),
 }
 
@@ -102,7 +108,7 @@ enum Expression {
     Or(Box<Expression>, Box<Expression>),
 }
 
-/// What a match makes happen.
+/// What to do with an entry that gets this far in the expression.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Action {
     Print,
@@ -112,6 +118,8 @@ pub(super) enum Action {
 }
 
 impl Search {
+    /// Parses an expression. Without an action in it, `-print` is added, as in find(1).
+    ///
     /// # Errors
     /// What is wrong with the words, for a person.
     pub(super) fn parse(words: &[OsString]) -> Result<Self, String> {
@@ -126,7 +134,7 @@ impl Search {
                 accounts: false,
                 emptiness: false,
             },
-            acts: false,
+            has_action: false,
             depth: 0,
         };
         let expression =
@@ -134,17 +142,16 @@ impl Search {
         if let Some(word) = parser.words.next() {
             return Err(format!("{} is not expected here", word.to_string_lossy()));
         }
-        let Parser { mut search, acts, .. } = parser;
-        search.expression = match acts {
-            true => expression,
-            false => {
-                Expression::And(Box::new(expression), Box::new(Expression::Act(Action::Print)))
-            }
+        let Parser { mut search, has_action, .. } = parser;
+        search.expression = if has_action {
+            expression
+        } else {
+            Expression::And(Box::new(expression), Box::new(Expression::Act(Action::Print)))
         };
         Ok(search)
     }
 
-    /// Whether it only prints: what other formats can do as well.
+    /// Whether its actions are only `-print` and `-prune`, which JSON and YAML can express.
     pub(super) fn only_prints(&self) -> bool {
         fn only_prints(expression: &Expression) -> bool {
             match expression {
@@ -157,10 +164,10 @@ impl Search {
         only_prints(&self.expression)
     }
 
-    /// Applies it to an entry. `act` is told what to do.
+    /// Evaluates the expression for an entry, and calls `act` for each action that it comes to.
     ///
     /// # Errors
-    /// Those of `act`.
+    /// Returns the first error of `act`.
     pub(super) fn apply<E>(
         &self,
         candidate: Candidate<'_>,
@@ -170,10 +177,13 @@ impl Search {
     }
 }
 
+/// A recursive-descent parser with a method for each level of the grammar.
 struct Parser<'a, I: Iterator<Item = &'a OsString>> {
     words: Peekable<I>,
     search: Search,
-    acts: bool,
+    /// Whether an action other than `-prune` occurred.
+    has_action: bool,
+    /// How many parentheses and `!` are open.
     depth: usize,
 }
 
@@ -184,6 +194,7 @@ impl<'a, I: Iterator<Item = &'a OsString>> Parser<'a, I> {
             .is_some_and(|next| words.iter().any(|word| next.as_os_str() == OsStr::new(word)))
     }
 
+    /// Terms joined by `-o`.
     fn either(&mut self) -> Result<Expression, String> {
         let mut left = self.both()?;
         while self.next_is(&["-o", "-or"]) {
@@ -193,6 +204,7 @@ impl<'a, I: Iterator<Item = &'a OsString>> Parser<'a, I> {
         Ok(left)
     }
 
+    /// Factors joined by `-a` or by nothing.
     fn both(&mut self) -> Result<Expression, String> {
         let mut left = self.one()?;
         loop {
@@ -205,13 +217,14 @@ impl<'a, I: Iterator<Item = &'a OsString>> Parser<'a, I> {
         }
     }
 
+    /// A test, an action, an option, or a negated or parenthesised expression.
     fn one(&mut self) -> Result<Expression, String> {
-        let word = self.words.next().ok_or("the expression ends in the middle")?;
+        let word = self.words.next().ok_or("the expression is not complete")?;
         let word = word.to_str().unwrap_or_default();
         if matches!(word, "!" | "-not" | "(") {
             self.depth += 1;
-            if self.depth > DEEPEST {
-                return Err(format!("the expression is nested more than {DEEPEST} deep"));
+            if self.depth > MAX_DEPTH {
+                return Err(format!("the expression is nested more than {MAX_DEPTH} levels deep"));
             }
             let inner = if word == "(" {
                 let inner = self.either()?;
@@ -234,7 +247,7 @@ impl<'a, I: Iterator<Item = &'a OsString>> Parser<'a, I> {
             _ => None,
         };
         if let Some(action) = action {
-            self.acts |= action != Action::Prune;
+            self.has_action |= action != Action::Prune;
             self.search.accounts |= action == Action::Ls;
             return Ok(Expression::Act(action));
         }
@@ -259,6 +272,7 @@ impl<'a, I: Iterator<Item = &'a OsString>> Parser<'a, I> {
         self.test(word, value)
     }
 
+    /// A test with its value.
     fn test(&mut self, word: &str, value: &OsStr) -> Result<Expression, String> {
         let pattern = || Pattern::new(value.as_encoded_bytes(), word.starts_with("-i"));
         let text = value.to_string_lossy();
@@ -343,6 +357,8 @@ impl<'a, I: Iterator<Item = &'a OsString>> Parser<'a, I> {
     }
 }
 
+/// Evaluates from left to right and stops as soon as the result is certain, because actions have
+/// effects.
 fn evaluate<E>(
     expression: &Expression,
     candidate: Candidate<'_>,

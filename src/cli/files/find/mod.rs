@@ -4,35 +4,85 @@ mod condition;
 pub(super) mod expression;
 mod pattern;
 
-use std::{collections::HashSet, io};
+use std::{collections::HashSet, ffi::OsString, io};
+
+use clap::{ArgAction, Args};
 
 use condition::{Candidate, Instant};
 use expression::{Action, Reference, Search};
 
 use super::{
     accounts::Accounts,
-    args::{FindArgs, Format},
+    args::{ContainerArgs, Format, pod_path},
+    dialect::EXPRESSION,
     entries::{Clock, is_device, is_known, mode_string},
-    location::PodPath,
-    ls::join,
+    location::{PodPath, join},
     names,
     open::{self, Pod, Pods, Troubles, reason_words},
     out::Out,
     report::{EntryReport, ListingReport, ListingsReport, PathReport},
 };
 use crate::{
-    cli::context::{Context, Exit, Failed},
+    cli::{
+        context::{Context, Exit, Failed},
+        options::TEMPLATE,
+    },
     client::files::WalkEvent,
     proto::v1::{FileEntry, FileType},
 };
 
+/// `podsonde find`.
+#[derive(Debug, Clone, Args)]
+#[command(
+    help_template = TEMPLATE,
+    after_help = "Tests, with one dash or two; a number N means exactly N, +N more and -N less:
+  -name PATTERN  -iname PATTERN  the name, with *, ? and [..]; -iname ignores case
+  -path PATTERN  -ipath PATTERN  the path in the pod, or POD:PATH as it is printed
+  -type f|d|l|p|s|c|b            the type; several with commas
+  -size N[ckMG]  -empty          the size, in blocks of 512 bytes without a unit
+  -mtime N  -mmin N              days or minutes since the last change; also -atime, -amin, -ctime
+                                 and -cmin
+  -newer PATH                    changed later than that file, of the same pod or POD:PATH
+  -perm MODE  -user U  -group G  -links N  -inum N
+Operators: ( EXPR )   ! EXPR   EXPR -a EXPR   EXPR -o EXPR
+Depth: -maxdepth N  -mindepth N  -xdev (stay out of volumes and other mounts)
+Actions: -print  -print0  -ls  -prune
+-o json and -o yaml select the output format; before anything else, -o is the operator.
+
+Examples:
+  podsonde find web:/etc -name '*.conf'
+  podsonde find web:/ -xdev -type f -size +10M -ls
+  podsonde find web:/var/log -mtime -1 -print0 | xargs -0 podsonde tail
+  podsonde find web:/ -name node_modules -prune -o -name '*.js' -print
+
+Exit codes:
+  0  everything was searched
+  1  something could not be searched
+  2  the usage was wrong"
+)]
+pub(in crate::cli) struct FindArgs {
+    /// Where to start: POD:PATH, NAMESPACE/POD:PATH or TYPE/NAME:PATH
+    #[arg(value_name = "POD:PATH", required = true, value_parser = pod_path())]
+    operands: Vec<PodPath>,
+    #[command(flatten)]
+    container: ContainerArgs,
+    /// The words of the expression, which [`super::dialect`] collects
+    #[arg(long = EXPRESSION, hide = true, allow_hyphen_values = true, action = ArgAction::Append)]
+    expression: Vec<OsString>,
+    /// Output format
+    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+    output: Format,
+}
+
 pub(super) async fn run(context: &Context, args: &FindArgs) -> Result<Exit, Failed> {
     let search = Search::parse(&args.expression).map_err(Failed::Usage)?;
     if args.output != Format::Text && !search.only_prints() {
-        return Err(Failed::Usage("-ls and -print0 do not go with -o json and -o yaml".to_owned()));
+        return Err(Failed::Usage(
+            "-ls and -print0 cannot be combined with -o json or -o yaml".to_owned(),
+        ));
     }
-    let pods = Pods::new(context, &args.whose, false).await?;
-    let mut finding = Finding {
+    let pods = Pods::new(context, &args.container, false).await?;
+    let mut finder = Finder {
         context,
         search,
         clock: Clock::system(),
@@ -43,20 +93,21 @@ pub(super) async fn run(context: &Context, args: &FindArgs) -> Result<Exit, Fail
         troubles: Troubles::new(context),
     };
     for operand in &args.operands {
-        let found = finding.tree(&pods, operand).await;
-        finding.out.flush()?;
+        let found = finder.tree(&pods, operand).await;
+        finder.out.flush()?;
         if let Err(failed) = found {
-            finding.troubles.note(&operand.shown(), failed, Exit::Error)?;
+            finder.troubles.note(&operand.shown(), failed, Exit::Error)?;
         }
     }
-    if finding.is_report {
-        finding.report.errors = std::mem::take(&mut finding.troubles.errors);
-        open::print(context, args.output, &finding.report)?;
+    if finder.is_report {
+        finder.report.errors = std::mem::take(&mut finder.troubles.errors);
+        open::print(context, args.output, &finder.report)?;
     }
-    Ok(finding.troubles.exit)
+    Ok(finder.troubles.exit)
 }
 
-struct Finding<'a> {
+/// A search, over all operands.
+struct Finder<'a> {
     context: &'a Context,
     search: Search,
     clock: Clock,
@@ -67,25 +118,27 @@ struct Finding<'a> {
     troubles: Troubles<'a>,
 }
 
-/// What is the same for all entries of a tree.
-struct Tree<'a> {
+/// What tests and actions need for the entries of one operand.
+struct SearchedTree<'a> {
     operand: &'a PodPath,
     pod: &'a Pod,
     accounts: &'a Accounts,
     references: Vec<Instant>,
     now: Instant,
-    /// Directories that are not entered.
+    /// Directories whose contents are ignored. The agent lists them all the same.
     pruned: HashSet<Vec<u8>>,
+    /// The entries that were printed, for a report.
     found: Vec<EntryReport>,
 }
 
-impl Finding<'_> {
+impl Finder<'_> {
+    /// Searches the tree of one operand.
     async fn tree(&mut self, pods: &Pods<'_>, operand: &PodPath) -> Result<(), Failed> {
         let pod = pods.open(operand).await?;
         let about = |error| pod.about(error);
         let none = Accounts::default();
         let now = self.clock.now();
-        let mut tree = Tree {
+        let mut tree = SearchedTree {
             operand,
             pod: &pod,
             accounts: if self.search.accounts { pod.accounts().await } else { &none },
@@ -95,9 +148,10 @@ impl Finding<'_> {
             found: Vec::new(),
         };
         let cross_mounts = !self.search.same_file_system;
-        // As find does it, a link that is named is not followed; with a slash behind it it is what it leads to.
+        // As in find(1), an operand that is a link means the link, and with a slash behind it what
+        // the link leads to.
         let (root, top) = pod.files.stat(&operand.path, false).await.map_err(about)?;
-        pod.say_whose(&root);
+        pod.log_root(&root);
         let mut truncated = false;
         if top.r#type() == FileType::Directory {
             let walking = pod.files.walk(&operand.path, self.search.max_depth, cross_mounts).await;
@@ -120,7 +174,8 @@ impl Finding<'_> {
         }
         if truncated {
             self.out.flush()?;
-            let message = "not all of it was searched: it has more entries than the agent walks in one request";
+            let message = "not everything was searched: there are more entries than the agent \
+                           lists in one request";
             self.troubles.say(&operand.shown(), "TRUNCATED", message, Exit::Error);
         }
         if self.is_report {
@@ -134,7 +189,7 @@ impl Finding<'_> {
         Ok(())
     }
 
-    /// When the files were changed that others are compared with.
+    /// The modification times of the files that `-newer` names.
     async fn references(&self, pods: &Pods<'_>, pod: &Pod) -> Result<Vec<Instant>, Failed> {
         let mut times = Vec::new();
         for reference in &self.search.references {
@@ -149,13 +204,19 @@ impl Finding<'_> {
         Ok(times)
     }
 
-    async fn entry(&mut self, tree: &mut Tree<'_>, entry: &FileEntry) -> Result<(), Failed> {
+    /// Applies the expression to one entry, whose path is relative to the operand.
+    async fn entry(
+        &mut self,
+        tree: &mut SearchedTree<'_>,
+        entry: &FileEntry,
+    ) -> Result<(), Failed> {
         if !tree.pruned.is_empty() && is_below(&tree.pruned, &entry.path) {
             return Ok(());
         }
-        let path = match entry.path.is_empty() {
-            true => tree.operand.path.clone(),
-            false => join(&tree.operand.path, &entry.path),
+        let path = if entry.path.is_empty() {
+            tree.operand.path.clone()
+        } else {
+            join(&tree.operand.path, &entry.path)
         };
         let printed = [tree.operand.prefix.as_bytes(), &path].concat();
         if !entry.reason.is_empty() {
@@ -175,7 +236,7 @@ impl Finding<'_> {
             return Ok(());
         }
         let is_directory = entry.r#type() == FileType::Directory;
-        // What cannot be listed is not known to be empty.
+        // A directory that cannot be listed is not taken for empty.
         let is_empty_directory = self.search.emptiness
             && is_directory
             && entry.reason.is_empty()
@@ -201,7 +262,7 @@ impl Finding<'_> {
                     Ok(())
                 }
                 Action::Print => out.write(&[&shown, b"\n".as_slice()].concat()),
-                Action::Print0 => out.write(&[&printed, b"\0".as_slice()].concat()),
+                Action::Print0 => out.write(&[&shown, b"\0".as_slice()].concat()),
                 Action::Ls => out.write(&widths.line(entry, &printed, tree.accounts, clock)),
                 Action::Prune => {
                     if is_directory {
@@ -215,12 +276,12 @@ impl Finding<'_> {
     }
 }
 
-/// The last name of a path; `/` of the root.
+/// The last name of a path. As in find(1), the name of the root directory is `/`.
 fn name(path: &[u8]) -> &[u8] {
     path.rsplit(|b| *b == b'/').find(|name| !name.is_empty()).unwrap_or(b"/")
 }
 
-/// Whether a path is below one of these. The empty one is above all.
+/// Whether a path is below one of these directories. The empty path is the top of the tree.
 fn is_below(pruned: &HashSet<Vec<u8>>, path: &[u8]) -> bool {
     let parents =
         path.iter().enumerate().filter(|(_, b)| **b == b'/').filter_map(|(at, _)| path.get(..at));
@@ -228,7 +289,8 @@ fn is_below(pruned: &HashSet<Vec<u8>>, path: &[u8]) -> bool {
         || parents.into_iter().any(|parent| pruned.contains(parent))
 }
 
-/// Columns of `-ls`, which grow with what they have to hold, as find's do.
+/// The widths of the columns of `-ls`. Entries are printed as they arrive, so as in find(1) a column
+/// starts at a usual width and grows when a value does not fit.
 struct Widths {
     inode: usize,
     blocks: usize,
@@ -261,9 +323,10 @@ impl Widths {
         let links = wide(figure(entry.links.into()), &mut self.links);
         let user = owner(accounts.user(entry.uid), entry.uid);
         let group = owner(accounts.group(entry.gid), entry.gid);
-        let size = match is_device(entry) {
-            true => format!("{:>3}, {:>3}", entry.device_major, entry.device_minor),
-            false => figure(entry.size),
+        let size = if is_device(entry) {
+            format!("{:>3}, {:>3}", entry.device_major, entry.device_minor)
+        } else {
+            figure(entry.size)
         };
         self.user = self.user.max(user.len());
         self.group = self.group.max(group.len());
@@ -285,7 +348,8 @@ impl Widths {
     }
 }
 
-/// As `-ls` writes names, on a terminal and elsewhere.
+/// Appends a name as `-ls` writes it, on a terminal and elsewhere: with escapes for everything but
+/// printable ASCII.
 fn escape(name: &[u8], line: &mut Vec<u8>) {
     for byte in name {
         match byte {
@@ -301,7 +365,7 @@ fn escape(name: &[u8], line: &mut Vec<u8>) {
     }
 }
 
-/// The text to the right of a column that is at least as wide as it ever was.
+/// Aligns a text to the right of its column, and widens the column if it has to.
 fn wide(text: String, width: &mut usize) -> String {
     *width = (*width).max(text.len());
     let width = *width;

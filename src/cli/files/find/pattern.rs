@@ -1,13 +1,18 @@
-//! fnmatch(3)'s patterns on names that may be anything, as find uses them: `*` and `?` match slashes and leading dots, too.
+//! The patterns of fnmatch(3), for names that may be any bytes. As in find(1), `*` and `?` also match
+//! slashes and leading dots.
+//!
+//! Pattern and name become sequences of numbers, one for each character, so that `?` matches a whole
+//! character. A byte that is not part of valid UTF-8 becomes a number beyond Unicode, which equals
+//! only the same byte.
 
-/// A pattern, by characters. A byte that belongs to none is one of its own.
+/// A pattern.
 #[derive(Debug)]
 pub(super) struct Pattern {
     units: Vec<u32>,
-    fold: bool,
+    ignores_case: bool,
 }
 
-/// The first number that is no character: bytes that are not UTF-8 follow it.
+/// The first number beyond Unicode. Bytes that are not UTF-8 are numbered from here.
 const BYTES: u32 = 0x11_0000;
 
 fn units(text: &[u8]) -> Vec<u32> {
@@ -24,15 +29,18 @@ fn folded(unit: u32) -> u32 {
 }
 
 impl Pattern {
-    /// `fold`: regardless of case.
-    pub(super) fn new(pattern: &[u8], fold: bool) -> Self {
-        Self { units: units(pattern), fold }
+    pub(super) fn new(pattern: &[u8], ignores_case: bool) -> Self {
+        Self { units: units(pattern), ignores_case }
     }
 
-    /// Whether it is the whole of `name`.
+    /// Whether the pattern matches the whole name.
+    ///
+    /// Only the last `*` seen needs to be remembered: if what follows it does not match, it swallows
+    /// one more character and the rest is tried again. An earlier `*` would find nothing that the
+    /// last one does not, so the time grows with the product of the lengths and never exponentially.
     pub(super) fn matches(&self, name: &[u8]) -> bool {
         let name = units(name);
-        // Where to go on after the last star when what follows it does not match: one character further.
+        // The pattern's position behind the last `*`, and the name's where the retry starts.
         let mut retry: Option<(usize, usize)> = None;
         let (mut p, mut n) = (0, 0);
         loop {
@@ -61,16 +69,16 @@ impl Pattern {
         }
     }
 
-    /// The character at `p`. A lone byte is none.
+    /// The character at `p`; `None` at the end and for a byte that is not UTF-8.
     fn at(&self, p: usize) -> Option<char> {
         self.units.get(p).copied().and_then(char::from_u32)
     }
 
     fn same(&self, a: u32, b: u32) -> bool {
-        a == b || (self.fold && folded(a) == folded(b))
+        a == b || (self.ignores_case && folded(a) == folded(b))
     }
 
-    /// Where the pattern goes on behind what stands at `p`, if that matches.
+    /// Matches one unit of the name with what stands at `p`, and returns the position behind that.
     fn one(&self, p: usize, unit: u32) -> Option<usize> {
         let literal = |at: usize| {
             self.units.get(at).is_some_and(|own| self.same(*own, unit)).then_some(at + 1)
@@ -79,7 +87,7 @@ impl Pattern {
             Some('?') => Some(p + 1),
             Some('[') => match self.set(p, unit) {
                 Some((found, after)) => found.then_some(after),
-                // No closing bracket: a bracket like any character.
+                // Without a closing bracket, `[` stands for itself.
                 None => literal(p),
             },
             Some('\\') if p + 1 < self.units.len() => literal(p + 1),
@@ -87,7 +95,8 @@ impl Pattern {
         }
     }
 
-    /// Whether the bracket expression at `p` holds it, and where the pattern goes on behind.
+    /// Whether the bracket expression at `p` contains the unit, and the position behind it. `None` if
+    /// the expression is not closed.
     fn set(&self, p: usize, unit: u32) -> Option<(bool, usize)> {
         let mut at = p + 1;
         let negated = matches!(self.at(at), Some('!' | '^'));
@@ -120,11 +129,13 @@ impl Pattern {
             let swapped = |unit: u32| {
                 char::from_u32(unit).and_then(|c| c.to_uppercase().next()).map_or(unit, u32::from)
             };
-            found |= within(unit) || (self.fold && (within(folded(unit)) || within(swapped(unit))));
+            found |= within(unit)
+                || (self.ignores_case && (within(folded(unit)) || within(swapped(unit))));
         }
     }
 }
 
+/// Whether a unit belongs to a character class. Beyond ASCII there are only letters and others.
 fn class(name: &[u8], unit: u32) -> bool {
     let Some(byte) = u8::try_from(unit).ok().filter(u8::is_ascii) else {
         let c = char::from_u32(unit).filter(|c| c.is_alphanumeric());

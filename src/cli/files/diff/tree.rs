@@ -1,4 +1,4 @@
-//! One side of a comparison: a tree in a pod, or one on this machine.
+//! One of the two trees that are compared: in a pod, or on this machine.
 
 use std::{
     fs::File,
@@ -12,8 +12,8 @@ use crate::{
     cli::{
         context::Failed,
         files::{
-            location::{Location, PodPath},
-            ls::join,
+            local::{hash_rest, local_name},
+            location::{Location, PodPath, join},
             open::{Pod, Pods},
         },
     },
@@ -21,21 +21,22 @@ use crate::{
     proto::v1::{FileEntry, FileType, FilesReadRequest, ReadEnd},
 };
 
-#[allow(clippy::large_enum_variant, reason = "there are two of them")]
-pub(super) enum Side {
+/// A file or a directory that an operand names, and what is below it.
+#[allow(clippy::large_enum_variant, reason = "a comparison has two of them")]
+pub(super) enum ComparedTree {
     Pod(Pod, PodPath),
     Local(PathBuf),
 }
 
-/// Something on one side.
-pub(super) struct Item {
+/// A file, directory or other entry of a tree.
+pub(super) struct ComparedFile {
     pub(super) name: Vec<u8>,
-    /// Below the operand; empty: the operand itself.
+    /// The path below the operand; empty for the operand itself.
     pub(super) path: Vec<u8>,
     pub(super) entry: FileEntry,
 }
 
-impl Side {
+impl ComparedTree {
     pub(super) async fn open(pods: &Pods<'_>, at: &Location) -> Result<Self, Failed> {
         Ok(match at {
             Location::Pod(at) => Self::Pod(pods.open(at).await?, at.clone()),
@@ -47,7 +48,7 @@ impl Side {
         matches!(self, Self::Pod(..))
     }
 
-    /// A path below the operand as it would be typed.
+    /// A path below the operand, as a person would type it.
     pub(super) fn typed(&self, path: &[u8]) -> Vec<u8> {
         let top = match self {
             Self::Pod(_, at) => at.typed(),
@@ -56,6 +57,7 @@ impl Side {
         if path.is_empty() { top } else { join(&top, path) }
     }
 
+    /// As [`Self::typed`], for messages.
     pub(super) fn shown(&self, path: &[u8]) -> String {
         String::from_utf8_lossy(&self.typed(path)).into_owned()
     }
@@ -70,8 +72,8 @@ impl Side {
         }
     }
 
-    /// What is at a path. `follow`: through a link at its end.
-    pub(super) async fn describe(&self, path: &[u8], follow: bool) -> Result<Item, Failed> {
+    /// Describes what is at a path, or with `follow` what a link at that path leads to.
+    pub(super) async fn describe(&self, path: &[u8], follow: bool) -> Result<ComparedFile, Failed> {
         let entry = match self {
             Self::Pod(pod, at) => {
                 let (root, entry) = pod
@@ -79,18 +81,18 @@ impl Side {
                     .stat(&below(at, path), follow)
                     .await
                     .map_err(|error| pod.about(error))?;
-                pod.say_whose(&root);
+                pod.log_root(&root);
                 entry
             }
             Self::Local(top) => local_entry(&local(top, path)?, follow).map_err(failed)?,
         };
-        Ok(Item { name: Vec::new(), path: path.to_vec(), entry })
+        Ok(ComparedFile { name: Vec::new(), path: path.to_vec(), entry })
     }
 
-    /// What is in a directory, in the order of names.
-    pub(super) async fn list(&self, path: &[u8]) -> Result<Vec<Item>, Failed> {
-        let mut items = Vec::new();
-        let item = |entry: FileEntry| Item {
+    /// Lists a directory, sorted by name.
+    pub(super) async fn list(&self, path: &[u8]) -> Result<Vec<ComparedFile>, Failed> {
+        let mut files = Vec::new();
+        let file = |entry: FileEntry| ComparedFile {
             path: if path.is_empty() { entry.path.clone() } else { join(path, &entry.path) },
             name: entry.path.clone(),
             entry,
@@ -101,9 +103,9 @@ impl Side {
                 loop {
                     let listed = pod.files.list(&below(at, path), after).await;
                     let (_, page, next) = listed.map_err(|error| pod.about(error))?;
-                    items.extend(page.into_iter().map(item));
+                    files.extend(page.into_iter().map(file));
                     if next.is_empty() {
-                        return Ok(items);
+                        return Ok(files);
                     }
                     after = next;
                 }
@@ -112,18 +114,18 @@ impl Side {
                 for child in std::fs::read_dir(local(top, path)?).map_err(failed)? {
                     let child = child.map_err(failed)?;
                     let entry = local_entry(&child.path(), false).map_err(failed)?;
-                    items.push(item(FileEntry {
+                    files.push(file(FileEntry {
                         path: child.file_name().as_encoded_bytes().to_vec(),
                         ..entry
                     }));
                 }
-                items.sort_by(|a, b| a.name.cmp(&b.name));
-                Ok(items)
+                files.sort_by(|a, b| a.name.cmp(&b.name));
+                Ok(files)
             }
         }
     }
 
-    /// The SHA-256 of a file, computed where the file is.
+    /// The SHA-256 of a file. It is computed where the file is, so no content is transferred.
     pub(super) async fn checksum(&self, path: &[u8]) -> Result<Vec<u8>, Failed> {
         match self {
             Self::Pod(pod, at) => {
@@ -142,10 +144,10 @@ impl Side {
         }
     }
 
-    /// A file of at most so many bytes.
+    /// The content of a file, which fails if the file has more than `most` bytes by now.
     pub(super) async fn content(&self, path: &[u8], most: u64) -> Result<Vec<u8>, Failed> {
         let too_large =
-            || Error::new(reason::LOCAL_FILE, "it has grown too large to compare by lines");
+            || Error::new(reason::LOCAL_FILE, "the file has grown too large to compare by lines");
         let mut content = Vec::new();
         match self {
             Self::Pod(pod, at) => {
@@ -183,24 +185,22 @@ impl Side {
     }
 }
 
-/// The path in the pod.
+/// The pod's path of a path below the operand.
 fn below(at: &PodPath, path: &[u8]) -> Vec<u8> {
     if path.is_empty() { at.path.clone() } else { join(&at.path, path) }
 }
 
-/// The path on this machine.
+/// This machine's path of a path below the operand. The names may come from the pod.
 fn local(top: &Path, path: &[u8]) -> Result<PathBuf, Failed> {
     let mut local = top.to_owned();
     for name in path.split(|b| *b == b'/').filter(|name| !name.is_empty()) {
-        let name =
-            crate::cli::files::cp::local_name(name).map_err(|why| failed(io::Error::other(why)))?;
-        local.push(name);
+        local.push(local_name(name).map_err(|why| failed(io::Error::other(why)))?);
     }
     Ok(local)
 }
 
 fn failed(error: io::Error) -> Failed {
-    // As the tools say it.
+    // In the words of the agent and of diff(1), without Rust's "(os error 2)".
     let message = match error.kind() {
         io::ErrorKind::NotFound => "No such file or directory".to_owned(),
         io::ErrorKind::PermissionDenied => "Permission denied".to_owned(),
@@ -212,16 +212,11 @@ fn failed(error: io::Error) -> Failed {
 fn hash(path: &Path) -> io::Result<Vec<u8>> {
     let mut file = File::open(path)?;
     let mut hash = Hash::new(&SHA256);
-    let mut buffer = vec![0; 256 * 1024];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(hash.finish().as_ref().to_vec()),
-            read => hash.update(buffer.get(..read).unwrap_or_default()),
-        }
-    }
+    hash_rest(&mut file, &mut hash)?;
+    Ok(hash.finish().as_ref().to_vec())
 }
 
-/// What is compared of a local file.
+/// The properties of a local file that are compared.
 fn local_entry(path: &Path, follow: bool) -> io::Result<FileEntry> {
     let found = if follow { path.metadata()? } else { path.symlink_metadata()? };
     let kind = found.file_type();
