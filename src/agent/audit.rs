@@ -1,7 +1,12 @@
-//! The audit log: who did, or tried to do, what to which pod. One JSON object per line, two lines per request: `start` is written before
-//! anything is done, `end` after. If `start` cannot be written, the request is refused.
+//! The audit log: who did, or tried to do, what to which pod.
 //!
-//! Never a token, and never what a container holds, is given, or says.
+//! A line is one JSON object. A request has two: `start` is written before anything is done, and
+//! `end` after it. If `start` cannot be written, the request is refused. Requests without an
+//! identity are written at a limited rate, and the line `omitted` counts the others ([`unnamed`]).
+//!
+//! No line holds a token or what a container holds, sends or prints.
+
+mod unnamed;
 
 use std::{
     collections::BTreeMap,
@@ -13,31 +18,33 @@ use std::{
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
+        mpsc::{self, RecvTimeoutError},
     },
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::Context;
+use aws_lc_rs::digest::{SHA256, digest};
 use jiff::Timestamp;
 use serde::Serialize;
-use tokio::{
-    sync::{mpsc, oneshot},
-    time::timeout,
-};
+use tokio::{sync::oneshot, time::timeout};
 use uuid::Uuid;
 
+use self::unnamed::Unnamed;
 use super::access::{Authorization, Caller, Object};
-use crate::domain::{Error, Reason, Result};
+use crate::domain::{Error, Reason, Result, text};
 
 /// Lines that wait to be written, at most.
 const QUEUE: usize = 1024;
-/// How long writing one line may take.
+/// How long writing one line may take before requests are refused.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Longest text of one field, in bytes.
+/// Bytes of one value that are written as they are.
 const LONGEST: usize = 512;
-/// Most groups, and most parameters, of one line.
+/// Most groups, parameters or results of one line.
 const MOST: usize = 32;
+/// How often requests that were left out are told of, while there are any.
+const TALLY: Duration = Duration::from_secs(30);
 
 /// Where the audit log goes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -65,19 +72,21 @@ impl FromStr for Sink {
 #[derive(Debug)]
 pub struct Audit {
     node: String,
-    lines: mpsc::Sender<Line>,
+    lines: mpsc::SyncSender<PendingLine>,
     writer: Arc<Writer>,
 }
 
+/// A line that is to be written, and whom to tell how that went.
 #[derive(Debug)]
-struct Line {
+struct PendingLine {
     text: String,
     written: oneshot::Sender<io::Result<()>>,
 }
 
-/// What the writing thread is doing.
+/// What the writing thread shares with those whose lines it writes.
 #[derive(Debug)]
 struct Writer {
+    unnamed: Unnamed,
     epoch: Instant,
     /// Milliseconds since `epoch` when the line that is being written was begun; 0 while there is none.
     busy_since: AtomicU64,
@@ -103,15 +112,20 @@ impl Audit {
                     .with_context(|| format!("cannot write the audit log to {}", path.display()))?
             }
         };
-        let (lines, queue) = mpsc::channel(QUEUE);
-        let writer = Arc::new(Writer { epoch: Instant::now(), busy_since: AtomicU64::new(0) });
-        let own = Arc::clone(&writer);
+        let (lines, queue) = mpsc::sync_channel(QUEUE);
+        let writer = Arc::new(Writer {
+            unnamed: Unnamed::new(),
+            epoch: Instant::now(),
+            busy_since: AtomicU64::new(0),
+        });
+        let (own, node) = (Arc::clone(&writer), node.to_owned());
+        let its_node = node.clone();
         // A thread of its own, since a write to a pipe may take for ever.
         thread::Builder::new()
             .name("audit".to_owned())
-            .spawn(move || own.run(file, queue))
+            .spawn(move || own.run(file, &queue, &its_node))
             .context("cannot start the thread of the audit log")?;
-        Ok(Self { node: node.to_owned(), lines, writer })
+        Ok(Self { node, lines, writer })
     }
 
     /// A record of a request for this operation, which has just come in.
@@ -121,14 +135,15 @@ impl Audit {
             began: Instant::now(),
             stage: Stage::Draft,
             notes: Notes::default(),
-            entry: Entry {
+            written: None,
+            entry: AuditLine {
                 audit: "start",
                 id: Uuid::new_v4().to_string(),
                 time: String::new(),
                 node: self.node.clone(),
                 operation,
                 decision: "none",
-                ..Entry::default()
+                ..AuditLine::default()
             },
         }
     }
@@ -139,7 +154,7 @@ impl Audit {
             return Err("it takes no more");
         }
         let (written, result) = oneshot::channel();
-        self.lines.try_send(Line { text, written }).map_err(|_| "too many lines wait")?;
+        self.lines.try_send(PendingLine { text, written }).map_err(|_| "too many lines wait")?;
         Ok(result)
     }
 
@@ -161,9 +176,29 @@ impl Audit {
 }
 
 impl Writer {
-    fn run(&self, mut file: File, mut queue: mpsc::Receiver<Line>) {
+    /// Writes lines until nobody can give it any more, and from time to time what was left out.
+    fn run(&self, mut file: File, queue: &mpsc::Receiver<PendingLine>, node: &str) {
         let (mut torn, mut failing) = (false, false);
-        while let Some(Line { text, written }) = queue.blocking_recv() {
+        let mut told = Instant::now();
+        // The line about what was left out, if it could not be written yet.
+        let mut tally = None;
+        loop {
+            let line = queue.recv_timeout(TALLY);
+            let is_over = matches!(line, Err(RecvTimeoutError::Disconnected));
+            if is_over || told.elapsed() >= TALLY {
+                tally = tally.or_else(|| self.unnamed.take_omitted(node));
+                let text = tally.as_ref().map(|tally| serde_json::to_string(tally));
+                if let Some(Ok(text)) = text
+                    && append(&mut file, &text::escape_json(&text), &mut torn).is_ok()
+                {
+                    tally = None;
+                }
+                told = Instant::now();
+            }
+            if is_over {
+                return;
+            }
+            let Ok(PendingLine { text, written }) = line else { continue };
             self.busy_since.store(self.now(), Ordering::Relaxed);
             let result = append(&mut file, &text, &mut torn);
             self.busy_since.store(0, Ordering::Relaxed);
@@ -211,7 +246,7 @@ fn append(file: &mut impl Write, text: &str, torn: &mut bool) -> io::Result<()> 
 
 /// One line. Fields that are empty are left out.
 #[derive(Debug, Clone, Default, Serialize)]
-struct Entry {
+struct AuditLine {
     audit: &'static str,
     id: String,
     time: String,
@@ -284,7 +319,9 @@ pub struct Record {
     began: Instant,
     stage: Stage,
     notes: Notes,
-    entry: Entry,
+    /// Whether its lines are written, once that has been decided for a request of nobody.
+    written: Option<bool>,
+    entry: AuditLine,
 }
 
 impl Record {
@@ -339,12 +376,18 @@ impl Record {
     /// AUDIT_FAILED. Then nothing may be done.
     pub async fn start(&mut self) -> Result<()> {
         self.stage = Stage::Started;
+        if !self.is_written() {
+            return Ok(());
+        }
         self.audit.write(self.line()).await
     }
 
     /// Writes the last line. `code` is gRPC's.
     pub async fn end(mut self, code: &'static str, reason: Option<Reason>) {
         self.stage = Stage::Ended;
+        if !self.is_written() {
+            return;
+        }
         let outcome = if reason.is_none() { "ok" } else { "failed" };
         self.finish(outcome, code, reason.map(Reason::as_str).unwrap_or_default());
         // The writer has complained, and the next request is refused.
@@ -358,16 +401,26 @@ impl Record {
             Some(End { outcome, code, reason, duration_ms, results: self.notes.all() });
     }
 
+    /// Whether its lines are written: always with an identity, and without one within a rate.
+    /// Such a request is refused whatever else there is to say of it.
+    fn is_written(&mut self) -> bool {
+        if !self.entry.user.is_empty() {
+            return true;
+        }
+        let (unnamed, peer) = (&self.audit.writer.unnamed, &self.entry.peer);
+        *self.written.get_or_insert_with(|| unnamed.is_written(peer))
+    }
+
     fn line(&self) -> String {
-        let entry = Entry { time: Timestamp::now().to_string(), ..self.entry.clone() };
+        let entry = AuditLine { time: Timestamp::now().to_string(), ..self.entry.clone() };
         // Maps with names as keys can always be written.
-        escape(&serde_json::to_string(&entry).unwrap_or_default())
+        text::escape_json(&serde_json::to_string(&entry).unwrap_or_default()).into_owned()
     }
 }
 
 impl Drop for Record {
     fn drop(&mut self) {
-        if self.stage == Stage::Ended {
+        if self.stage == Stage::Ended || !self.is_written() {
             return;
         }
         if self.stage == Stage::Draft {
@@ -378,33 +431,28 @@ impl Drop for Record {
     }
 }
 
-/// At most so much of a text that other people chose.
+/// A value that somebody else chose, in at most a little over [`LONGEST`] bytes: a longer one keeps
+/// its head and its tail, where a path has the file's name, and between them its length and digest,
+/// by which it can be told from others and recognised.
 fn shorten(text: &str) -> String {
     if text.len() <= LONGEST {
         return text.to_owned();
     }
-    let end = (0..=LONGEST).rev().find(|&i| text.is_char_boundary(i)).unwrap_or_default();
-    format!("{}…", text.get(..end).unwrap_or_default())
-}
-
-/// Escapes what JSON allows in strings and terminals and log viewers make something of: the other control characters, line separators,
-/// and what changes the direction of writing. Outside of strings there is none of it.
-fn escape(json: &str) -> String {
-    let mut escaped = String::with_capacity(json.len());
-    for c in json.chars() {
-        match c {
-            c if c.is_control() => escaped.push_str(&format!("\\u{:04x}", u32::from(c))),
-            '\u{200e}'
-            | '\u{200f}'
-            | '\u{2028}'..='\u{202e}'
-            | '\u{2066}'..='\u{2069}'
-            | '\u{feff}' => {
-                escaped.push_str(&format!("\\u{:04x}", u32::from(c)));
-            }
-            c => escaped.push(c),
-        }
-    }
-    escaped
+    let part = LONGEST / 2;
+    let head = text.floor_char_boundary(part);
+    let tail = text.ceil_char_boundary(text.len().saturating_sub(part));
+    let sum: String = digest(&SHA256, text.as_bytes())
+        .as_ref()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let (head, tail) = (text.get(..head), text.get(tail..));
+    format!(
+        "{}…[{} bytes, sha256:{sum}]…{}",
+        head.unwrap_or_default(),
+        text.len(),
+        tail.unwrap_or_default()
+    )
 }
 
 #[cfg(test)]
@@ -414,18 +462,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_in_a_line_controls_a_terminal() {
-        let text = "a\u{1b}[2J\n\u{7f}\u{9b}\u{202e}\u{2028}ü\"";
-        let line = escape(&serde_json::to_string(text).unwrap());
-        assert_eq!(line, r#""a\u001b[2J\n\u007f\u009b\u202e\u2028ü\"""#);
-        assert_eq!(serde_json::from_str::<String>(&line).unwrap(), text);
-    }
-
-    #[test]
-    fn long_texts_are_cut_between_characters() {
-        let cut = shorten(&"ü".repeat(1000));
-        assert_eq!(cut, format!("{}…", "ü".repeat(LONGEST / 2)));
+    fn long_values_keep_head_tail_length_and_digest() {
         assert_eq!(shorten("short"), "short");
+        let path = format!("/{}/file-name.txt", "ü".repeat(1000));
+        // By `sha256sum` of coreutils.
+        let sum = "20076597ab58f9a0589aa1bb84479d63fa3ea9c8ce2040667f9606a883c48795";
+        let head = format!("/{}", "ü".repeat(127));
+        let tail = format!("{}/file-name.txt", "ü".repeat(121));
+        let expected = format!("{head}…[2015 bytes, sha256:{sum}]…{tail}");
+        assert_eq!(shorten(&path), expected);
     }
 
     /// Takes so many bytes each time, then fails.
@@ -444,6 +489,46 @@ mod tests {
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
+    }
+
+    #[tokio::test]
+    async fn requests_of_nobody_are_written_in_part_and_counted_in_full() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("audit.json");
+        let audit = Arc::new(Audit::open(&Sink::File(path.clone()), "node-a").unwrap());
+        let burst = u64::from(unnamed::RATE.burst);
+        for number in 0..burst + 1000 {
+            let mut record = audit.record("Node/Get");
+            record.peer(format!("192.0.2.{}:{}", number % 20, 10_000 + number));
+            record.start().await.unwrap();
+            record.end("UNAUTHENTICATED", Some(Reason::NoCredentials)).await;
+        }
+        // Whoever has a name is not concerned.
+        let mut record = audit.record("Node/Get");
+        let user = crate::domain::access::User { name: "jane".into(), ..Default::default() };
+        let by = super::super::access::Authentication::Token;
+        record.caller(&Caller { user, by, expires_at: None });
+        record.start().await.unwrap();
+        record.end("OK", None).await;
+        drop(audit);
+        let lines = || -> Vec<serde_json::Value> {
+            let text = std::fs::read_to_string(&path).unwrap();
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        };
+        // The thread writes its last line once nobody can give it another.
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while lines().last().unwrap()["audit"] != "omitted" && Instant::now() < deadline {
+            tokio::task::yield_now().await;
+        }
+        let lines = lines();
+        let of = |user: &str| lines.iter().filter(|line| line["user"] == user).count() as u64;
+        assert_eq!((of("jane"), lines.last().unwrap()["node"].as_str()), (2, Some("node-a")));
+        let omitted: u64 = lines.iter().filter_map(|line| line["requests"].as_u64()).sum();
+        // A few more are written if the loop took longer than the bucket's refill.
+        assert!((2 * burst..2 * burst + 100).contains(&of("")), "{}", of(""));
+        assert_eq!(of("") / 2 + omitted, burst + 1000);
+        let peers = lines.last().unwrap()["peers"].as_object().unwrap();
+        assert!(peers.len() == 16 && peers.keys().all(|peer| peer.starts_with("192.0.2.")));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! can be tested and fuzzed on any machine. Every other layer may use it.
 
 pub mod access;
+pub mod bucket;
 pub mod cgroup;
 pub mod debug;
 pub mod error;

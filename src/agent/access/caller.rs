@@ -147,6 +147,8 @@ pub struct Claims {
     pub expires_at: Option<Timestamp>,
     /// `aud`. None if it does not say.
     pub audiences: Option<Vec<String>>,
+    /// Whether it is a JSON Web Token whose `iss` names nobody.
+    pub has_no_issuer: bool,
 }
 
 impl Claims {
@@ -154,8 +156,9 @@ impl Claims {
     pub fn of(token: &Token) -> Self {
         let mut parts = token.expose().split('.');
         let payload = parts.nth(1).and_then(|payload| BASE64_URL_SAFE_NO_PAD.decode(payload).ok());
-        let claims: Value =
-            payload.and_then(|p| serde_json::from_slice(&p).ok()).unwrap_or_default();
+        let claims: Option<serde_json::Map<String, Value>> =
+            payload.and_then(|p| serde_json::from_slice(&p).ok());
+        let Some(claims) = claims else { return Self::default() };
         let expires_at = claims.get("exp").and_then(Value::as_f64);
         // Whole seconds are exact; a time too far away is none.
         #[allow(clippy::cast_possible_truncation)]
@@ -167,7 +170,14 @@ impl Claims {
             }
             _ => None,
         };
-        Self { expires_at, audiences }
+        let has_no_issuer =
+            claims.get("iss").and_then(Value::as_str).is_none_or(|issuer| issuer.is_empty());
+        Self { expires_at, audiences, has_no_issuer }
+    }
+
+    /// Whether it says that it is meant for others than `audiences`.
+    pub fn is_for_others(&self, audiences: &[String]) -> bool {
+        self.audiences.as_ref().is_some_and(|its| !its.iter().any(|a| audiences.contains(a)))
     }
 }
 
@@ -245,12 +255,18 @@ mod tests {
             Claims::of(&Token::new(&format!("e30.{payload}.c2ln")))
         };
         let at = |second| Some(Timestamp::from_second(second).unwrap());
-        let expected = Claims { expires_at: at(1_700_000_000), audiences: Some(vec!["a".into()]) };
-        assert_eq!(token(r#"{"exp":1700000000,"aud":"a"}"#), expected);
-        assert_eq!(token(r#"{"exp":1700000000.5,"aud":["a"]}"#), expected);
-        for other in ["", "{}", "[]", r#"{"exp":"x","aud":7}"#, r#"{"exp":1e300}"#] {
-            assert_eq!(token(other), Claims::default(), "{other}");
+        let expected = Claims {
+            expires_at: at(1_700_000_000),
+            audiences: Some(vec!["a".into()]),
+            has_no_issuer: false,
+        };
+        assert_eq!(token(r#"{"iss":"i","exp":1700000000,"aud":"a"}"#), expected);
+        assert_eq!(token(r#"{"iss":"i","exp":1700000000.5,"aud":["a"]}"#), expected);
+        for other in ["{}", r#"{"exp":"x","aud":7}"#, r#"{"exp":1e300}"#, r#"{"iss":""}"#] {
+            let unnamed = Claims { has_no_issuer: true, ..Claims::default() };
+            assert_eq!(token(other), unnamed, "{other}");
         }
+        assert_eq!((token(""), token("[]")), Default::default());
         assert_eq!(Claims::of(&Token::new("opaque")), Claims::default());
     }
 

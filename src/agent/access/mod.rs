@@ -11,7 +11,11 @@ mod cache;
 pub mod caller;
 pub mod method;
 
-use std::time::{Duration, Instant};
+use std::{
+    net::IpAddr,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use futures::future::join_all;
@@ -20,13 +24,14 @@ use kube::Client;
 
 use self::cache::Cache;
 pub use self::{
-    caller::{Authentication, Caller, Credentials},
+    caller::{Authentication, Caller, Claims, Credentials},
     method::{Method, Object, Permission, Right},
 };
 use crate::{
     domain::{
         Error, Reason, Result,
         access::{Attributes, User},
+        bucket::{Buckets, Rate},
         pod::Pod,
     },
     kube::auth::{Decision, Reviewed, Reviews, Token},
@@ -38,6 +43,8 @@ pub const AUDIENCE: &str = "podsonde";
 pub const MAX_CACHE: Duration = Duration::from_secs(10);
 /// Answers that are remembered, of each kind.
 const CACHED: usize = 1024;
+/// How often the API server is asked about tokens from one address that turn out to be nobody's.
+const GUESSES: Rate = Rate { burst: 100, refill: Duration::from_millis(500) };
 
 /// Whom the agent lets in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,6 +84,8 @@ pub struct Access {
     /// Tokens that are good for nothing, in a cache of their own: they are made up faster than good ones.
     refused: Cache<Fingerprint, Error>,
     decisions: Cache<(User, Attributes), Decision>,
+    /// Reviews of tokens by the address that they came from; those of good tokens are given back.
+    guesses: Mutex<Buckets<IpAddr>>,
     /// The user of the agent, who may use the unix socket besides root.
     uid: u32,
 }
@@ -125,23 +134,31 @@ impl Access {
             callers: Cache::new(cache, CACHED),
             refused: Cache::new(cache, CACHED),
             decisions: Cache::new(cache, CACHED),
+            guesses: Mutex::new(Buckets::new(GUESSES, CACHED)),
             uid: rustix::process::getuid().as_raw(),
             options,
         }
     }
 
-    /// Who shows these credentials. `fresh`: whatever was answered before.
+    /// Who shows these credentials. `peer`: the address of a request, by which wrong tokens are
+    /// counted; none for a request that was let in before. `fresh`: whatever was answered before.
     ///
     /// # Errors
-    /// NO_CREDENTIALS, BAD_TOKEN, WRONG_AUDIENCE, TOKEN_EXPIRED, BAD_CERTIFICATE, PEER_REFUSED; API_UNREACHABLE and REVIEW_FAILED if it
-    /// cannot be told.
-    pub async fn authenticate(&self, credentials: &Credentials, fresh: bool) -> Result<Caller> {
+    /// NO_CREDENTIALS, BAD_TOKEN, WRONG_AUDIENCE, TOKEN_EXPIRED, BAD_CERTIFICATE, PEER_REFUSED;
+    /// TOO_MANY_REQUESTS after too many wrong tokens from this address; API_UNREACHABLE and
+    /// REVIEW_FAILED if it cannot be told.
+    pub async fn authenticate(
+        &self,
+        credentials: &Credentials,
+        peer: Option<IpAddr>,
+        fresh: bool,
+    ) -> Result<Caller> {
         let local = |name: String, by| {
             let user = User { name, ..User::default() };
             Ok(Caller { user, by, expires_at: None })
         };
         match credentials {
-            Credentials::Token(token) => self.by_token(token, fresh).await,
+            Credentials::Token(token) => self.by_token(token, peer, fresh).await,
             Credentials::Certificate(certificate) => caller::from_certificate(certificate),
             Credentials::Socket { uid } if *uid == 0 || *uid == self.uid => {
                 local(format!("local:uid={uid}"), Authentication::Socket)
@@ -158,7 +175,7 @@ impl Access {
         }
     }
 
-    async fn by_token(&self, token: &Token, fresh: bool) -> Result<Caller> {
+    async fn by_token(&self, token: &Token, peer: Option<IpAddr>, fresh: bool) -> Result<Caller> {
         let fingerprint = fingerprint(token);
         if !fresh && let Some(error) = self.refused.get(&fingerprint) {
             return Err(error);
@@ -167,7 +184,7 @@ impl Access {
             Some(known) => known,
             None => {
                 let asked = Instant::now();
-                let found = self.review(token).await;
+                let found = self.review(token, peer).await;
                 match &found {
                     Ok(caller) => self.callers.put(fingerprint, asked, caller.clone()),
                     // That the API server gave no answer is not remembered.
@@ -183,34 +200,60 @@ impl Access {
         }
     }
 
-    async fn review(&self, token: &Token) -> Result<Caller> {
+    async fn review(&self, token: &Token, peer: Option<IpAddr>) -> Result<Caller> {
+        let claims = Claims::of(token);
+        self.refuse_early(&claims)?;
+        if let Some(peer) = peer
+            && !self.guesses().take(peer, Instant::now())
+        {
+            let message = "too many tokens from this address were nobody's; try again in a second";
+            return Err(Error::new(Reason::TooManyRequests, message));
+        }
         let wanted = &self.options.audiences;
         let mut reviewed = self.reviews.token(token, wanted).await?;
-        // An API server, or webhook, that knows nothing of audiences must not make a token of any other good for this agent.
+        // An API server, or webhook, that knows nothing of audiences must not make a token for
+        // anybody else good for this agent.
         let mut meant = matches!(&reviewed, Reviewed::Authenticated(_, audiences) if audiences.iter().any(|a| wanted.contains(a)));
         if !meant && self.options.accept_api_server_audience {
             reviewed = self.reviews.token(token, &[]).await?;
             meant = matches!(&reviewed, Reviewed::Authenticated(..));
         }
-        let claims = caller::Claims::of(token);
         match reviewed {
             Reviewed::Authenticated(user, _) if meant => {
+                if let Some(peer) = peer {
+                    self.guesses().give_back(&peer);
+                }
                 Ok(Caller { user, by: Authentication::Token, expires_at: claims.expires_at })
             }
             Reviewed::Authenticated(..) => Err(self.wrong_audience()),
-            // What the token says of itself is not proven, but the caller only learns what it already knows.
-            Reviewed::Refused(_) if claims.expires_at.is_some_and(|at| at <= Timestamp::now()) => {
-                Err(expired())
-            }
-            Reviewed::Refused(_)
-                if claims.audiences.is_some_and(|its| !its.iter().any(|a| wanted.contains(a))) =>
-            {
-                Err(self.wrong_audience())
-            }
+            // With the API server's own audiences accepted, this was not said before.
+            Reviewed::Refused(_) if claims.is_for_others(wanted) => Err(self.wrong_audience()),
             Reviewed::Refused(_) => {
                 Err(Error::new(Reason::BadToken, "the API server does not know this token"))
             }
         }
+    }
+
+    fn guesses(&self) -> std::sync::MutexGuard<'_, Buckets<IpAddr>> {
+        self.guesses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Refuses a JSON Web Token that says itself that it is worth nothing here, so that the API
+    /// server need not be asked. Such a token is never believed, only disbelieved; the caller
+    /// learns no more than it showed. Other tokens say nothing of themselves.
+    fn refuse_early(&self, claims: &Claims) -> Result<()> {
+        if claims.expires_at.is_some_and(|at| at <= Timestamp::now()) {
+            return Err(expired());
+        }
+        if !self.options.accept_api_server_audience && claims.is_for_others(&self.options.audiences)
+        {
+            return Err(self.wrong_audience());
+        }
+        if claims.has_no_issuer {
+            let message = "the token is a JSON Web Token without an issuer, which no cluster makes";
+            return Err(Error::new(Reason::BadToken, message));
+        }
+        Ok(())
     }
 
     fn wrong_audience(&self) -> Error {
@@ -317,7 +360,7 @@ impl Access {
         if grant.caller.expires_at.is_some_and(|at| at <= Timestamp::now()) {
             return Err(expired());
         }
-        let caller = self.authenticate(&grant.credentials, true).await?;
+        let caller = self.authenticate(&grant.credentials, None, true).await?;
         if caller.user.name != grant.caller.user.name {
             return Err(Error::new(Reason::BadToken, "the token is somebody else's now"));
         }
@@ -370,7 +413,7 @@ mod tests {
         for audiences in [json!(null), json!([]), json!(["vault"])] {
             let status = json!({"authenticated": true, "user": {"username": "jane"}, "audiences": audiences});
             let (access, asked) = answering(status);
-            let refused = access.authenticate(&token, true).await.unwrap_err();
+            let refused = access.authenticate(&token, None, true).await.unwrap_err();
             assert_eq!(refused.reason, Reason::WrongAudience, "{audiences}");
             assert_eq!(
                 asked.lock().unwrap()[0],
@@ -380,8 +423,69 @@ mod tests {
         // Nobody is not somebody.
         let status =
             json!({"authenticated": true, "user": {"username": ""}, "audiences": ["podsonde"]});
-        let refused = answering(status).0.authenticate(&token, true).await.unwrap_err();
+        let refused = answering(status).0.authenticate(&token, None, true).await.unwrap_err();
         assert_eq!(refused.reason, Reason::BadToken);
+    }
+
+    #[tokio::test]
+    async fn a_token_that_is_worth_nothing_by_its_own_words_is_not_reviewed() {
+        use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+        let (access, asked) = answering(json!({"authenticated": false}));
+        let now = Timestamp::now().as_second();
+        for (claims, reason) in [
+            (json!({"iss": "i", "aud": ["podsonde"], "exp": now - 1}), Reason::TokenExpired),
+            (json!({"iss": "i", "aud": ["vault"], "exp": now + 60}), Reason::WrongAudience),
+            (json!({"iss": "i", "aud": [], "exp": now + 60}), Reason::WrongAudience),
+            (json!({"aud": ["podsonde"], "exp": now + 60}), Reason::BadToken),
+            (json!({"iss": 7, "aud": ["podsonde"]}), Reason::BadToken),
+        ] {
+            let payload = BASE64_URL_SAFE_NO_PAD.encode(claims.to_string());
+            let token = Credentials::Token(Token::new(&format!("e30.{payload}.c2ln")));
+            let refused = access.authenticate(&token, None, true).await.unwrap_err();
+            assert_eq!((refused.reason, asked.lock().unwrap().len()), (reason, 0), "{claims}");
+        }
+        // What says nothing against itself is reviewed, and so is what says nothing at all.
+        let claims = json!({"iss": "i", "aud": "podsonde", "exp": now + 60}).to_string();
+        let sound = format!("e30.{}.c2ln", BASE64_URL_SAFE_NO_PAD.encode(claims));
+        for (number, token) in [sound.as_str(), "opaque", "a.b.c"].into_iter().enumerate() {
+            let token = Credentials::Token(Token::new(token));
+            let refused = access.authenticate(&token, None, true).await.unwrap_err();
+            assert_eq!(
+                (refused.reason, asked.lock().unwrap().len()),
+                (Reason::BadToken, number + 1)
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn wrong_tokens_from_one_address_do_not_reach_the_api_server_for_long() {
+        let (access, asked) = answering(json!({"authenticated": false}));
+        let (attacker, other) = ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
+        let guess = async |number: u32, peer| {
+            let token = Credentials::Token(Token::new(&format!("guess-{number}")));
+            access.authenticate(&token, Some(peer), false).await.unwrap_err().reason
+        };
+        let mut limited = 0;
+        for number in 0..1000 {
+            limited += usize::from(guess(number, attacker).await == Reason::TooManyRequests);
+        }
+        assert_eq!(asked.lock().unwrap().len() + limited, 1000);
+        assert!(limited >= 800, "{limited}");
+        assert_eq!(guess(1000, other).await, Reason::BadToken, "others are not concerned");
+    }
+
+    #[tokio::test]
+    async fn good_tokens_are_not_limited() {
+        let status = json!({
+            "authenticated": true, "user": {"username": "jane"}, "audiences": ["podsonde"],
+        });
+        let (access, asked) = answering(status);
+        let peer = Some("192.0.2.1".parse().unwrap());
+        for _ in 0..300 {
+            let token = Credentials::Token(Token::new("good"));
+            assert!(access.authenticate(&token, peer, true).await.is_ok());
+        }
+        assert_eq!(asked.lock().unwrap().len(), 300);
     }
 
     #[tokio::test]

@@ -222,7 +222,8 @@ impl Gate {
         }
         let mut slot = self.slots.take()?;
         let credentials = Credentials::of(&request)?;
-        let caller = self.access.authenticate(&credentials, permission.mutates).await?;
+        let peer = request.remote_addr().map(|address| address.ip().to_canonical());
+        let caller = self.access.authenticate(&credentials, peer, permission.mutates).await?;
         record.caller(&caller);
         slot.assign(&caller.user.name)?;
         let asked = timeout_of(&request)?;

@@ -87,31 +87,33 @@ impl Namespaces for NamespacesService {
         let (pods, verifier, node) =
             (Arc::clone(&self.pods), Arc::clone(&self.verifier), self.node.clone());
         self.gate
-            .stream(request, move |call: Call<v1::NamespacesVerifyNodeRequest>, answers| async move {
-                let v1::NamespacesVerifyNodeRequest { namespace, label_selector } = call.message;
-                let selector = LabelSelector::parse(&label_selector).map_err(|term| {
-                    let message = format!(
-                        "{term:?} is no selector; write app=web, tier!=cache, env in (a,b), key or !key"
-                    );
-                    Error::invalid("label_selector", message)
-                })?;
-                if !pods.is_ready() {
-                    return Err(Error::new(
-                        Reason::NotReady,
-                        "the agent has not read the pods of its node yet",
-                    ));
-                }
-                let mut wanted = pods.all();
-                wanted.retain(|pod| namespace.is_empty() || pod.namespace == namespace);
-                wanted.retain(|pod| selector.matches(|key| pod.labels.get(key).map(String::as_str)));
-                for report in verifier.verify(wanted, None).await? {
-                    let pod = Some(convert::pod_report(&report, &node));
-                    if answers.send(v1::NamespacesVerifyNodeResponse { pod }).await.is_err() {
-                        return Err(Error::new(Reason::PeerGone, "the caller has hung up"));
+            .stream(
+                request,
+                move |call: Call<v1::NamespacesVerifyNodeRequest>, answers| async move {
+                    let v1::NamespacesVerifyNodeRequest { namespace, label_selector } =
+                        call.message;
+                    let selector = LabelSelector::parse(&label_selector)
+                        .map_err(|error| Error::invalid("label_selector", error.to_string()))?;
+                    if !pods.is_ready() {
+                        return Err(Error::new(
+                            Reason::NotReady,
+                            "the agent has not read the pods of its node yet",
+                        ));
                     }
-                }
-                Ok(())
-            })
+                    let mut wanted = pods.all();
+                    wanted.retain(|pod| namespace.is_empty() || pod.namespace == namespace);
+                    wanted.retain(|pod| {
+                        selector.matches(|key| pod.labels.get(key).map(String::as_str))
+                    });
+                    for report in verifier.verify(wanted, None).await? {
+                        let pod = Some(convert::pod_report(&report, &node));
+                        if answers.send(v1::NamespacesVerifyNodeResponse { pod }).await.is_err() {
+                            return Err(Error::new(Reason::PeerGone, "the caller has hung up"));
+                        }
+                    }
+                    Ok(())
+                },
+            )
             .await
     }
 }
