@@ -53,6 +53,31 @@ impl fmt::Display for Attributes {
     }
 }
 
+/// What somebody must be allowed before something is done for them.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Requirement {
+    /// The permission that RBAC must grant.
+    pub right: Attributes,
+    /// A permission that is as good. It is asked for if the first one is denied.
+    pub alternative: Option<Attributes>,
+}
+
+impl From<Attributes> for Requirement {
+    fn from(right: Attributes) -> Self {
+        Self { right, alternative: None }
+    }
+}
+
+impl fmt::Display for Requirement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.right)?;
+        match &self.alternative {
+            Some(alternative) => write!(f, " or {alternative}"),
+            None => Ok(()),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -80,5 +105,8 @@ mod tests {
             ..Attributes::default()
         };
         assert_eq!(attributes.to_string(), "get nodes n");
+        let own = Attributes { group: "podsonde.dev", ..attributes.clone() };
+        let either = Requirement { right: attributes, alternative: Some(own) };
+        assert_eq!(either.to_string(), "get nodes n or get nodes.podsonde.dev n");
     }
 }

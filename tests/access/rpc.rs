@@ -142,7 +142,11 @@ pub(crate) async fn verify(
 }
 
 /// A capture that ends by itself at once.
-async fn capture(channel: Channel, authorization: Option<String>, pod: &str) -> Result<(), Status> {
+pub(crate) async fn capture(
+    channel: Channel,
+    authorization: Option<String>,
+    pod: &str,
+) -> Result<(), Status> {
     let message = v1::CaptureStartRequest {
         pod: pod_ref(pod),
         max_duration: Some(prost_types::Duration { seconds: 0, nanos: 10_000_000 }),
@@ -258,6 +262,7 @@ pub(crate) const FILES: &[Rpc] = files! {
     "read", "Read", Read, "web", false, [GET, EXEC];
     "read-root", "Read", Read, "web", true, [GET, EXEC, PATCH];
     "read-powerful", "Read", Read, "powerful", false, [GET, EXEC, PROXY];
+    "read-own-right", "Read", Read, "powerful", false, [GET, EXEC, NODE];
     "read-host-path", "Read", Read, "host-path", true, [GET, EXEC, PATCH, PROXY];
     "walk", "Walk", Walk, "web", false, [GET, EXEC];
     "walk-root", "Walk", Walk, "web", true, [GET, EXEC, PATCH];
@@ -274,6 +279,8 @@ const GET: Right = right("get", "pods", "default");
 const PATCH: Right = right("patch", "pods/ephemeralcontainers", "default");
 const CAPTURE: Right = right("create", "podsonde.dev:captures", "default");
 const PROXY: Right = right("create", "nodes/proxy", "");
+/// As good as [`PROXY`].
+const NODE: Right = right("create", "podsonde.dev:nodes", "");
 
 /// Every RPC there is, in every form that needs other rights.
 pub(crate) const ALL: &[Rpc] = &[
@@ -288,6 +295,12 @@ pub(crate) const ALL: &[Rpc] = &[
         method: "podsonde.v1.Debug/Create",
         needs: &[GET, PATCH, PROXY],
         call: |channel, header| Box::pin(created(channel, header, create("powerful", "made"))),
+    },
+    Rpc {
+        name: "create-powerful-own-right",
+        method: "podsonde.v1.Debug/Create",
+        needs: &[GET, PATCH, NODE],
+        call: |channel, header| Box::pin(created(channel, header, create("powerful", "made-too"))),
     },
     Rpc {
         name: "get",
@@ -482,4 +495,20 @@ pub(crate) const ALL: &[Rpc] = &[
             })
         },
     },
+    // Last, so that the lists above have no session of it.
+    Rpc {
+        name: "create-host-path",
+        method: "podsonde.v1.Debug/Create",
+        needs: &[GET, PATCH, PROXY],
+        call: |channel, header| Box::pin(created(channel, header, create("host-path", "made"))),
+    },
 ];
+
+/// Reads a file of a pod.
+pub(crate) async fn read(
+    channel: Channel,
+    authorization: Option<String>,
+    pod: &str,
+) -> Result<(), Status> {
+    file(channel, authorization, File::Read, pod, false).await
+}

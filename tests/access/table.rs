@@ -94,7 +94,7 @@ async fn cases(world: &World, rpc: &Rpc) -> Vec<Case> {
     };
     known("nobody", &[], false).await;
     let elsewhere = rpc.needs.iter().map(|needed| match needed.resource {
-        "nodes" | "nodes/proxy" => world::right(needed.verb, "pods", ""),
+        "nodes" | "nodes/proxy" | "podsonde.dev:nodes" => world::right(needed.verb, "pods", ""),
         _ => Right { namespace: "other", ..needed.clone() },
     });
     known("elsewhere", &elsewhere.collect::<Vec<_>>(), false).await;
@@ -250,5 +250,58 @@ async fn a_refusal_does_not_tell_whether_a_pod_exists() {
         );
     }
     assert_eq!(said[0], said[1]);
+    world.end().await;
+}
+
+/// Any pod's author can copy the annotation of a static pod, which names its cgroup. So every pod with
+/// that annotation takes the right to the node, and a denial names both rights that give it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mirror_annotation_takes_the_right_to_the_node() {
+    let world = populated().await;
+    let annotation = serde_json::json!({
+        "kubernetes.io/config.mirror": "0123456789abcdef0123456789abcdef",
+    });
+    world.annotated_pod("mirror", annotation).await;
+    let on_pod = [
+        world::right("get", "pods", "default"),
+        world::right("create", "pods/exec", "default"),
+        world::right("create", "podsonde.dev:captures", "default"),
+        world::right("patch", "pods/ephemeralcontainers", "default"),
+    ];
+    let node = [
+        None,
+        Some(world::right("create", "nodes/proxy", "")),
+        Some(world::right("create", "podsonde.dev:nodes", "")),
+    ];
+    for (index, more) in node.into_iter().enumerate() {
+        let user = format!("tenant-{index}");
+        // What the pod takes beyond the rights on it; with those the forgery leads nowhere.
+        let expected = match &more {
+            None => {
+                world.grant(&user, &on_pod).await;
+                ["FORBIDDEN"; 3]
+            }
+            Some(right) => {
+                let all: Vec<_> = on_pod.iter().chain([right]).cloned().collect();
+                world.grant(&user, &all).await;
+                ["PROCESS_NOT_FOUND", "PROCESS_NOT_FOUND", "STATIC_POD"]
+            }
+        };
+        let header = Some(format!("Bearer {}", world.token(&user)));
+        let statuses = [
+            rpc::read(world.channel.clone(), header.clone(), "mirror").await.unwrap_err(),
+            rpc::capture(world.channel.clone(), header.clone(), "mirror").await.unwrap_err(),
+            rpc::created(world.channel.clone(), header, rpc::create("mirror", "x"))
+                .await
+                .unwrap_err(),
+        ];
+        for (status, expected) in statuses.iter().zip(expected) {
+            assert_eq!(reason(status), expected, "{user}: {status:?}");
+            if expected == "FORBIDDEN" {
+                let both = "create nodes/proxy node-a or create nodes.podsonde.dev node-a";
+                assert!(status.message().contains(both), "{status:?}");
+            }
+        }
+    }
     world.end().await;
 }

@@ -182,6 +182,17 @@ impl World {
         within(self.cluster.wait_pod(namespace, name, running)).await.unwrap();
     }
 
+    /// A pod that runs, with annotations, in the namespace `default`.
+    pub(crate) async fn annotated_pod(&self, name: &str, annotations: Value) {
+        let spec = json!({"nodeName": NODE, "containers": [{"name": "web", "image": SLEEP}]});
+        let metadata = json!({"name": name, "namespace": "default", "annotations": annotations});
+        self.cluster.create_pod(json!({"metadata": metadata, "spec": spec})).await.unwrap();
+        let running = |pod: &k8s_openapi::api::core::v1::Pod| {
+            pod.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Running")
+        };
+        within(self.cluster.wait_pod("default", name, running)).await.unwrap();
+    }
+
     /// A token for the agent.
     pub(crate) fn token(&self, name: &str) -> String {
         self.token_for(name, &["podsonde"], HOUR)

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use crate::{
     domain::{
-        access::Attributes,
-        pod::{ContainerKind, Pod},
+        access::{Attributes, Requirement},
+        pod::{Container, ContainerKind, Pod},
     },
     proto::v1,
 };
@@ -47,10 +47,10 @@ macro_rules! methods {
 
 methods! {
     // A request may wait 600 s for a container to start, and 300 s for processes to end.
-    DebugCreate           "Debug/Create",           seconds(660), 16, Input::Message, DEBUG;
+    DebugCreate           "Debug/Create",           seconds(660), 16, Input::Message, CREATE;
     DebugGet              "Debug/Get",              seconds(30),  16, Input::Message, SEE_PODS;
     DebugList             "Debug/List",             seconds(30),  16, Input::Message, SEE_PODS;
-    DebugEnd              "Debug/End",              seconds(330), 16, Input::Message, DEBUG;
+    DebugEnd              "Debug/End",              seconds(330), 16, Input::Message, END;
     NamespacesVerify      "Namespaces/Verify",      seconds(30),  16, Input::Message, SEE_PODS;
     NamespacesVerifyNode  "Namespaces/VerifyNode",  seconds(120), 16, Input::Message, SEE_PODS;
     NodeGet               "Node/Get",               seconds(30),  16, Input::Message, SEE_NODE;
@@ -121,7 +121,9 @@ pub enum Right {
     WriteFiles,
     /// `get nodes`: what a node's status shows.
     SeeNode,
-    /// `create nodes/proxy`: what already is power over the node.
+    /// `create nodes/proxy`, which already is power over the node. Fine-grained kubelet authorization
+    /// takes that right from people and agents, so `create nodes` of the group `podsonde.dev`, for the
+    /// node's name, is as good.
     RuleNode,
 }
 
@@ -157,13 +159,17 @@ const fn reading(rights: &'static [Right]) -> Permission {
 const SEE_PODS: Permission = reading(&[Right::SeePods]);
 const SEE_NODE: Permission = reading(&[Right::SeeNode]);
 
-/// The agent's service account creates the debug container, so admission does not judge the caller by their own rights. On
-/// pods that control their node that would be too much.
-const DEBUG: Permission = Permission {
+/// On a pod that controls its node, ending a container takes power over that node.
+const END: Permission = Permission {
     on_powerful_pods: &[Right::RuleNode],
     mutates: true,
     ..reading(&[Right::SeePods, Right::DebugPod])
 };
+
+/// The agent's service account creates the debug container, so admission does not judge the caller by
+/// their own rights. A debug container can mount the pod's host paths or find them below
+/// `/proc/1/root`, writable, so it takes what reading files takes there.
+const CREATE: Permission = Permission { on_host_paths: &[Right::RuleNode], ..END };
 
 /// The node's own network carries everybody's packets. Compiling a filter and listing interfaces are steps of a capture.
 const CAPTURE: Permission = Permission {
@@ -260,8 +266,8 @@ impl Object {
 }
 
 impl Right {
-    /// What is asked of the API server, for a call about `object` on `node`.
-    pub fn attributes(self, object: &Object, node: &str) -> Attributes {
+    /// What the API server is asked about a call about `object` on `node`.
+    pub fn requirement(self, object: &Object, node: &str) -> Requirement {
         let (namespace, name) = object.names();
         let pods = Attributes {
             resource: "pods",
@@ -271,7 +277,7 @@ impl Right {
         };
         let nodes =
             Attributes { resource: "nodes", name: node.to_owned(), ..Attributes::default() };
-        match self {
+        let right = match self {
             Self::SeePods => {
                 Attributes { verb: if name.is_empty() { "list" } else { "get" }, ..pods }
             }
@@ -286,16 +292,28 @@ impl Right {
                 Attributes { verb: "update", group: "podsonde.dev", resource: "files", ..pods }
             }
             Self::SeeNode => Attributes { verb: "get", ..nodes },
-            Self::RuleNode => Attributes { verb: "create", subresource: "proxy", ..nodes },
-        }
+            Self::RuleNode => {
+                let own = Attributes { verb: "create", group: "podsonde.dev", ..nodes.clone() };
+                return Requirement {
+                    right: Attributes { verb: "create", subresource: "proxy", ..nodes },
+                    alternative: Some(own),
+                };
+            }
+        };
+        right.into()
     }
 }
 
 /// Whether who controls the pod's containers controls the node.
+///
+/// This relies only on what a pod's author cannot change later: the API server refuses changes of
+/// these fields of the spec, and any addition, change or removal of the annotation of mirror pods.
+/// That annotation says which static pod's processes are meant, and any pod's author can set it when
+/// they create the pod. A static pod itself, etcd say, often is the cluster.
 pub fn is_powerful(pod: &Pod) -> bool {
     // Ephemeral containers were added by somebody who has the very right that is asked for anyway.
-    let privileged = |kind, privileged| privileged && kind != ContainerKind::Ephemeral;
-    pod.host_pid || pod.host_ipc || pod.containers.iter().any(|c| privileged(c.kind, c.privileged))
+    let privileged = |c: &Container| c.privileged && c.kind != ContainerKind::Ephemeral;
+    pod.mirror || pod.host_pid || pod.host_ipc || pod.containers.iter().any(privileged)
 }
 
 #[cfg(test)]
@@ -312,7 +330,7 @@ mod tests {
             .permission
             .rights
             .iter()
-            .map(|right| right.attributes(object, "n").to_string())
+            .map(|right| right.requirement(object, "n").to_string())
             .collect()
     }
 
@@ -361,7 +379,11 @@ mod tests {
                 (&[Right::RuleNode][..], &[Right::RuleNode][..])
             );
         }
-        assert_eq!(Right::RuleNode.attributes(&pod, "n").to_string(), "create nodes/proxy n");
+        assert_eq!(
+            Right::RuleNode.requirement(&pod, "n").to_string(),
+            "create nodes/proxy n or create nodes.podsonde.dev n"
+        );
+        assert_eq!(Method::DebugCreate.row().permission.on_host_paths, [Right::RuleNode]);
     }
 
     /// The rows and the compiled proto files name the same methods, and agree on which clients stream.

@@ -30,7 +30,7 @@ pub use self::{
 use crate::{
     domain::{
         Error, Reason, Result,
-        access::{Attributes, User},
+        access::{Attributes, Requirement, User},
         bucket::{Buckets, Rate},
         pod::Pod,
     },
@@ -114,12 +114,12 @@ pub struct Authorization {
 pub struct Grant {
     credentials: Credentials,
     caller: Caller,
-    rights: Vec<Attributes>,
+    rights: Vec<Requirement>,
 }
 
 impl Grant {
     /// That `caller`, who showed `credentials`, has `rights`.
-    pub fn new(credentials: Credentials, caller: Caller, rights: Vec<Attributes>) -> Self {
+    pub fn new(credentials: Credentials, caller: Caller, rights: Vec<Requirement>) -> Self {
         Self { credentials, caller, rights }
     }
 }
@@ -264,19 +264,19 @@ impl Access {
     }
 
     /// What the API server is asked about a call of `method` on what its request names; `as_root`: if it is to be done as root.
-    pub fn rights(&self, method: Method, as_root: bool, object: &Object) -> Vec<Attributes> {
+    pub fn rights(&self, method: Method, as_root: bool, object: &Object) -> Vec<Requirement> {
         let permission = method.row().permission;
         let more = permission.as_root.iter().filter(|_| as_root);
         permission
             .rights
             .iter()
             .chain(more)
-            .map(|right| right.attributes(object, &self.node))
+            .map(|right| right.requirement(object, &self.node))
             .collect()
     }
 
     /// What it is asked besides, now that the pod is known.
-    pub fn rights_on(&self, method: Method, object: &Object, pod: &Pod) -> Vec<Attributes> {
+    pub fn rights_on(&self, method: Method, object: &Object, pod: &Pod) -> Vec<Requirement> {
         let permission = method.row().permission;
         let mut rights: Vec<Right> = Vec::new();
         for (applies, more) in [
@@ -287,14 +287,14 @@ impl Access {
             rights.extend(more.iter().filter(|_| applies));
         }
         rights.dedup();
-        rights.into_iter().map(|right| right.attributes(object, &self.node)).collect()
+        rights.into_iter().map(|right| right.requirement(object, &self.node)).collect()
     }
 
     /// Whether `caller` has all these rights. `fresh`: whatever was answered before.
     pub async fn authorize(
         &self,
         caller: &Caller,
-        rights: &[Attributes],
+        rights: &[Requirement],
         fresh: bool,
     ) -> Authorization {
         if caller.by.is_local() {
@@ -302,7 +302,8 @@ impl Access {
         }
         let mut reason = String::new();
         let decisions =
-            join_all(rights.iter().map(|right| self.decide(&caller.user, right, fresh))).await;
+            join_all(rights.iter().map(|right| self.decide_either(&caller.user, right, fresh)))
+                .await;
         for (right, decision) in rights.iter().zip(decisions) {
             match decision {
                 Ok(decision) => {
@@ -322,6 +323,20 @@ impl Access {
             }
         }
         Authorization { result: Ok(()), reason }
+    }
+
+    /// Whether the user has the right or, if not, its alternative.
+    async fn decide_either(
+        &self,
+        user: &User,
+        required: &Requirement,
+        fresh: bool,
+    ) -> Result<Decision> {
+        let decision = self.decide(user, &required.right, fresh).await?;
+        match &required.alternative {
+            Some(alternative) if !decision.allowed => self.decide(user, alternative, fresh).await,
+            _ => Ok(decision),
+        }
     }
 
     async fn decide(&self, user: &User, right: &Attributes, fresh: bool) -> Result<Decision> {
