@@ -34,7 +34,7 @@ use super::{
         capture::CaptureService, debug::DebugService, files::FilesService, gate::Gate,
         namespaces::NamespacesService, node::NodeService,
     },
-    sessions::Sessions,
+    sessions::{Sessions, seal::SealKey},
     tls::{Source, Tls},
     verify::Verifier,
 };
@@ -91,12 +91,21 @@ pub struct AgentIdentity {
     pub namespace: String,
     /// UID of its pod. Default: it runs in none.
     pub pod_uid: Option<String>,
+    /// File with the key of the sessions' seals. Default: a key is made at start.
+    pub seal_key: Option<PathBuf>,
 }
 
 impl Default for AgentIdentity {
     fn default() -> Self {
         let namespace = AGENT_NAMESPACE.to_owned();
-        Self { tls: Source::SelfMade, client_ca: None, advertise: None, namespace, pod_uid: None }
+        Self {
+            tls: Source::SelfMade,
+            client_ca: None,
+            advertise: None,
+            namespace,
+            pod_uid: None,
+            seal_key: None,
+        }
     }
 }
 
@@ -130,6 +139,7 @@ pub async fn run(config: Config, entry: NamespaceEntry) -> anyhow::Result<()> {
         advertise: config.advertise,
         namespace: config.namespace,
         pod_uid: config.pod_uid,
+        seal_key: config.seal_key,
     };
     let settings = Settings {
         access: config.access.options(),
@@ -235,11 +245,16 @@ impl Agent {
             Arc::new(Verifier::new(Arc::clone(&pods), Arc::clone(&containers), Arc::clone(&entry)));
         let access = Access::new(client.clone(), &node, access);
         let events = Events::new(client.clone(), &node);
+        let key = match &identity.seal_key {
+            Some(file) => SealKey::read(file),
+            None => SealKey::random(),
+        };
         let sessions = Sessions::new(
             client.clone(),
             Arc::clone(&pods),
             Arc::clone(&verifier),
             limits.clone(),
+            key?,
             drain.clone(),
         );
         let sessions = Arc::new(sessions);

@@ -51,6 +51,11 @@ pub struct Config {
     #[arg(long, env = "POD_UID", value_name = "UID")]
     pub pod_uid: Option<String>,
 
+    /// File with a key of at least 32 bytes by which agents know their own sessions; without it each
+    /// agent makes one at start
+    #[arg(long, value_name = "FILE")]
+    pub seal_key: Option<PathBuf>,
+
     /// Certificate to serve, PEM, followed by those that lead to its authority; read again when it changes. Without it the
     /// agent makes one at start
     #[arg(long, requires = "tls_key", value_name = "FILE")]
@@ -161,6 +166,10 @@ pub struct Limits {
     /// How many of these may be on pods of one namespace
     #[arg(long, default_value_t = 50, value_name = "N")]
     pub max_sessions_per_namespace: usize,
+
+    /// Let debug containers take values from Secrets, ConfigMaps and fields, and mount the pod's volumes
+    #[arg(long)]
+    pub allow_references: bool,
 
     /// How many requests are worked on at a time; more are refused
     #[arg(long, default_value_t = 256, value_name = "N")]
@@ -365,6 +374,7 @@ impl Default for Limits {
             max_ttl: 24 * hour,
             max_sessions: 100,
             max_sessions_per_namespace: 50,
+            allow_references: false,
             max_requests: 256,
             max_requests_per_user: 32,
             drain_timeout: Duration::from_secs(10),

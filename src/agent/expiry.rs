@@ -1,7 +1,8 @@
 //! Ending sessions: on request, and when they have lasted long enough.
 //!
-//! The API has no way to remove an ephemeral container, so ending one means ending its processes. When that is due is read from the pods'
-//! specs again and again, so an agent that was restarted ends what another one started.
+//! The API has no way to remove an ephemeral container, so ending one means ending its processes.
+//! When that is due is read from the pods' specs again and again, so an agent that was restarted
+//! ends what another one started.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -30,7 +31,8 @@ use crate::{
 const EXPIRY_GRACE: Duration = Duration::from_secs(5);
 /// A session that is over and still runs is ended again after so long.
 const RETRY: Duration = Duration::from_secs(30);
-/// The wall clock may be set while a timer runs, so a timer runs at most this long. Without sessions there is none.
+/// The wall clock may be set while a timer runs, so a timer runs at most this long. Without
+/// sessions there is none.
 const CLOCK_CHECK: Duration = Duration::from_secs(60);
 /// A container that forks faster than it is killed is given up on after so many rounds,
 const ROUNDS: u32 = 20;
@@ -48,11 +50,12 @@ pub struct Ended {
     pub survivors: u32,
 }
 
-/// Ends the container's processes: SIGTERM, SIGKILL to what is left after `grace`. Goes on to the end also if nobody waits for it any
-/// more. A container that has ended is not an error.
+/// Ends the container's processes: SIGTERM, SIGKILL to what is left after `grace`. Goes on to the
+/// end also if nobody waits for it any more. A container that has ended is not an error.
 ///
 /// # Errors
-/// VM_ISOLATED; PROCESS_NOT_FOUND if it runs by its status and no process of it is found; SYSTEM_CALL.
+/// VM_ISOLATED; PROCESS_NOT_FOUND if it runs by its status and no process of it is found;
+/// SYSTEM_CALL.
 pub async fn end(
     containers: &Arc<Containers>,
     pod: &Arc<Pod>,
@@ -151,21 +154,22 @@ pub async fn run(
     events: Events,
 ) {
     let mut changes = pods.changes();
-    // When each session that is over was last ended, until its status says that it is.
+    // When each overdue session was last ended, by its key, until its status says that it has
+    // ended.
     let mut tried: HashMap<String, Instant> = HashMap::new();
     loop {
         changes.mark_unchanged();
         let running: Vec<_> =
             sessions.all().into_iter().filter(|s| s.container.is_running()).collect();
-        tried.retain(|id, _| running.iter().any(|s| s.facts.id == *id));
+        tried.retain(|id, _| running.iter().any(|s| s.key() == *id));
         let mut next: Option<Duration> = None;
         for session in running {
             let mut wait = until(session.facts.expires_at);
-            if let Some(at) = tried.get(&session.facts.id) {
+            if let Some(at) = tried.get(&session.key()) {
                 wait = wait.max(RETRY.saturating_sub(at.elapsed()));
             }
             if wait.is_zero() {
-                tried.insert(session.facts.id.clone(), Instant::now());
+                tried.insert(session.key(), Instant::now());
                 tokio::spawn(expire(session, Arc::clone(&containers), events.clone()));
                 wait = RETRY;
             }
@@ -185,7 +189,8 @@ pub async fn run(
 }
 
 async fn expire(session: Session, containers: Arc<Containers>, events: Events) {
-    let Session { pod, facts, container } = session;
+    let requester = session.proven_requester().map(|by| format!(" of {by}")).unwrap_or_default();
+    let Session { pod, facts, container, .. } = session;
     let pod_name = format!("{}/{}", pod.namespace, pod.name);
     match end(&containers, &pod, &container, EXPIRY_GRACE).await {
         Ok(Ended { signalled, killed, survivors }) => {
@@ -200,8 +205,8 @@ async fn expire(session: Session, containers: Arc<Containers>, events: Events) {
             );
             if signalled > 0 {
                 let message = format!(
-                    "debug container {} of {} was ended, as its time was over",
-                    container.name, facts.requested_by
+                    "debug container {}{requester} was ended, as its time was over",
+                    container.name
                 );
                 events.tell(&pod, &container.name, Happened::DebugContainerEnded, &message);
             }

@@ -187,6 +187,7 @@ pub(super) struct SessionReport {
     pub(super) image: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub(super) requested_by: String,
+    pub(super) requester_verified: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) created_at: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -412,6 +413,7 @@ impl From<Session> for SessionReport {
             target_container: session.target_container,
             image: session.image,
             requested_by: session.requested_by,
+            requester_verified: session.requester_verified,
             created_at: session.created_at.and_then(rfc3339),
             expires_at: session.expires_at.and_then(rfc3339),
             reason: session.reason,

@@ -107,13 +107,21 @@ fn table(sessions: &[Session], namespaces: bool, wide: bool, now: jiff::Timestam
         );
         row.push(expires.into());
         if wide {
-            row.extend(
-                [&session.id, &session.node, &session.image, &session.requested_by].map(Cell::from),
-            );
+            row.extend([&session.id, &session.node, &session.image].map(Cell::from));
+            row.push(requester(session).into());
         }
         table.row(row);
     }
     table
+}
+
+/// Who asked for the session, marked where that is only what the pod's spec claims.
+fn requester(session: &Session) -> String {
+    match (session.requested_by.as_str(), session.requester_verified) {
+        ("", _) => String::new(),
+        (by, true) => by.to_owned(),
+        (by, false) => format!("{by} (unverified)"),
+    }
 }
 
 /// One word as in kubectl's STATUS column.

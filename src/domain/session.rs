@@ -1,7 +1,7 @@
 //! A debug session's facts, kept in the environment of its container in the pod's spec.
 //!
-//! An ephemeral container can never be changed, and the API ignores metadata that comes with it, so the environment is the one
-//! durable place. An agent that restarts reads it back.
+//! An ephemeral container can never be changed, and the API ignores metadata that comes with it, so
+//! the environment is the one durable place. An agent that restarts reads it back.
 
 use jiff::Timestamp;
 
@@ -11,6 +11,7 @@ const ID: &str = "PODSONDE_SESSION_ID";
 const REQUESTED_BY: &str = "PODSONDE_REQUESTED_BY";
 const CREATED_AT: &str = "PODSONDE_CREATED_AT";
 const EXPIRES_AT: &str = "PODSONDE_EXPIRES_AT";
+const SEAL: &str = "PODSONDE_SEAL";
 
 /// What is known about a session besides its container.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,29 +24,36 @@ pub struct SessionFacts {
     pub created_at: Timestamp,
     /// When its processes are ended.
     pub expires_at: Timestamp,
+    /// Proof that an agent wrote these facts for this container of this pod, in hex. Anybody who
+    /// may patch the pod can write the facts, but not this. Empty if there is none.
+    pub seal: String,
 }
 
 impl SessionFacts {
     /// The facts as environment variables.
-    pub fn to_env(&self) -> [(&'static str, String); 4] {
-        [
+    pub fn to_env(&self) -> Vec<(&'static str, String)> {
+        let facts = [
             (ID, self.id.clone()),
             // `$(…)` in a value would be expanded by Kubernetes; `$$` stands for one `$`.
             (REQUESTED_BY, self.requested_by.replace('$', "$$")),
             (CREATED_AT, self.created_at.to_string()),
             (EXPIRES_AT, self.expires_at.to_string()),
-        ]
+        ];
+        let seal = (!self.seal.is_empty()).then(|| (SEAL, self.seal.clone()));
+        facts.into_iter().chain(seal).collect()
     }
 
     /// The facts out of a container's environment. None if it is not a session's.
     pub fn from_env<'a>(env: impl Iterator<Item = (&'a str, &'a str)>) -> Option<Self> {
         let (mut id, mut requested_by, mut created_at, mut expires_at) = (None, None, None, None);
+        let mut seal = String::new();
         for (name, value) in env {
             match name {
                 ID => id = Some(value.to_owned()),
                 REQUESTED_BY => requested_by = Some(value.replace("$$", "$")),
                 CREATED_AT => created_at = value.parse().ok(),
                 EXPIRES_AT => expires_at = value.parse().ok(),
+                SEAL => value.clone_into(&mut seal),
                 _ => {}
             }
         }
@@ -54,6 +62,7 @@ impl SessionFacts {
             requested_by: requested_by.unwrap_or_default(),
             created_at: created_at?,
             expires_at: expires_at?,
+            seal,
         })
     }
 }
@@ -69,6 +78,7 @@ mod tests {
             requested_by: "o'neil $(HOME) $$".into(),
             created_at: "2026-01-02T03:04:05.123456789Z".parse().unwrap(),
             expires_at: "2026-01-02T04:04:05Z".parse().unwrap(),
+            seal: "5ea1".into(),
         };
         let env = facts.to_env();
         assert!(env.iter().all(|(name, _)| name.starts_with(ENV_PREFIX)));

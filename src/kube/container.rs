@@ -1,5 +1,6 @@
-//! The definition of an ephemeral container, made from a request: kubectl's profiles, its `--custom` merge, or a whole container as
-//! the caller gave it; checked field by field before the API server sees it.
+//! The definition of an ephemeral container, made from a request: kubectl's profiles, its
+//! `--custom` merge, or a whole container as the caller gave it; checked field by field before the
+//! API server sees it.
 
 use k8s_openapi::api::core::v1::EphemeralContainer;
 use serde_json::{Map, Value, json};
@@ -34,20 +35,40 @@ const ALLOWED: &[&str] = &[
     "targetContainerName",
 ];
 
-/// What `kubectl debug --custom` does not allow besides; and the target, which has a field of its own and is checked.
+/// What `kubectl debug --custom` does not allow besides; and the target, which has a field of its
+/// own and is checked.
 const NOT_CUSTOM: &[&str] =
     &["name", "command", "image", "lifecycle", "volumeDevices", "targetContainerName"];
+
+/// Whether a debug container may refer to Secrets, ConfigMaps and volumes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum References {
+    /// It may.
+    Allowed,
+    /// It may not: the kubelet would hand over any Secret of the namespace, which nobody asked the
+    /// caller's rights for.
+    Refused,
+}
 
 /// The container that `request` asks for, with the session's facts in its environment.
 ///
 /// # Errors
-/// INVALID_FIELD naming the field of the request, and every field of the container that is not allowed.
-pub fn define(request: &DebugRequest, name: &str, facts: &SessionFacts) -> Result<Value> {
+/// INVALID_FIELD naming the field of the request, and every field of the container that is not
+/// allowed.
+pub fn define(
+    request: &DebugRequest,
+    name: &str,
+    facts: &SessionFacts,
+    references: References,
+) -> Result<Value> {
     let (field, mut container) = match &request.definition {
         Definition::Settings(settings) => ("custom_json", from_settings(settings)?),
         Definition::Whole(json) => ("container_json", whole(json)?),
     };
     check_own_names(field, &container)?;
+    if references == References::Refused {
+        check_references(field, &container)?;
+    }
     container.insert("name".into(), name.into());
     let set = |container: &mut Object, key: &str, value: Option<Value>| {
         if let Some(value) = value {
@@ -71,7 +92,8 @@ pub fn define(request: &DebugRequest, name: &str, facts: &SessionFacts) -> Resul
         );
     }
     let container = Value::Object(container);
-    // The types of all fields: what does not fit here the API server would refuse with a worse message.
+    // The types of all fields: what does not fit here the API server would refuse with a worse
+    // message.
     serde_json::from_value::<EphemeralContainer>(container.clone())
         .map_err(|e| Error::invalid(field, e.to_string()))?;
     Ok(container)
@@ -142,8 +164,8 @@ fn security_context(profile: Profile) -> Option<Value> {
     }
 }
 
-/// A whole container: bare, or the only one of a list, of `ephemeralContainers`, or of an `EphemeralContainers` object as the API
-/// server took it until v1.22.
+/// A whole container: bare, or the only one of a list, of `ephemeralContainers`, or of an
+/// `EphemeralContainers` object as the API server took it until v1.22.
 fn whole(json: &str) -> Result<Object> {
     let field = "container_json";
     let one = |list: Vec<Value>| match <[Value; 1]>::try_from(list) {
@@ -205,6 +227,27 @@ fn check_fields(field: &str, container: &Object, allowed: impl Fn(&str) -> bool)
     }
 }
 
+/// Refuses what makes the kubelet hand something to the container that its spec does not spell out.
+fn check_references(field: &str, container: &Object) -> Result<()> {
+    let whole = ["envFrom", "volumeMounts", "volumeDevices"]
+        .into_iter()
+        .find(|key| container.get(*key).is_some_and(|value| !value.is_null()))
+        .map(str::to_owned);
+    let env = container.get("env").and_then(Value::as_array).into_iter().flatten();
+    let value_from = env
+        .enumerate()
+        .find(|(_, variable)| variable.get("valueFrom").is_some_and(|v| !v.is_null()));
+    let found = whole.or_else(|| value_from.map(|(index, _)| format!("env[{index}].valueFrom")));
+    match found {
+        Some(found) => Err(Error::invalid(
+            format!("{field}.{found}"),
+            "this agent lets debug containers neither take values from Secrets, ConfigMaps or fields \
+             nor mount volumes; started with --allow-references it does",
+        )),
+        None => Ok(()),
+    }
+}
+
 /// Refuses environment variables that would be taken for the session's facts.
 fn check_own_names(field: &str, container: &Object) -> Result<()> {
     let env = container.get("env").and_then(Value::as_array).into_iter().flatten();
@@ -222,8 +265,9 @@ fn check_own_names(field: &str, container: &Object) -> Result<()> {
     Ok(())
 }
 
-/// Strategic merge of `custom` over `base`, as the API machinery does it for a container: objects are merged, `null` removes, the lists
-/// `env` and `volumeMounts` are merged by their key, every other list is replaced.
+/// Strategic merge of `custom` over `base`, as the API machinery does it for a container: objects
+/// are merged, `null` removes, the lists `env` and `volumeMounts` are merged by their key, every
+/// other list is replaced.
 fn merge(field: &str, base: &mut Object, custom: Object) -> Result<()> {
     for (key, value) in custom {
         if key.starts_with('$') {
@@ -267,7 +311,13 @@ mod tests {
 
     fn facts() -> SessionFacts {
         let at = "2026-01-02T03:04:05Z".parse().unwrap();
-        SessionFacts { id: "id".into(), requested_by: "me".into(), created_at: at, expires_at: at }
+        SessionFacts {
+            id: "id".into(),
+            requested_by: "me".into(),
+            created_at: at,
+            expires_at: at,
+            seal: String::new(),
+        }
     }
 
     fn request(definition: Definition) -> DebugRequest {
@@ -298,11 +348,11 @@ mod tests {
     }
 
     fn defined(definition: Definition) -> Value {
-        define(&request(definition), "d", &facts()).unwrap()
+        define(&request(definition), "d", &facts(), References::Refused).unwrap()
     }
 
     fn refused(definition: Definition) -> String {
-        define(&request(definition), "d", &facts()).unwrap_err().to_string()
+        define(&request(definition), "d", &facts(), References::Refused).unwrap_err().to_string()
     }
 
     #[test]
@@ -366,6 +416,42 @@ mod tests {
             ["ports", "lifecycle", "volumeMounts[0].subPath"].iter().all(|f| message.contains(f)),
             "{message}"
         );
+    }
+
+    #[test]
+    fn references_are_refused_unless_allowed() {
+        let table = [
+            (r#""envFrom":[{"secretRef":{"name":"s"}}]"#, "envFrom"),
+            (r#""envFrom":[{"configMapRef":{"name":"c"}}]"#, "envFrom"),
+            (r#""volumeMounts":[{"name":"v","mountPath":"/v"}]"#, "volumeMounts"),
+            (
+                r#""env":[{"name":"A","value":"1"},{"name":"B","valueFrom":{"secretKeyRef":{"name":"s","key":"k"}}}]"#,
+                "env[1].valueFrom",
+            ),
+            (
+                r#""env":[{"name":"B","valueFrom":{"configMapKeyRef":{"name":"s","key":"k"}}}]"#,
+                ".valueFrom",
+            ),
+            (
+                r#""env":[{"name":"B","valueFrom":{"fieldRef":{"fieldPath":"spec.nodeName"}}}]"#,
+                ".valueFrom",
+            ),
+        ];
+        for (fields, named) in table {
+            let custom = settings(Profile::General, &format!("{{{fields}}}"));
+            let whole = Definition::Whole(format!("{{\"image\":\"x\",{fields}}}"));
+            for definition in [custom, whole] {
+                let allowed = request(definition.clone());
+                assert!(define(&allowed, "d", &facts(), References::Allowed).is_ok(), "{fields}");
+                let message = refused(definition);
+                assert!(message.contains(named), "{fields}: {message}");
+                assert!(message.contains("--allow-references"), "{message}");
+            }
+        }
+        let devices = r#"{"image":"x","volumeDevices":[{"name":"v","devicePath":"/dev/v"}]}"#;
+        assert!(refused(Definition::Whole(devices.into())).contains("volumeDevices"));
+        let none = r#"{"image":"x","envFrom":null,"env":[{"name":"A","valueFrom":null}]}"#;
+        defined(Definition::Whole(none.into()));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use podsonde::{
+    agent::config::Limits,
     embedded::Status as ApiStatus,
     proto::v1::{self, Outcome},
 };
@@ -14,7 +15,7 @@ use crate::fixture::{Failure, Fixture, SLEEP, WEB, request, rest, within};
 const SUBRESOURCE: &str = "pods/ephemeralcontainers";
 
 async fn with_pod() -> Fixture {
-    let f = Fixture::start().await;
+    let f = Fixture::with(|_| {}, Limits { allow_references: true, ..Limits::default() }).await;
     f.pod("web", json!({"containers": [{"name": "web", "image": WEB}]})).await;
     f
 }

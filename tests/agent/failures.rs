@@ -1,7 +1,10 @@
 //! What the kubelet or the pod's own state keeps from running, and how that is told.
 
-use podsonde::proto::v1::{
-    self, ImagePullPolicy, Outcome, Profile, SessionState, debug_create_response::Event,
+use podsonde::{
+    agent::config::Limits,
+    proto::v1::{
+        self, ImagePullPolicy, Outcome, Profile, SessionState, debug_create_response::Event,
+    },
 };
 use serde_json::{Value, json};
 use tonic::Code;
@@ -24,7 +27,7 @@ fn kubelet(reason: &'static str, says: &'static str) -> Failure {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_kubelet_cannot_start() {
-    let f = Fixture::start().await;
+    let f = Fixture::with(|_| {}, Limits { allow_references: true, ..Limits::default() }).await;
     f.pod("web", web()).await;
     let never = v1::DebugCreateRequest {
         image_pull_policy: ImagePullPolicy::Never.into(),

@@ -15,6 +15,7 @@ mod api;
 mod daemon;
 mod failures;
 mod fixture;
+mod forged;
 mod input;
 mod lifetime;
 mod shapes;

@@ -238,6 +238,7 @@ fn session(namespace: &str, pod: &str, container: &str, state: SessionState) -> 
         target_container: "app".into(),
         image: "busybox:1.36".into(),
         requested_by: "alice".into(),
+        requester_verified: true,
         created_at: time(now() - 20 * 3600 - 1800),
         expires_at: time(now() + 40 * 3600 + 1800),
         state: state.into(),

@@ -245,7 +245,7 @@ pub fn timestamp(at: Timestamp) -> prost_types::Timestamp {
 
 /// A session.
 pub fn session(session: &Session, node: &str) -> v1::Session {
-    let Session { pod, facts, container } = session;
+    let Session { pod, facts, sealed, container } = session;
     let (state, reason, message, exit_code) = match &container.state {
         ContainerState::Absent => (v1::SessionState::Waiting, "", "", None),
         ContainerState::Waiting { reason, message } => {
@@ -266,6 +266,7 @@ pub fn session(session: &Session, node: &str) -> v1::Session {
         target_container: container.target.clone(),
         image: container.image.clone(),
         requested_by: facts.requested_by.clone(),
+        requester_verified: *sealed,
         created_at: Some(timestamp(facts.created_at)),
         expires_at: Some(timestamp(facts.expires_at)),
         state: state.into(),

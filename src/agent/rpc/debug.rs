@@ -219,7 +219,7 @@ impl Debug for DebugService {
 }
 
 impl DebugService {
-    /// One page of the sessions. The token is the id of the last one of the page before, whose place in the order never changes.
+    /// One page of the sessions. The token is the key of the last one of the page before, whose place in the order never changes.
     fn page(&self, request: &v1::DebugListRequest) -> Result<v1::DebugListResponse> {
         let v1::DebugListRequest { namespace, pod, include_ended, page_size, page_token } = request;
         let size = match usize::try_from(*page_size) {
@@ -228,7 +228,7 @@ impl DebugService {
         };
         let mut sessions = self.sessions.all();
         if !page_token.is_empty() {
-            let last = sessions.iter().position(|s| s.facts.id == *page_token);
+            let last = sessions.iter().position(|s| s.key() == *page_token);
             let last = last.ok_or_else(|| {
                 Error::invalid("page_token", "is none of this agent's, or its session is gone")
             })?;
@@ -244,7 +244,7 @@ impl DebugService {
         let more = sessions.len() > size;
         sessions.truncate(size);
         let next_page_token =
-            sessions.last().filter(|_| more).map(|s| s.facts.id.clone()).unwrap_or_default();
+            sessions.last().filter(|_| more).map(Session::key).unwrap_or_default();
         Ok(v1::DebugListResponse {
             sessions: sessions.iter().map(|s| convert::session(s, &self.node)).collect(),
             next_page_token,

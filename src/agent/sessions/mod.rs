@@ -1,9 +1,16 @@
 //! Debug sessions: from a request to a container that runs and is verified; listing; ending.
 //!
-//! A session *is* its ephemeral container. The agent keeps nothing of it: what it knows it reads from its watch of the node's pods, so
-//! a restart loses nothing.
+//! A session *is* its ephemeral container. The agent keeps no record of its own: what it knows it
+//! reads from its watch of the node's pods, so a restart loses nothing.
+//!
+//! - `wait`: from an accepted container to one that runs and is verified;
+//! - [`seal`]: how an agent recognises the facts of a session as its own.
+
+pub mod seal;
+mod wait;
 
 use std::{
+    collections::HashMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -14,6 +21,10 @@ use tokio::{sync::mpsc, time::timeout_at};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use self::{
+    seal::SealKey,
+    wait::{Clock, Wait, tell},
+};
 use super::{
     config::Limits,
     verify::{ContainerReport, Verifier},
@@ -28,10 +39,15 @@ use crate::{
         session::SessionFacts,
         startup::{self, Startup},
     },
-    kube::{container, ephemeral, pods::Pods},
+    kube::{
+        container::{self, References},
+        ephemeral,
+        pods::Pods,
+    },
 };
 
-/// At the end of a wait, the API server has so long to say how the container fares, at most a quarter of the caller's time.
+/// How long the API server has, at the end of a wait, to say how the container fares: at most this,
+/// and at most a quarter of the caller's time.
 const LAST_LOOK: Duration = Duration::from_secs(1);
 
 /// The sessions of the node.
@@ -40,17 +56,20 @@ pub struct Sessions {
     pods: Arc<Pods>,
     verifier: Arc<Verifier>,
     limits: Limits,
+    key: SealKey,
     drain: CancellationToken,
 }
 
-/// A session: its container in its pod.
+/// A session: a container in its pod.
 #[derive(Debug, Clone)]
 pub struct Session {
-    /// The pod.
+    /// The pod that the container was added to.
     pub pod: Arc<Pod>,
-    /// Its facts.
+    /// What the container's environment says. Anybody who may patch the pod can have written it.
     pub facts: SessionFacts,
-    /// The container.
+    /// Whether the seal proves that an agent wrote the facts.
+    pub sealed: bool,
+    /// The ephemeral container.
     pub container: Container,
 }
 
@@ -86,13 +105,14 @@ impl Sessions {
         pods: Arc<Pods>,
         verifier: Arc<Verifier>,
         limits: Limits,
+        key: SealKey,
         drain: CancellationToken,
     ) -> Self {
-        Self { client, pods, verifier, limits, drain }
+        Self { client, pods, verifier, limits, key, drain }
     }
 
-    /// Creates a debug container, waits until it runs, verifies it. Tells of its steps through `progress`. Has come to a result when
-    /// `deadline` comes, at which the caller stops listening.
+    /// Creates a debug container, waits until it runs, verifies it. Tells of its steps through
+    /// `progress`. Has come to a result when `deadline` comes, at which the caller stops listening.
     ///
     /// # Errors
     /// See `Debug.Create` in `proto/podsonde/v1/debug.proto`.
@@ -119,7 +139,11 @@ impl Sessions {
         // Subscribed before the container is added, so that no change of it is missed.
         let changes = self.pods.changes();
 
-        let definition = container::define(request, &container.name, &facts)?;
+        let references = match self.limits.allow_references {
+            true => References::Allowed,
+            false => References::Refused,
+        };
+        let definition = container::define(request, &container.name, &facts, references)?;
         let client = self.client.clone();
         clock
             .outside(ephemeral::add(
@@ -134,7 +158,7 @@ impl Sessions {
             .map_err(|e| e.container(&container.name))?;
         tracing::info!(session = facts.id, pod = %format_args!("{}/{}", pod.namespace, pod.name), container = container.name,
             target = container.target, image = container.image, by = facts.requested_by, "debug container added");
-        let session = Session { pod: Arc::clone(&pod), facts, container };
+        let session = Session { pod: Arc::clone(&pod), facts, sealed: true, container };
         tell(progress, Progress::Accepted(Box::new(session.clone()))).await?;
 
         let wait = Wait {
@@ -205,22 +229,7 @@ impl Sessions {
             let message = "the pod has, or had, a container of that name, and names of debug containers are never free again";
             return Err(Error::new(Reason::NameTaken, message).container(&name));
         }
-        let running: Vec<_> = self.all().into_iter().filter(Session::may_run).collect();
-        let of_namespace = running.iter().filter(|s| s.pod.namespace == pod.namespace).count();
-        let Limits { max_sessions, max_sessions_per_namespace, .. } = self.limits;
-        let message = if of_namespace >= max_sessions_per_namespace {
-            format!(
-                "namespace {} has {of_namespace} sessions on this node, as many as one may have; end one",
-                pod.namespace
-            )
-        } else if running.len() >= max_sessions {
-            format!("the node has {max_sessions} sessions, as many as it may have; end one")
-        } else {
-            String::new()
-        };
-        if !message.is_empty() {
-            return Err(Error::new(Reason::TooManySessions, message));
-        }
+        self.check_limits(&pod.namespace)?;
         let now = Timestamp::now();
         let facts = SessionFacts {
             id: Uuid::new_v4().to_string(),
@@ -229,7 +238,9 @@ impl Sessions {
             expires_at: now
                 .checked_add(request.ttl)
                 .map_err(|e| Error::invalid("ttl", e.to_string()))?,
+            seal: String::new(),
         };
+        let facts = self.key.seal(&pod.uid, &name, facts);
         let container = Container {
             name,
             kind: ContainerKind::Ephemeral,
@@ -243,9 +254,44 @@ impl Sessions {
         Ok((container, facts))
     }
 
+    /// Checks that a namespace may have one more session.
+    ///
+    /// Whoever may patch a pod can write what looks like a session, so only what runs counts, and
+    /// what an agent is about to start. No namespace counts for more than its own limit: one
+    /// namespace's sessions, forged or not, never use up the node's.
+    fn check_limits(&self, namespace: &str) -> Result<()> {
+        let Limits { max_sessions, max_sessions_per_namespace, .. } = self.limits;
+        let mut counts: HashMap<String, usize> = HashMap::new();
+        for session in self.all().iter().filter(|session| session.counts()) {
+            *counts.entry(session.pod.namespace.clone()).or_default() += 1;
+        }
+        let of_namespace = counts.get(namespace).copied().unwrap_or_default();
+        let of_node: usize = counts.values().map(|n| n.min(&max_sessions_per_namespace)).sum();
+        let message = if of_namespace >= max_sessions_per_namespace {
+            format!(
+                "namespace {namespace} has {of_namespace} sessions on this node, as many as one may have; end one"
+            )
+        } else if of_node >= max_sessions {
+            format!("the node has {max_sessions} sessions, as many as it may have; end one")
+        } else {
+            return Ok(());
+        };
+        Err(Error::new(Reason::TooManySessions, message))
+    }
+
+    /// The sessions of a pod.
+    fn of_pod(&self, pod: &Arc<Pod>) -> impl Iterator<Item = Session> {
+        pod.ephemeral().filter_map(|container| {
+            let facts = container.session.clone()?;
+            let sealed = self.key.is_valid(&pod.uid, &container.name, &facts);
+            Some(Session { pod: Arc::clone(pod), facts, sealed, container: container.clone() })
+        })
+    }
+
     /// All sessions of the node, newest first.
     pub fn all(&self) -> Vec<Session> {
-        let mut sessions: Vec<_> = self.pods.all().iter().flat_map(of_pod).collect();
+        let pods = self.pods.all();
+        let mut sessions: Vec<_> = pods.iter().flat_map(|pod| self.of_pod(pod)).collect();
         sessions.sort_by(|a, b| {
             (b.facts.created_at, &b.facts.id).cmp(&(a.facts.created_at, &a.facts.id))
         });
@@ -266,12 +312,13 @@ impl Sessions {
         let is_it = |s: &Session| s.facts.id == session || s.container.name == session;
         let check = |pod: &Arc<Pod>| {
             pod.expect_uid(uid)?;
-            of_pod(pod).find(is_it).ok_or_else(|| no_session(pod, session))
+            self.of_pod(pod).find(is_it).ok_or_else(|| no_session(pod, session))
         };
         self.pods.find(namespace, pod, check).await.map(|(_, session)| session)
     }
 
-    /// The container of a session, or any ephemeral container by name, that has processes to end, or has had.
+    /// The container of a session, or any ephemeral container by name, that has processes to end,
+    /// or has had.
     ///
     /// # Errors
     /// SESSION_NOT_FOUND, SESSION_NOT_STARTED, and as [`Pods::find`].
@@ -304,7 +351,8 @@ impl Sessions {
 }
 
 impl Sessions {
-    /// Whether the status of a container that should run comes to say that it does not, within two seconds.
+    /// Whether the status of a container that should run comes to say that it does not, within two
+    /// seconds.
     pub async fn ends_soon(&self, pod: &Pod, container: &str) -> bool {
         let mut changes = self.pods.changes();
         let ended = async {
@@ -330,17 +378,26 @@ impl Session {
             || !self.container.is_running() && self.facts.expires_at <= Timestamp::now()
     }
 
-    /// Whether it runs, or is on the way to it. One that failed to start holds nothing, and its entry stays for as long as its pod.
-    fn may_run(&self) -> bool {
-        !self.has_ended()
-            && !matches!(startup::judge(&self.container.state, false), Startup::Failed(_))
+    /// Who asked for it. None if that cannot be proven.
+    pub fn proven_requester(&self) -> Option<&str> {
+        self.sealed.then_some(self.facts.requested_by.as_str())
     }
-}
 
-fn of_pod(pod: &Arc<Pod>) -> impl Iterator<Item = Session> {
-    pod.ephemeral().filter_map(|c| {
-        Some(Session { pod: Arc::clone(pod), facts: c.session.clone()?, container: c.clone() })
-    })
+    /// What tells it from every other container of the node. Its id does not, as another pod's
+    /// author can copy that.
+    pub fn key(&self) -> String {
+        format!("{}/{}", self.pod.uid, self.container.name)
+    }
+
+    /// Whether it counts against the limits: it runs, or an agent added it and it may still come to
+    /// run. One that failed to start holds nothing, though its entry stays as long as its pod.
+    fn counts(&self) -> bool {
+        let may_start = || {
+            self.sealed
+                && !matches!(startup::judge(&self.container.state, false), Startup::Failed(_))
+        };
+        !self.has_ended() && (self.container.is_running() || may_start())
+    }
 }
 
 fn no_session(pod: &Pod, session: &str) -> Error {
@@ -373,210 +430,6 @@ fn made_up_name() -> String {
         .take(5)
         .filter_map(|b| ALPHABET.get(usize::from(*b) % ALPHABET.len()));
     format!("podsonde-{}", letters.map(|b| char::from(*b)).collect::<String>())
-}
-
-async fn tell(progress: &mpsc::Sender<Progress>, step: Progress) -> Result<()> {
-    progress.send(step).await.map_err(|_| Error::new(Reason::PeerGone, "the caller has hung up"))
-}
-
-/// Waiting for a container that was accepted.
-struct Wait<'a> {
-    sessions: &'a Sessions,
-    session: &'a Session,
-    request: &'a DebugRequest,
-    /// The target's id when the request came.
-    target: Option<&'a crate::domain::pod::ContainerId>,
-    start_by: Instant,
-    /// How long the last look may take after that.
-    last_look: Duration,
-    progress: &'a mpsc::Sender<Progress>,
-}
-
-/// What a look at the container came to.
-enum Look {
-    /// It runs and was verified, or has exited.
-    Done(Created),
-    /// It should run, and no process of it was found.
-    InVain(Created),
-    /// It does not run yet: the kubelet's reason and message.
-    Pending(String, String),
-}
-
-impl Wait<'_> {
-    async fn run(
-        &self,
-        mut changes: tokio::sync::watch::Receiver<u64>,
-        clock: &mut Clock,
-    ) -> Result<Created> {
-        let mut last = (String::new(), String::new());
-        let (mut seen, mut give_up) = (false, None);
-        loop {
-            changes.mark_unchanged();
-            let now = self.now(&mut seen, clock).await?;
-            let mut until = self.start_by;
-            match self.look(now, clock).await? {
-                Look::Done(created) => return Ok(created),
-                // It may have exited, or its target been restarted, between the status and the look at it: a change of the pod tells.
-                // Should none come soon, what is known is the answer.
-                Look::InVain(created) => {
-                    let give_up =
-                        *give_up.get_or_insert_with(|| Instant::now() + Duration::from_secs(1));
-                    if Instant::now() >= give_up {
-                        return Ok(created);
-                    }
-                    until = until.min(give_up);
-                }
-                Look::Pending(reason, message) => {
-                    let step = (reason, message);
-                    if step != last {
-                        let (reason, message) = step.clone();
-                        tell(self.progress, Progress::Waiting { reason, message }).await?;
-                        last = step;
-                    }
-                }
-            }
-            tokio::select! {
-                changed = clock.outside(timeout_at(until.into(), changes.changed())) => match changed {
-                    Ok(Ok(())) => {}
-                    Ok(Err(_)) => return Err(Error::new(Reason::Bug, "the watch of pods has ended")),
-                    Err(_) if until < self.start_by => {}
-                    Err(_) => return self.last_look(&last, clock).await,
-                },
-                () = self.sessions.drain.cancelled() => {
-                    return Err(Error::new(Reason::Draining, "the agent is shutting down; the container may still start"));
-                }
-                () = self.progress.closed() => return Err(Error::new(Reason::PeerGone, "the caller has hung up")),
-            }
-        }
-    }
-
-    /// The session as the watch has it. The watch may not have come to the pod yet, and then the API server is asked: a pod is gone if the
-    /// watch knew it, or the API server does not.
-    async fn now(&self, seen: &mut bool, clock: &mut Clock) -> Result<Session> {
-        let asked = &self.session.pod;
-        let known =
-            self.sessions.pods.get(&asked.namespace, &asked.name).filter(|p| p.uid == asked.uid);
-        let pod = match known {
-            Some(pod) => {
-                *seen = true;
-                Some(pod)
-            }
-            None if *seen => None,
-            None => match clock.outside(self.sessions.pods.current(asked)).await {
-                Ok(found) => found,
-                // It was there a moment ago, and the last look tells if it is not.
-                Err(_) => Some(Arc::clone(asked)),
-            },
-        };
-        self.session_on(pod)
-    }
-
-    /// The session on its pod as it is now.
-    fn session_on(&self, pod: Option<Arc<Pod>>) -> Result<Session> {
-        let deleted =
-            || Error::new(Reason::PodDeleted, "was deleted while its debug container was starting");
-        let pod = pod.ok_or_else(deleted)?;
-        if matches!(pod.phase, Phase::Succeeded | Phase::Failed) {
-            return Err(Error::new(
-                Reason::PodFinished,
-                "ended while its debug container was starting",
-            ));
-        }
-        // The watch may be behind the API server's answer: then the container is not there yet.
-        let container =
-            pod.container(&self.session.container.name).unwrap_or(&self.session.container).clone();
-        if pod.terminating && container.state != ContainerState::Running {
-            return Err(deleted());
-        }
-        Ok(Session { pod, facts: self.session.facts.clone(), container })
-    }
-
-    async fn look(&self, now: Session, clock: &mut Clock) -> Result<Look> {
-        Ok(match startup::judge(&now.container.state, self.request.wait_for_image) {
-            Startup::Failed(error) => return Err(error),
-            Startup::Exited => Look::Done(clock.created(now, None)),
-            Startup::Running => {
-                let report = self.verify(&now).await?;
-                let in_vain = report.process.is_none()
-                    || report.verdict.reason == Some(Reason::TargetNotRunning);
-                let created = clock.created(now, Some(report));
-                if in_vain { Look::InVain(created) } else { Look::Done(created) }
-            }
-            Startup::Pending { reason, message } => Look::Pending(reason, message),
-        })
-    }
-
-    /// Time is up. The watch may have been cut off from the API server, so that one is asked how things stand.
-    async fn last_look(&self, last: &(String, String), clock: &mut Clock) -> Result<Created> {
-        let too_late = |state: String| {
-            Err(Error::new(
-                Reason::StartDeadline,
-                format!("the container did not run in time; {state}"),
-            ))
-        };
-        let look = async {
-            let pod = clock.outside(self.sessions.pods.current(&self.session.pod)).await?;
-            self.look(self.session_on(pod)?, clock).await
-        };
-        let (reason, message) =
-            match timeout_at((self.start_by + self.last_look).into(), look).await {
-                Ok(Err(error)) => return Err(error),
-                Ok(Ok(Look::Done(created) | Look::InVain(created))) => return Ok(created),
-                Ok(Ok(Look::Pending(reason, message))) if !reason.is_empty() => (reason, message),
-                Ok(Ok(Look::Pending(..))) => last.clone(),
-                Err(_) => {
-                    return too_late("the API server does not say how it fares".to_owned());
-                }
-            };
-        too_late(match (reason.as_str(), message.as_str()) {
-            ("", _) => "the kubelet has said nothing about it".to_owned(),
-            (reason, "") => format!("it is waiting ({reason})"),
-            (reason, message) => format!("it is waiting ({reason}): {message}"),
-        })
-    }
-
-    async fn verify(&self, now: &Session) -> Result<ContainerReport> {
-        let target = now.pod.container(&now.container.target).and_then(|c| c.id.as_ref());
-        if let (Some(old), Some(new)) = (self.target, target)
-            && old != new
-        {
-            let message = format!(
-                "the target {} was restarted meanwhile and is now {new}",
-                now.container.target
-            );
-            return Err(Error::new(Reason::ContainerRestarted, message));
-        }
-        let name = now.container.name.clone();
-        let mut reports =
-            self.sessions.verifier.verify(vec![Arc::clone(&now.pod)], Some(name)).await?;
-        let report = reports.pop().and_then(|mut r| r.containers.pop());
-        report
-            .ok_or_else(|| Error::new(Reason::Bug, "the verifier did not report on the container"))
-    }
-}
-
-/// Measures the agent's own share of a request's time.
-struct Clock {
-    started: Instant,
-    outside: Duration,
-}
-
-impl Clock {
-    fn start() -> Self {
-        Self { started: Instant::now(), outside: Duration::ZERO }
-    }
-
-    /// Awaits something that is not the agent's: the API server, the kubelet.
-    async fn outside<T>(&mut self, wait: impl Future<Output = T>) -> T {
-        let began = Instant::now();
-        let result = wait.await;
-        self.outside += began.elapsed();
-        result
-    }
-
-    fn created(&self, session: Session, report: Option<ContainerReport>) -> Created {
-        Created { session, report, agent_time: self.started.elapsed().saturating_sub(self.outside) }
-    }
 }
 
 #[cfg(test)]
