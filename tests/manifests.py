@@ -241,11 +241,16 @@ def container(name="debug", **context):
     return {"name": name, "image": "busybox", **({"securityContext": context} if context else {})}
 
 
+def referring(name="debug", **fields):
+    return {**container(name), **fields}
+
+
 def adds(*capabilities):
     return container(capabilities={"add": list(capabilities)})
 
 
 NODE_PIN, CONFINED, CAPABILITIES, HOST = "only to pods of the node", "privileged, unmask", "other than", "with hostPID"
+REFERENCES = "with envFrom, valueFrom"
 PLAIN = container()
 # What is asked by whom for which pod, and a part of each message that the base and allow-privileged deny it with
 # (None: not matched).
@@ -281,9 +286,29 @@ CASES = {
     "hostPID false": (user(), pod(hostPID=False), adds("SYS_PTRACE"), [], []),
     "a privileged one is there already": (user(), pod([container("old", privileged=True)]), PLAIN, [], []),
     "privileged beside one that is there": (user(), pod([container("old")]), container(privileged=True), [CONFINED], []),
+    "a plain variable": (user(), pod(), referring(env=[{"name": "A", "value": "1"}]), [], []),
+    "a session's own variables": (user(), pod(), referring(env=[{"name": "PODSONDE_SEAL", "value": "5ea1"}]), [], []),
     "another user, privileged": (user(name="alice", node=None), pod(), container(privileged=True), None, None),
     "the same name elsewhere": (user(name="system:serviceaccount:shop:podsonde-agent"), pod(), PLAIN, None, None),
 }
+
+
+# Everything that makes the kubelet hand something over, by itself and after a harmless variable.
+REFERRING = {
+    "envFrom a Secret": {"envFrom": [{"secretRef": {"name": "s"}}]},
+    "envFrom a ConfigMap": {"envFrom": [{"configMapRef": {"name": "c"}}]},
+    "a key of a Secret": {"env": [{"name": "A", "value": "1"}, {"name": "B", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]},
+    "a key of a ConfigMap": {"env": [{"name": "B", "valueFrom": {"configMapKeyRef": {"name": "c", "key": "k"}}}]},
+    "a field": {"env": [{"name": "B", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}]},
+    "a key of a file": {"env": [{"name": "B", "valueFrom": {"fileKeyRef": {"volumeName": "v", "path": "p", "key": "k"}}}]},
+    "a volume": {"volumeMounts": [{"name": "v", "mountPath": "/v"}]},
+    "a block device": {"volumeDevices": [{"name": "v", "devicePath": "/dev/v"}]},
+}
+# One of these is there already, and the request adds nothing of its kind.
+CASES["a reference is there already"] = (user(), pod([referring("old", **REFERRING["a volume"])]), PLAIN, [], [])
+for what, fields in REFERRING.items():
+    CASES[what] = (user(), pod(), referring(**fields), [REFERENCES], [REFERENCES])
+    CASES[f"{what}, asked for by somebody else"] = (user(name="alice", node=None), pod(), referring(**fields), None, None)
 
 
 class Admission(unittest.TestCase):
@@ -301,6 +326,19 @@ class Admission(unittest.TestCase):
                     self.assertEqual(len(decision), len(expected), decision)
                     for message, part in zip(decision, expected):
                         self.assertIn(part, message)
+
+    def test_references_are_for_who_wants_them(self):
+        [agent] = find(render("allow-references"), "DaemonSet")["spec"]["template"]["spec"]["containers"]
+        self.assertIn("--allow-references", agent["args"])
+        policy = Policy(render("allow-references"))
+        for what, fields in {**REFERRING, "nothing": {}}.items():
+            with self.subTest(what):
+                new = pod([referring(**fields)])
+                self.assertEqual(policy.decide(user(), pod(), new), [])
+                self.assertEqual(len(policy.decide(user(node="there"), pod(), new)), 1)
+        privileged = pod([container(privileged=True)])
+        [message] = policy.decide(user(), pod(), privileged)
+        self.assertIn(CONFINED, message)
 
     def test_an_agent_writes_the_lease_of_its_own_node(self):
         policy = Policy(render(*COMPONENTS), "podsonde-agent-lease")
