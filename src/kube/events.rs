@@ -1,8 +1,11 @@
 //! Events on pods: what a pod's owner should see of what was done to it, with `kubectl describe`.
 //!
-//! They are told as well as can be: nothing waits for them, and what cannot be told is logged and forgotten.
+//! Nothing waits for an Event to be written, and one that cannot be written is logged and
+//! forgotten. [`correlator`] keeps a pod's Events few, however often something is done to it.
 
-use std::{fmt, sync::Arc, time::Duration};
+mod correlator;
+
+use std::{fmt, time::Duration, time::Instant};
 
 use jiff::Timestamp;
 use k8s_openapi::{
@@ -11,32 +14,39 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client,
-    api::{ObjectMeta, PostParams},
+    api::{ObjectMeta, Patch, PatchParams, PostParams},
 };
-use tokio::sync::Semaphore;
+use serde_json::json;
+use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use crate::domain::pod::{ContainerKind, Pod};
+use self::correlator::{Correlator, Observed, Told};
+use crate::domain::{
+    pod::{ContainerKind, Pod},
+    text,
+};
 
-/// Events that are under way at a time; further ones are dropped.
-const AT_A_TIME: usize = 16;
+/// Events that wait to be written; further ones are dropped.
+const QUEUE: usize = 256;
 /// How long the API server has for one.
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest message that the API server takes, in bytes.
 const LONGEST: usize = 1024;
-/// Who tells.
+/// The component that the Events say they come from.
 const COMPONENT: &str = "podsonde-agent";
+/// How client-go marks an event that stands for several.
+const COMBINED: &str = "(combined from similar events): ";
 
 /// What has happened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Happened {
     /// A debug container was added to the pod.
     DebugContainerCreated,
     /// A debug container's processes were ended.
     DebugContainerEnded,
-    /// Somebody captures the pod's packets.
+    /// A capture of the pod's packets has started.
     CaptureStarted,
-    /// They do not any more.
+    /// It has ended.
     CaptureEnded,
 }
 
@@ -52,12 +62,19 @@ impl Happened {
     }
 }
 
-/// Tells of what happens on a node.
+/// Writes Events about the pods of a node.
 #[derive(Clone)]
 pub struct Events {
-    client: Client,
+    queue: mpsc::Sender<Pending>,
     node: String,
-    places: Arc<Semaphore>,
+}
+
+/// An Event that is to be written, and what it is about.
+#[derive(Debug)]
+struct Pending {
+    happened: Happened,
+    container: String,
+    event: Box<Event>,
 }
 
 impl fmt::Debug for Events {
@@ -67,31 +84,27 @@ impl fmt::Debug for Events {
 }
 
 impl Events {
-    /// Tells with the rights of `client`: `create events`.
+    /// Events written with the rights of `client`, which are `create` and `patch` of `events`, by a
+    /// task of the calling runtime. It ends with the last clone of this.
     pub fn new(client: Client, node: &str) -> Self {
-        Self { client, node: node.to_owned(), places: Arc::new(Semaphore::new(AT_A_TIME)) }
+        let (queue, mut pending) = mpsc::channel(QUEUE);
+        let mut writer = Writer { client, correlator: Correlator::new() };
+        // One after the other: what is told twice must find the object of the first time.
+        tokio::spawn(async move {
+            while let Some(event) = pending.recv().await {
+                writer.write(event).await;
+            }
+        });
+        Self { queue, node: node.to_owned() }
     }
 
     /// Tells that something happened to a container of the pod. Returns at once.
     pub fn tell(&self, pod: &Pod, container: &str, happened: Happened, message: &str) {
-        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
-            tracing::warn!(
-                ?happened,
-                pod = pod.name,
-                "too many events at a time, this one is not told"
-            );
-            return;
-        };
-        let event = self.event(pod, container, happened, message);
-        let api: Api<Event> = Api::namespaced(self.client.clone(), &pod.namespace);
-        tokio::spawn(async move {
-            match tokio::time::timeout(TIMEOUT, api.create(&PostParams::default(), &event)).await {
-                Ok(Ok(_)) => {}
-                Ok(Err(error)) => tracing::warn!(?happened, %error, "cannot create an event"),
-                Err(_) => tracing::warn!(?happened, "cannot create an event: no answer"),
-            }
-            drop(place);
-        });
+        let event = Box::new(self.event(pod, container, happened, message));
+        let pending = Pending { happened, container: container.to_owned(), event };
+        if self.queue.try_send(pending).is_err() {
+            tracing::warn!(?happened, pod = pod.name, "too many events wait, this one is dropped");
+        }
     }
 
     fn event(&self, pod: &Pod, container: &str, happened: Happened, message: &str) -> Event {
@@ -130,6 +143,58 @@ impl Events {
     }
 }
 
+/// The task that writes.
+struct Writer {
+    client: Client,
+    correlator: Correlator,
+}
+
+impl Writer {
+    /// Writes an event as a new object or as one more of an object that there is, or only counts it.
+    async fn write(&mut self, Pending { happened, container, mut event }: Pending) {
+        let told = Told {
+            pod_uid: event.involved_object.uid.as_deref().unwrap_or_default(),
+            container: &container,
+            happened,
+            message: event.message.as_deref().unwrap_or_default(),
+        };
+        let Some(observed) = self.correlator.observe(told, Instant::now()) else { return };
+        if observed.is_combined {
+            let message = event.message.unwrap_or_default();
+            event.message = Some(printable(&format!("{COMBINED}{message}")));
+        }
+        event.count = Some(observed.count);
+        let namespace = event.metadata.namespace.clone().unwrap_or_default();
+        let api: Api<Event> = Api::namespaced(self.client.clone(), &namespace);
+        match tokio::time::timeout(TIMEOUT, store(&api, &event, &observed)).await {
+            Ok(Ok(name)) => self.correlator.named(observed.key, Some(name)),
+            Ok(Err(error)) => {
+                tracing::warn!(?happened, %error, "cannot write an event");
+            }
+            Err(_) => tracing::warn!(?happened, "cannot write an event: no answer"),
+        }
+    }
+}
+
+/// Creates the object, or has the one that there is say what happened last and how often. Returns
+/// its name.
+async fn store(api: &Api<Event>, event: &Event, observed: &Observed) -> kube::Result<String> {
+    if let Some(name) = &observed.name {
+        let change = json!({
+            "count": event.count,
+            "lastTimestamp": event.last_timestamp,
+            "message": event.message,
+        });
+        match api.patch(name, &PatchParams::default(), &Patch::Merge(change)).await {
+            // The API server keeps Events for an hour, so it is made anew.
+            Err(kube::Error::Api(status)) if status.code == 404 => {}
+            done => return done.map(|_| name.clone()),
+        }
+    }
+    let created = api.create(&PostParams::default(), event).await?;
+    Ok(created.metadata.name.unwrap_or_default())
+}
+
 /// Which list of the spec has the container. One that was just added is ephemeral.
 fn list_of(pod: &Pod, container: &str) -> &'static str {
     match pod.container(container).map(|found| found.kind) {
@@ -141,15 +206,15 @@ fn list_of(pod: &Pod, container: &str) -> &'static str {
 
 /// Users may have any name, and kubectl prints messages as they are.
 fn printable(message: &str) -> String {
-    let mut text = String::new();
+    let mut printable = String::new();
     for c in message.chars() {
-        let c = if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
-        if text.len() + c.len_utf8() > LONGEST {
+        let c = if text::is_unsafe(c) { char::REPLACEMENT_CHARACTER } else { c };
+        if printable.len() + c.len_utf8() > LONGEST {
             break;
         }
-        text.push(c);
+        printable.push(c);
     }
-    text
+    printable
 }
 
 #[cfg(test)]

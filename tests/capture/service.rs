@@ -164,6 +164,51 @@ async fn callers_who_give_up_get_no_more_rings_than_there_is_memory_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn starting_and_giving_up_again_and_again_makes_few_events() {
+    use k8s_openapi::api::core::v1::Event as PodEvent;
+    if !possible() {
+        return;
+    }
+    let fixture = Fixture::start(CaptureLimits::default()).await;
+    fixture.pod("web", json!({})).await;
+    let mut client = fixture.client().await;
+    const CAPTURES: i32 = 60;
+    for _ in 0..CAPTURES {
+        let request = v1::CaptureStartRequest {
+            pod: pod_ref("web"),
+            ring_bytes: 1 << 20,
+            ..v1::CaptureStartRequest::default()
+        };
+        // Dropped as soon as it has started.
+        Stream::start(&mut client, request).await.unwrap();
+    }
+    wait_until("the captures have ended", || fixture.metric("podsonde_captures") == "0");
+    let kubeconfig = kube::config::Kubeconfig::from_yaml(&fixture.cluster.kubeconfig()).unwrap();
+    let config =
+        kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await.unwrap();
+    let api: kube::Api<PodEvent> =
+        kube::Api::namespaced(kube::Client::try_from(config).unwrap(), "default");
+    let captures = async || -> Vec<(String, i32)> {
+        let events = api.list(&Default::default()).await.unwrap().items;
+        let told = events.into_iter().map(|e| (e.reason.unwrap(), e.count.unwrap_or_default()));
+        told.filter(|(reason, _)| reason.starts_with("Capture")).collect()
+    };
+    // Ends are told as starts are, so the last of either shows that those before were written.
+    within(async {
+        while captures().await.iter().map(|(_, count)| count).sum::<i32>() < 25 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    let captures = captures().await;
+    let counts = |of: &str| captures.iter().filter(|(reason, _)| reason == of).count();
+    assert_eq!(counts("CaptureStarted"), 1, "{captures:?}");
+    assert!(counts("CaptureEnded") <= 11, "{captures:?}");
+    assert!(captures.iter().any(|(reason, count)| reason == "CaptureStarted" && *count > 1));
+    fixture.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_sent_arrives() {
     if !possible() {
         return;
