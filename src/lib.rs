@@ -1,38 +1,63 @@
-//! podsonde: looks into Kubernetes pods from their nodes: debug containers with proof of the namespaces they share, files, packets.
+//! podsonde looks into Kubernetes pods from their nodes: it starts debug containers and proves
+//! which namespaces they share, reads files, and captures packets.
 //!
 //! # The map
 //!
-//! Two programs: `podsonde-agent`, one per node, and `podsonde`, for people.
+//! There are two programs: `podsonde-agent`, the daemon on each node, and `podsonde`, for people.
 //!
 //! ```text
-//! bin/podsonde-agent ─ agent ─┬─ sys ────┐        bin/podsonde ─ cli ─ client ─ kube, proto, domain
-//!                             ├─ kube ───┤                        └─ embedded (podsonde demo) ─ agent
+//! bin/podsonde-agent ─ agent ─┬─ sys ────┐   bin/podsonde ─ cli ─┬─ client ─ kube, proto, domain
+//!                             ├─ kube ───┤                       └─ embedded (podsonde demo)
 //!                             └─ proto   └─ domain
 //! ```
 //!
-//! - [`domain`]: pure logic: pods, cgroups, verdicts, sessions, capture files ([`domain::pcapng`]), packets as text
-//!   ([`domain::packet`]), errors. Start with [`domain::verdict`].
-//! - [`sys`]: Linux: procfs, pidfds, namespaces, files below a foreign root ([`sys::rooted`]), packets ([`sys::capture`]), and the broker
-//!   that alone enters namespaces ([`sys::broker`]). The only home of `unsafe`.
-//! - [`kube`]: the Kubernetes API: the watch of a node's pods, ephemeral containers, the way to an agent.
-//! - [`proto`]: the gRPC API, generated from `proto/`.
-//! - [`agent`]: the daemon. [`agent::app`] wires it, [`agent::rpc::gate`] is what every call goes through,
-//!   [`agent::access`] the table of who may call what; [`agent::sessions`], [`agent::verify`], [`agent::files`] and [`agent::capture`] are what
-//!   it does.
-//! - [`client`]: what the command line is made of; for other programs, too.
-//! - [`cli`]: the command line.
-//! - [`embedded`]: an API server, a kubelet and pods of plain namespaces, for the demo and the tests.
+//! | module | what it is |
+//! |---|---|
+//! | [`domain`] | pure logic, without a kernel or a network: pods, verdicts, packets, errors |
+//! | [`sys`] | Linux: procfs, pidfds, namespaces, files, packets; the only home of `unsafe` |
+//! | [`kube`] | the Kubernetes API, as agent and client use it |
+//! | [`proto`] | the gRPC API, generated from `proto/` |
+//! | [`agent`] | the daemon |
+//! | [`client`] | finds agents, connects to them and asks many at once; for other programs, too |
+//! | [`cli`] | the command line: one file or folder for each command |
+//! | [`embedded`] | an API server, a kubelet and pods of plain namespaces, for demo and tests |
+//!
+//! # Where to look
+//!
+//! | behaviour | where it is decided | where it happens |
+//! |---|---|---|
+//! | who may call what | [`agent::access`] | [`agent::rpc::gate`], which every call passes |
+//! | what the audit log says | [`agent::audit`] | [`agent::rpc::operation`] |
+//! | an error's reason and code | [`domain::error`] | [`agent::rpc::status`] |
+//! | limits and flags | [`agent::config`] | [`agent::listen`], [`agent::rpc::slots`] |
+//! | start, readiness and shutdown | [`agent::app`] | [`agent::probes`] |
+//! | which process is a container's | [`domain::cgroup`] | [`sys::process`], [`sys::containers`] |
+//! | verdicts on namespaces | [`domain::verdict`] | [`agent::verify`] |
+//! | debug containers, their end | [`domain::session`] | [`agent::sessions`], [`agent::expiry`] |
+//! | entering namespaces | [`sys::broker`] | [`sys::enter`] |
+//! | files of a container | [`sys::rooted`] | [`agent::files`] |
+//! | packets of a pod | [`agent::capture`] | [`sys::capture`] |
+//! | capture files | [`domain::pcapng`] | `cli::capture` |
+//! | packets as text | [`domain::packet`] | `cli::capture` |
+//! | what may reach a terminal | [`domain::text`] | `cli::terminal` |
+//! | finding and trusting an agent | [`kube::agents`], [`kube::leases`] | [`client`] |
 //!
 //! # What always holds
 //!
-//! - Never "shared" on the strength of the spec; never a verdict about a process that was not proven to be the container's
-//!   ([`sys::process`]).
+//! - Nothing is called "shared" on the strength of the spec, and no verdict is about a process that
+//!   was not proven to be the container's ([`sys::process`]).
 //! - A thread that entered a foreign namespace ends with its visit ([`sys::enter`]).
-//! - Nothing outside a container's root is opened on its behalf ([`sys::rooted`]), and no packet is lost that is not counted
-//!   ([`sys::capture`]).
-//! - Every call is authorised by the API server and written down before anything is done ([`agent::rpc::gate`]).
-//! - The agent keeps nothing that a restart would lose: sessions are read from the pods' specs ([`agent::sessions`]).
-//! - Imports run one way, and `unsafe` stands in `sys` alone (`tests/architecture.rs`).
+//! - Nothing outside a container's root is opened on its behalf ([`sys::rooted`]).
+//! - Every packet that is lost is counted ([`sys::capture`]).
+//! - The API server authorises every call, and the audit log has it before anything is done
+//!   ([`agent::rpc::gate`]).
+//! - The agent keeps nothing that a restart would lose: it reads sessions from the pods' specs
+//!   ([`agent::sessions`]).
+//! - Imports run one way, no circle of them spans folders, and `unsafe` stands in `sys` alone
+//!   (`tests/architecture.rs`).
+//!
+//! `.github/CONTRIBUTING.md` says how to add an RPC, a command, a check and a packet printer, and
+//! explains the project's words.
 
 #[cfg(target_os = "linux")]
 pub mod agent;

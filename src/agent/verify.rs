@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    os::fd::AsFd,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -22,7 +23,6 @@ use crate::{
     sys::{
         broker::NamespaceEntry,
         containers::{Containers, Scan},
-        evidence,
         process::ContainerProcess,
     },
 };
@@ -406,7 +406,7 @@ impl<'a> Pass<'a> {
             if self.entry_hangs {
                 return Evidence::default();
             }
-            evidence::gather(self.entry, &own.process).unwrap_or_else(|error| {
+            self.entry.evidence(own.process.pidfd().as_fd()).unwrap_or_else(|error| {
                 tracing::debug!(pid = own.process.facts.pid, %error, "no evidence");
                 self.entry_hangs = error.errno == Errno::TIMEDOUT;
                 Evidence::default()

@@ -8,21 +8,13 @@ use nix::{
 };
 use rustix::thread::ThreadNameSpaceType;
 
-use super::{SysError, broker::NamespaceEntry, ffi, process::ContainerProcess};
+use super::ffi;
 use crate::domain::evidence::{Evidence, Interface, IpcEvidence, NetEvidence};
 
 /// The namespaces that evidence is taken in.
 pub(super) const KINDS: ThreadNameSpaceType = ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
     .union(ThreadNameSpaceType::NETWORK)
     .union(ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION);
-
-/// Has the process' uts, net and ipc namespaces entered and looked around in.
-///
-/// # Errors
-/// As [`NamespaceEntry::evidence`].
-pub fn gather(entry: &NamespaceEntry, process: &ContainerProcess) -> Result<Evidence, SysError> {
-    entry.evidence(process.pidfd().as_fd())
-}
 
 /// Looks around in the calling thread's namespaces.
 pub(super) fn look() -> Evidence {

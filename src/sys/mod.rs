@@ -7,7 +7,7 @@
 //! - [`process`]: a process that was proven to be a container's, pinned by pidfd;
 //! - [`containers`]: from container ids to such processes, in one pass over `/proc`;
 //! - [`enter`]: running something inside another namespace, on a thread that ends with it;
-//! - [`evidence`]: what is seen from inside;
+//! - `evidence`: what is seen from inside;
 //! - [`socket`]: the sockets that are opened inside;
 //! - [`capture`]: packets of a network namespace, by a ring of its own and libpcap's filters;
 //! - [`broker`]: the process that may enter namespaces, so that the agent's own need not;
@@ -23,7 +23,7 @@ pub mod confine;
 pub mod containers;
 pub mod enter;
 mod error;
-pub mod evidence;
+mod evidence;
 mod ffi;
 pub mod identity;
 mod pass;
