@@ -1,5 +1,6 @@
-//! The real binary against a gRPC server with canned answers, over a unix socket, over loopback, and through an API server's
-//! port-forward: what people read, what scripts read, exit codes, errors.
+//! The real binary against a gRPC server with canned answers, over a unix socket, over loopback,
+//! and through an API server's port-forward: what people read, what scripts read, exit codes,
+//! errors.
 
 // Clippy's exceptions for tests do not reach functions beside them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]

@@ -220,7 +220,8 @@ class Policy:
             value = self.evaluate(variable["expression"], data)
             assert value is not None, f"{variable['name']} does not evaluate on {data}"
             data["variables"][variable["name"]] = value
-        # One that does not evaluate denies too, but with a message that helps nobody: no case expects that.
+        # One that does not evaluate denies too, but with a message that helps nobody: no case
+        # expects that.
         results = [(v["message"], self.evaluate(v["expression"], data)) for v in self.spec["validations"]]
         return ["does not evaluate" if result is None else message for message, result in results if result is not True]
 
@@ -252,8 +253,8 @@ def adds(*capabilities):
 NODE_PIN, CONFINED, CAPABILITIES, HOST = "only to pods of the node", "privileged, unmask", "other than", "with hostPID"
 REFERENCES = "with envFrom, valueFrom"
 PLAIN = container()
-# What is asked by whom for which pod, and a part of each message that the base and allow-privileged deny it with
-# (None: not matched).
+# What is asked by whom for which pod, and a part of each message that the base and allow-privileged
+# deny it with (None: not matched).
 CASES = {
     "own node": (user(), pod(), PLAIN, [], []),
     "other node": (user(node="there"), pod(), PLAIN, [NODE_PIN], [NODE_PIN]),

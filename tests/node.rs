@@ -1,4 +1,5 @@
-//! The node tier: pods on a real containerd and runc, checked with independent tools. Run by `tests/run node`.
+//! The node tier: pods on a real containerd and runc, checked with independent tools. Run by
+//! `tests/run node`.
 #![cfg(all(target_os = "linux", feature = "embedded"))]
 #![allow(
     clippy::expect_used,
@@ -131,8 +132,8 @@ async fn a_targeted_container_shares_what_the_kubelet_asks_for() {
     runtime.remove_pod(&uid).await;
 }
 
-/// One pod shape: the pod's spec, the target's and the debug container's pid mode, and the namespaces which these
-/// two then share. `TARGET` stands for the target's id.
+/// One pod shape: the pod's spec, the target's and the debug container's pid mode, and the
+/// namespaces which these two then share. `TARGET` stands for the target's id.
 struct Shape {
     name: &'static str,
     spec: serde_json::Value,
@@ -394,7 +395,8 @@ async fn what_nobody_waited_for_is_removed_with_the_pod() {
     let Some(node) = Node::get() else { return };
     let runtime = node.runtime().await;
     let start = node::container("app", "busybox", SLEEP);
-    // Abandoned at every stage there is: each request ends within a second when nobody is in its way.
+    // Abandoned at every stage there is: each request ends within a second when nobody is in its
+    // way.
     for stage in 0..12 {
         let pod =
             node::pod("abandoned", json!({"containers": [{"name": "app", "image": "busybox"}]}));

@@ -88,7 +88,8 @@ struct PendingLine {
 struct Writer {
     unnamed: Unnamed,
     epoch: Instant,
-    /// Milliseconds since `epoch` when the line that is being written was begun; 0 while there is none.
+    /// Milliseconds since `epoch` when the line that is being written was begun; 0 while there is
+    /// none.
     busy_since: AtomicU64,
 }
 

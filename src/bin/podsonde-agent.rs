@@ -23,8 +23,9 @@ fn main() -> ExitCode {
     }
     // Before there is a thread that would keep what is given up.
     let result = agent::privileges::separate().and_then(|entry| {
-        // One worker: what takes long has threads of its own, and a second one would be woken, time after time, to look for work that the
-        // first has in hand. It cost a capture a third more CPU.
+        // One worker: what takes long has threads of its own, and a second one would be woken, time
+        // after time, to look for work that the first has in hand. It cost a capture a third more
+        // CPU.
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let result = runtime.block_on(agent::app::run(config, entry));

@@ -1,7 +1,8 @@
 //! `podsonde extcap`: pods as capture interfaces of Wireshark, by the protocol of extcap(4).
 //!
-//! Wireshark executes every program in its extcap directories, asks it for its interfaces and for the fields of their dialogs, and has it
-//! write pcapng into a pipe. It does so whenever it starts, so nothing here waits long for a cluster.
+//! Wireshark executes every program in its extcap directories, asks it for its interfaces and for
+//! the fields of their dialogs, and has it write pcapng into a pipe. It does so whenever it starts,
+//! so nothing here waits long for a cluster.
 
 use std::{fmt::Write, path::PathBuf, time::Duration};
 
@@ -18,7 +19,8 @@ use crate::{client::Error, kube::workloads, proto::v1::CaptureStartRequest};
 
 /// How long a cluster may take to list its pods before Wireshark goes on without them.
 const PATIENCE: Duration = Duration::from_secs(4);
-/// Most pods that are listed: Wireshark shows them all on its first page, and executes podsonde for each when it starts.
+/// Most pods that are listed: Wireshark shows them all on its first page, and executes podsonde for
+/// each when it starts.
 const MOST_PODS: usize = 100;
 /// The interface whose dialog asks for the pod.
 const ANY_POD: &str = "podsonde";
@@ -199,8 +201,8 @@ fn pod_of(interface: &str) -> Result<Option<PodTarget>, Failed> {
     target.map(Some).ok_or_else(invalid)
 }
 
-/// The pods that run: of the namespace that was named, else of all if they may be listed, else of the kubeconfig's. None where
-/// there is no cluster: Wireshark has interfaces of others, too.
+/// The pods that run: of the namespace that was named, else of all if they may be listed, else of
+/// the kubeconfig's. None where there is no cluster: Wireshark has interfaces of others, too.
 async fn pods(context: &Context) -> Vec<PodTarget> {
     let listed = tokio::time::timeout(PATIENCE, async {
         let scope = context.scope().await?;

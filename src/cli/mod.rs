@@ -1,5 +1,5 @@
-//! The command line, `podsonde` and `kubectl podsonde`: arguments, one file per command, output, exit codes. Made of
-//! [`crate::client`]; knows nothing of Linux.
+//! The command line, `podsonde` and `kubectl podsonde`: arguments, one file per command, output,
+//! exit codes. Made of [`crate::client`]; knows nothing of Linux.
 
 mod capture;
 mod completion;
@@ -48,7 +48,8 @@ Exit codes:
   130  interrupted
 Of several that apply: 3 before 1 before 4.";
 
-/// Looks into pods from their nodes: debug containers with proof of the namespaces they share, files, packets.
+/// Looks into pods from their nodes: debug containers with proof of the namespaces they share,
+/// files, packets.
 #[derive(Debug, Clone, Parser)]
 #[command(
     name = "podsonde",

@@ -48,11 +48,12 @@ pub(super) struct GlobalArgs {
         hide_env_values = true
     )]
     pub(super) token_file: Option<PathBuf>,
-    /// Connect to agents at the addresses that they publish, if these can be reached; else through the API server
+    /// Connect to agents at the addresses that they publish, if these can be reached; else through
+    /// the API server
     #[arg(long, global = true)]
     pub(super) direct: bool,
-    /// Authorities, PEM, of which one has signed the certificate of an --agent with https [default: the system's, unless the
-    /// agent's Lease is found by its address]
+    /// Authorities, PEM, of which one has signed the certificate of an --agent with https [default:
+    /// the system's, unless the agent's Lease is found by its address]
     #[arg(long, global = true, value_name = "FILE", conflicts_with = "agent_fingerprint")]
     pub(super) agent_ca: Option<PathBuf>,
     /// SHA-256 of the certificate of an --agent with https

@@ -1,4 +1,5 @@
-//! Says on stderr what is being waited for: one line that is rewritten on a terminal, a line per stage elsewhere.
+//! Says on stderr what is being waited for: one line that is rewritten on a terminal, a line per
+//! stage elsewhere.
 
 use std::{
     io::{self, Write},

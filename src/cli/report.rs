@@ -1,5 +1,6 @@
-//! What `-o json` and `-o yaml` print: a shape of the command line's own, in Kubernetes' camelCase, that stays as it is when
-//! the gRPC API grows. Fields are added, never renamed; a field without a value is left out.
+//! What `-o json` and `-o yaml` print: a shape of the command line's own, in Kubernetes' camelCase,
+//! that stays as it is when the gRPC API grows. Fields are added, never renamed; a field without a
+//! value is left out.
 
 use prost_types::Timestamp;
 use serde::Serialize;
@@ -281,7 +282,8 @@ pub(super) fn errors(failures: &[Failure]) -> Vec<ErrorReport> {
 
 impl From<PodVerification> for PodReport {
     fn from(pod: PodVerification) -> Self {
-        // A pod none of whose containers run has no verdict; one with an outcome of a later API version is not known.
+        // A pod none of whose containers run has no verdict; one with an outcome of a later API
+        // version is not known.
         let verdict = if pod.containers.is_empty() { "NONE" } else { verdict(pod.outcome()) };
         Self {
             verdict,

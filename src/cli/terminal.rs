@@ -1,8 +1,8 @@
 //! Writes results to stdout and everything else to stderr.
 //!
 //! All text passes through here, so it is here that the last unsafe character is escaped
-//! ([`crate::domain::text`]): a caller that forgets to escape a name spoils its own layout at worst.
-//! A reader that closes its end of a pipe early is no error.
+//! ([`crate::domain::text`]): a caller that forgets to escape a name spoils its own layout at
+//! worst. A reader that closes its end of a pipe early is no error.
 
 use std::{
     borrow::Cow,

@@ -7,10 +7,12 @@ use super::{
 
 /// The namespaces' columns.
 const KINDS: [&str; 8] = ["ipc", "net", "uts", "pid", "mnt", "user", "cgroup", "time"];
-/// So many of them are all that fits a terminal of 80 columns; the others show with `wide`, and in the verdict.
+/// So many of them are all that fits a terminal of 80 columns; the others show with `wide`, and in
+/// the verdict.
 const NARROW: usize = 6;
 
-/// One line per container. `namespaces`: with the pods' namespaces. `wide`: with ids, node and evidence.
+/// One line per container. `namespaces`: with the pods' namespaces. `wide`: with ids, node and
+/// evidence.
 pub(super) fn list(pods: &[PodReport], namespaces: bool, wide: bool, colour: bool) -> String {
     let mut header = Vec::new();
     if namespaces {

@@ -10,7 +10,8 @@ use super::{
 /// How to talk to agents.
 #[derive(Debug, Clone)]
 pub struct ConnectOptions {
-    /// How long to wait for one answer; of streams, for the whole of it. `None`: for ever. Default: 1 min.
+    /// How long to wait for one answer; of streams, for the whole of it. `None`: for ever. Default:
+    /// 1 min.
     pub request_timeout: Option<Duration>,
     /// How long connecting may take, TLS and port-forward included. Default: 15 s.
     pub connect_timeout: Duration,
@@ -20,13 +21,16 @@ pub struct ConnectOptions {
     pub credentials: Credentials,
     /// The client certificate that is shown to agents. Default: none.
     pub identity: Option<ClientIdentity>,
-    /// Which certificate is believed of an agent that is asked at an endpoint. `None`: what the system's authorities signed.
+    /// Which certificate is believed of an agent that is asked at an endpoint. `None`: what the
+    /// system's authorities signed.
     pub trust: Option<Trust>,
-    /// Connect to the addresses that agents publish; where that fails, through the API server. Default: only the latter.
+    /// Connect to the addresses that agents publish; where that fails, through the API server.
+    /// Default: only the latter.
     pub direct: bool,
     /// What connections are for. Default: calls.
     pub traffic: Traffic,
-    /// Talk also to agents of the cluster that publish no certificate: without TLS, through the API server. Default: no.
+    /// Talk also to agents of the cluster that publish no certificate: without TLS, through the API
+    /// server. Default: no.
     pub insecure: bool,
 }
 
@@ -35,7 +39,8 @@ pub struct ConnectOptions {
 pub enum Traffic {
     /// Questions and their answers.
     Calls,
-    /// A stream that is as fast as the network is, on a connection of its own; one of so many at the same time.
+    /// A stream that is as fast as the network is, on a connection of its own; one of so many at
+    /// the same time.
     Bulk(usize),
 }
 

@@ -1,4 +1,5 @@
-//! What is seen from inside a namespace, for a person to recognise it by. Evidence never decides a verdict.
+//! What is seen from inside a namespace, for a person to recognise it by. Evidence never decides a
+//! verdict.
 
 /// Seen from inside the namespaces of one process. Absent where it could not be taken.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -53,7 +54,8 @@ impl IpcEvidence {
     /// How many ids of one sort are listed at most.
     pub const MAX_IDS: usize = 16;
 
-    /// Parses the ids out of a table of `/proc/sysvipc`: a header line, then rows whose second column is the id.
+    /// Parses the ids out of a table of `/proc/sysvipc`: a header line, then rows whose second
+    /// column is the id.
     pub fn parse_ids(table: &str) -> Vec<i32> {
         table
             .lines()

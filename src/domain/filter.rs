@@ -1,7 +1,9 @@
-//! Capture filters: the classic BPF programs that libpcap compiles, as far as they are handled outside the kernel.
+//! Capture filters: the classic BPF programs that libpcap compiles, as far as they are handled
+//! outside the kernel.
 //!
-//! A program comes from a compiler that is not trusted, so it is checked like any other input, and run here only where the kernel
-//! cannot: [`Program::run`] ends on every program and never reads beyond the packet.
+//! A program comes from a compiler that is not trusted, so it is checked like any other input, and
+//! run here only where the kernel cannot: [`Program::run`] ends on every program and never reads
+//! beyond the packet.
 //!
 //! <https://www.kernel.org/doc/html/latest/networking/filter.html>
 
@@ -111,9 +113,10 @@ impl Program {
         &self.0
     }
 
-    /// The same program, compiled for packets with an SLL2 header, for the kernel, where they do not have it yet: offsets begin at
-    /// the network layer's header, and what is in the SLL2 header is beside the packet. None if it reads a field that the kernel does
-    /// not have there, or part of one.
+    /// The same program, compiled for packets with an SLL2 header, for the kernel, where they do
+    /// not have it yet: offsets begin at the network layer's header, and what is in the SLL2 header
+    /// is beside the packet. None if it reads a field that the kernel does not have there, or part
+    /// of one.
     #[must_use]
     pub fn without_sll2_header(&self) -> Option<Self> {
         let fix = |instruction: &Instruction| {
@@ -134,8 +137,8 @@ impl Program {
         self.0.iter().map(fix).collect::<Option<Vec<_>>>().map(Self)
     }
 
-    /// The same program, but for packets of other directions, and for those that leave by the loopback interface: they come back in by
-    /// it, and would be seen twice. The kernel runs it.
+    /// The same program, but for packets of other directions, and for those that leave by the
+    /// loopback interface: they come back in by it, and would be seen twice. The kernel runs it.
     #[must_use]
     pub fn of(&self, ways: Ways) -> Self {
         let packet_type = Instruction::new(LD_BYTE_ABS, 0, 0, PACKET_TYPE);
@@ -242,14 +245,15 @@ fn load(packet: &[u8], at: u32, code: u16) -> Option<u32> {
     }
 }
 
-/// Whether a filter asks for VLAN tags. The kernel has taken them out of the packets that its own filter sees, so such a filter is run
-/// on what goes into the file, where they are back.
+/// Whether a filter asks for VLAN tags. The kernel has taken them out of the packets that its own
+/// filter sees, so such a filter is run on what goes into the file, where they are back.
 pub fn wants_vlan_tags(text: &str) -> bool {
     words(text).any(|(_, word)| word == "vlan")
 }
 
-/// The filter with the name that libpcap did not know written as a number, if its message is about a port or protocol of a well-known
-/// name. The compiler has no files, so that it cannot look names of hosts up; `port http` means the same on every node nevertheless.
+/// The filter with the name that libpcap did not know written as a number, if its message is about
+/// a port or protocol of a well-known name. The compiler has no files, so that it cannot look names
+/// of hosts up; `port http` means the same on every node nevertheless.
 pub fn with_number(text: &str, message: &str) -> Option<String> {
     let message = message.strip_prefix("unknown ")?;
     let (what, rest) = message.split_once('\'')?;
@@ -344,7 +348,8 @@ const PORTS: &[(&str, u16)] = &[
     ("http-alt", 8080),
 ];
 
-/// IP protocols that are no words of the language themselves. <https://www.iana.org/assignments/protocol-numbers>
+/// IP protocols that are no words of the language themselves.
+/// <https://www.iana.org/assignments/protocol-numbers>
 const PROTOCOLS: &[(&str, u16)] = &[
     ("icmp", 1),
     ("igmp", 2),

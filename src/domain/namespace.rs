@@ -67,7 +67,8 @@ pub struct NamespaceId {
     pub ino: u64,
 }
 
-/// The namespaces of one process. A kind is absent where the kernel has none or it could not be read.
+/// The namespaces of one process. A kind is absent where the kernel has none or it could not be
+/// read.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct NamespaceSet([Option<NamespaceId>; 8]);
 

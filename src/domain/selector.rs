@@ -99,7 +99,8 @@ impl LabelSelector {
     }
 }
 
-/// The terms of a selector: what stands between the commas that are outside parentheses. Empty ones are left out.
+/// The terms of a selector: what stands between the commas that are outside parentheses. Empty ones
+/// are left out.
 pub fn terms(selector: &str) -> impl Iterator<Item = &str> {
     split(selector).filter(|term| !term.is_empty())
 }

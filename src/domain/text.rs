@@ -27,7 +27,8 @@ pub fn escape(text: &str) -> Cow<'_, str> {
 /// Text of several lines: as [`escape`], but newlines and tabs stay.
 #[must_use]
 pub fn escape_lines(text: &str) -> Cow<'_, str> {
-    // Every printed packet comes through here. This loop has no branch, so it takes 16 bytes at once.
+    // Every printed packet comes through here. This loop has no branch, so it takes 16 bytes at
+    // once.
     let is_plain = |byte: &u8| matches!(byte, b' '..=b'~' | b'\n' | b'\t');
     if text.as_bytes().iter().fold(true, |plain, byte| plain & is_plain(byte)) {
         return Cow::Borrowed(text);

@@ -1,4 +1,5 @@
-//! Asking the API server who somebody is and what they may do: delegated authentication and authorisation, as kubelets do it.
+//! Asking the API server who somebody is and what they may do: delegated authentication and
+//! authorisation, as kubelets do it.
 //! <https://kubernetes.io/docs/reference/access-authn-authz/authentication/#webhook-token-authentication>
 //!
 //! Nothing is remembered here.
@@ -50,7 +51,8 @@ impl fmt::Debug for Token {
 /// What the API server says of a token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reviewed {
-    /// It is this user's, and meant for these of the audiences asked about; for none if the API server knows no audiences.
+    /// It is this user's, and meant for these of the audiences asked about; for none if the API
+    /// server knows no audiences.
     Authenticated(User, Vec<String>),
     /// It is nobody's, or not for these audiences. The API server's words.
     Refused(String),
@@ -78,7 +80,8 @@ impl fmt::Debug for Reviews {
 }
 
 impl Reviews {
-    /// Reviews made with the rights of `client`: `create tokenreviews` and `create subjectaccessreviews`.
+    /// Reviews made with the rights of `client`: `create tokenreviews` and `create
+    /// subjectaccessreviews`.
     pub fn new(client: Client) -> Self {
         Self { client }
     }
@@ -156,7 +159,8 @@ impl Reviews {
         let body = serde_json::to_vec(review).map_err(|error| bug(error.to_string()))?;
         let request = Request::new(K::url_path(&(), None)).create(&PostParams::default(), body);
         let request = request.map_err(|error| bug(error.to_string()))?;
-        // As text: where an answer cannot be read, `Client::request` logs it, and a token stands in it.
+        // As text: where an answer cannot be read, `Client::request` logs it, and a token stands in
+        // it.
         match tokio::time::timeout(TIMEOUT, self.client.request_text(request)).await {
             Ok(Ok(text)) => serde_json::from_str(&text).map_err(|error| {
                 let message =

@@ -150,7 +150,8 @@ struct Writer {
 }
 
 impl Writer {
-    /// Writes an event as a new object or as one more of an object that there is, or only counts it.
+    /// Writes an event as a new object or as one more of an object that there is, or only counts
+    /// it.
     async fn write(&mut self, Pending { happened, container, mut event }: Pending) {
         let told = Told {
             pod_uid: event.involved_object.uid.as_deref().unwrap_or_default(),

@@ -209,7 +209,8 @@ fn way(graph: &Graph, from: &str, to: &str) -> Option<Vec<String>> {
     None
 }
 
-/// For each import across folders that lies on a circle, the shortest such circle; each circle once.
+/// For each import across folders that lies on a circle, the shortest such circle; each circle
+/// once.
 fn circles(graph: &Graph) -> BTreeSet<String> {
     let folders: BTreeMap<&str, String> =
         graph.keys().map(|file| (file.as_str(), folder(file, graph))).collect();

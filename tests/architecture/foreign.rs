@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use super::source::{rust, shown, split};
 
 /// Calls that may ask a foreign file system something, and the files that may name them. Such a
-/// file system may never answer, so all of these run on threads that may be lost; one call elsewhere
-/// would hang the agent.
+/// file system may never answer, so all of these run on threads that may be lost; one call
+/// elsewhere would hang the agent.
 const FOREIGN: &[(&[&str], &[&str])] = &[
     (&["open_path"], &["src/sys/containers.rs", "src/sys/process.rs", "src/sys/procfs.rs"]),
     (&["host_root"], &["src/agent/files/find.rs", "src/sys/containers.rs"]),

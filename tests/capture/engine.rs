@@ -139,7 +139,8 @@ pub(crate) fn sequences(file: &[u8], at: usize) -> Vec<u64> {
     frames.map(|packet| u64::from_be_bytes(packet.data[at..at + 8].try_into().unwrap())).collect()
 }
 
-/// Where a row of sequence numbers is not 0, 1, 2 and so on: the first few of what should be there and what is.
+/// Where a row of sequence numbers is not 0, 1, 2 and so on: the first few of what should be there
+/// and what is.
 pub(crate) fn gaps(found: &[u64], count: u64) -> Vec<(u64, Option<u64>)> {
     let at = |number: u64| found.get(usize::try_from(number).unwrap()).copied();
     let wrong = (0..count.max(found.len() as u64)).filter(|number| at(*number) != Some(*number));

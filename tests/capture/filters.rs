@@ -127,7 +127,8 @@ fn a_filter_that_takes_much_memory_is_refused_and_ordinary_ones_are_not() {
     if !possible() {
         return;
     }
-    // 16 KiB for which libpcap 1.10 takes 350 MiB within half a second, more than the agent's pod has.
+    // 16 KiB for which libpcap 1.10 takes 350 MiB within half a second, more than the agent's pod
+    // has.
     let filter = "net 1 or ".repeat(MAX_TEXT / 9 - 1) + "ip";
     let error = compile(ETHERNET, &filter).unwrap_err();
     assert_eq!((error.reason, error.context.field.as_str()), (Reason::InvalidField, "filter"));

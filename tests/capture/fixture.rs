@@ -1,4 +1,5 @@
-//! A cluster of one node with its agent and pods of real namespaces, and captures of them over gRPC.
+//! A cluster of one node with its agent and pods of real namespaces, and captures of them over
+//! gRPC.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -91,7 +92,8 @@ impl Fixture {
         fixture
     }
 
-    /// A connection of its own, as bulk captures have, with windows as the client library sets them.
+    /// A connection of its own, as bulk captures have, with windows as the client library sets
+    /// them.
     pub(crate) async fn channel(&self) -> Channel {
         let endpoint =
             Endpoint::from_shared(format!("http://{}", self.agent.addresses()[0])).unwrap();

@@ -1,6 +1,8 @@
-//! Packets, really captured: the engine on network namespaces that the tests make, and the agent's service over gRPC.
+//! Packets, really captured: the engine on network namespaces that the tests make, and the agent's
+//! service over gRPC.
 //!
-//! Needs root, and Debian's tcpdump and tshark. What is expected is what the generator sent, and what tcpdump says.
+//! Needs root, and Debian's tcpdump and tshark. What is expected is what the generator sent, and
+//! what tcpdump says.
 #![cfg(all(target_os = "linux", feature = "embedded"))]
 #![allow(
     clippy::unwrap_used,

@@ -352,7 +352,8 @@ async fn a_stalled_client_costs_packets_and_not_memory() {
     let limits = CaptureLimits { capture_queue: 2 << 20, ..CaptureLimits::default() };
     let fixture = Fixture::start(limits).await;
     let (pid, index) = fixture.pod_with_generator("web").await;
-    // With HTTP/2's own small windows, so that not all of it is on its way to a client that does not read.
+    // With HTTP/2's own small windows, so that not all of it is on its way to a client that does
+    // not read.
     let endpoint = format!("http://{}", fixture.agent.addresses()[0]);
     let channel =
         tonic::transport::Channel::from_shared(endpoint).unwrap().connect().await.unwrap();
@@ -700,7 +701,8 @@ async fn a_capture_does_not_capture_itself() {
     drop(std::net::TcpStream::connect(fixture.agent.addresses()[0]).unwrap());
     let (_, ended) = stream.end().await.unwrap();
     let captured = ended.statistics.unwrap().captured;
-    // Its handshake and its end; not each statistics message of the capture, and the packets that carry these.
+    // Its handshake and its end; not each statistics message of the capture, and the packets that
+    // carry these.
     assert!((3..=9).contains(&captured), "{captured}");
     fixture.end().await;
 }

@@ -1,4 +1,5 @@
-//! Packets of every shape, captured beside a `tcpdump` in the same network namespace: the same ones, to the byte.
+//! Packets of every shape, captured beside a `tcpdump` in the same network namespace: the same
+//! ones, to the byte.
 
 use std::{
     fs::{self, File},

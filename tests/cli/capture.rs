@@ -1,5 +1,5 @@
-//! `podsonde capture` and `podsonde extcap` against the fake agent: what is printed, what is written, how it ends. What files hold is
-//! asked of tcpdump and Wireshark's tools.
+//! `podsonde capture` and `podsonde extcap` against the fake agent: what is printed, what is
+//! written, how it ends. What files hold is asked of tcpdump and Wireshark's tools.
 
 use std::{
     io::{BufRead, BufReader, Read},

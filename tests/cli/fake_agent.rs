@@ -1,4 +1,5 @@
-//! A gRPC server that speaks the agent's API with canned answers, chosen by the names in the request.
+//! A gRPC server that speaks the agent's API with canned answers, chosen by the names in the
+//! request.
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
@@ -41,7 +42,8 @@ fn now() -> i64 {
     i64::try_from(since.as_secs()).unwrap()
 }
 
-/// The verdicts on a container that has the sandbox's ipc, net and uts and the target's pid namespace; `pid`: it has not.
+/// The verdicts on a container that has the sandbox's ipc, net and uts and the target's pid
+/// namespace; `pid`: it has not.
 pub(crate) fn container(
     namespace: &str,
     pod: &str,

@@ -1,5 +1,5 @@
-//! An API server with canned objects that forwards ports to the fake agent: what `kubectl port-forward` speaks, by the
-//! protocol `portforward.k8s.io` over WebSocket.
+//! An API server with canned objects that forwards ports to the fake agent: what `kubectl
+//! port-forward` speaks, by the protocol `portforward.k8s.io` over WebSocket.
 
 use std::convert::Infallible;
 

@@ -38,7 +38,8 @@ struct Inner {
 }
 
 impl Fake {
-    /// What the next starts of a container come to. One without a plan runs until it is told to exit.
+    /// What the next starts of a container come to. One without a plan runs until it is told to
+    /// exit.
     pub(crate) fn plan(&self, container: &str, outcomes: impl IntoIterator<Item = Outcome>) {
         self.inner.lock().unwrap().planned.entry(container.into()).or_default().extend(outcomes);
     }

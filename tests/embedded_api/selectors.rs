@@ -1,5 +1,5 @@
-//! Label selectors: two parsers that were written apart, the API server's and the agent's, understand
-//! the same texts and select the same pods.
+//! Label selectors: two parsers that were written apart, the API server's and the agent's,
+//! understand the same texts and select the same pods.
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{

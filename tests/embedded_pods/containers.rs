@@ -208,7 +208,8 @@ async fn exit_codes_are_those_of_the_first_process() {
         let pid = View::here().pid(&started.id);
         let process = pidfd(pid);
         let before = k8s_openapi::jiff::Timestamp::now();
-        // A signal that comes before the program waits for it is lost on the first process of a pid namespace.
+        // A signal that comes before the program waits for it is lost on the first process of a pid
+        // namespace.
         wait_until(|| {
             let _ = pidfd_send_signal(&process, signal);
             has_ended(&process)

@@ -1,4 +1,5 @@
-//! A process with a runtime of its own, to be looked at and to be killed: this test binary, executed again.
+//! A process with a runtime of its own, to be looked at and to be killed: this test binary,
+//! executed again.
 
 use std::{
     io::{BufRead, BufReader},
@@ -43,8 +44,8 @@ pub(crate) struct Running {
     pub(crate) b: String,
 }
 
-/// Not a test: a process with a runtime and a pod of every shape. Says what runs, a line each, then `ready`. When its
-/// stdin ends it removes the pods and says `removed`.
+/// Not a test: a process with a runtime and a pod of every shape. Says what runs, a line each, then
+/// `ready`. When its stdin ends it removes the pods and says `removed`.
 #[test]
 #[ignore = "executed by the other tests"]
 fn host() {
@@ -75,7 +76,8 @@ fn host() {
             }
             let b = runtime.start_container(&pod, &sandbox, &b).await.unwrap();
             if shape.name == "host-pid" {
-                // Ends at once and leaves a process behind that nothing but its parentage ties to it.
+                // Ends at once and leaves a process behind that nothing but its parentage ties to
+                // it.
                 let mut forking =
                     shell(&format!("setsid sh -c 'sleep 600; :' {} & exit 0", uid(&pod)));
                 forking.pid = PidMode::Node;

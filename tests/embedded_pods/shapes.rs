@@ -239,7 +239,8 @@ fn check_nothing_left(host: &Host) {
     assert_eq!(view.run("findmnt -rn -t nsfs -o TARGET | grep -i podsonde"), "");
 }
 
-/// The host's ends of the pods' interfaces, found from inside the pods: `eth0@if7` is connected to number 7 here.
+/// The host's ends of the pods' interfaces, found from inside the pods: `eth0@if7` is connected to
+/// number 7 here.
 fn interfaces_of(host: &Host) -> BTreeSet<String> {
     let view = View::here();
     let numbers: BTreeSet<String> = host

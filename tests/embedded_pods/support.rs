@@ -132,8 +132,8 @@ pub(crate) fn start_time(pid: i32) -> u64 {
     fields.split(' ').nth(19).and_then(|field| field.parse().ok()).unwrap_or(u64::MAX)
 }
 
-/// What is left of a pod anywhere: processes and cgroups. A process whose cgroup is deleted has ended, and waits for
-/// the machine's init to take note.
+/// What is left of a pod anywhere: processes and cgroups. A process whose cgroup is deleted has
+/// ended, and waits for the machine's init to take note.
 pub(crate) fn left_of(uid: &str) -> String {
     let systemd = uid.replace('-', "_");
     View::here().run(&format!(
@@ -178,7 +178,8 @@ pub(crate) fn wait_for_end(processes: &[OwnedFd]) {
     }
 }
 
-/// For what the kernel does by and by and tells nobody: the removal of an interface after its namespace.
+/// For what the kernel does by and by and tells nobody: the removal of an interface after its
+/// namespace.
 pub(crate) fn wait_until(condition: impl Fn() -> bool) {
     let began = Instant::now();
     while !condition() {

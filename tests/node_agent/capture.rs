@@ -1,5 +1,6 @@
-//! Packets of pods that run on a real containerd, captured by the shipped container and written by `podsonde capture`, beside what
-//! a `tcpdump` in the pod's network namespace sees at the same time.
+//! Packets of pods that run on a real containerd, captured by the shipped container and written by
+//! `podsonde capture`, beside what a `tcpdump` in the pod's network namespace sees at the same
+//! time.
 
 use std::{
     fs::{self, File},
@@ -146,7 +147,8 @@ impl Web {
         Self { container, pid, ip }
     }
 
-    /// Three requests: from the node, which comes in on eth0, and by the pod itself to its address and its loopback.
+    /// Three requests: from the node, which comes in on eth0, and by the pod itself to its address
+    /// and its loopback.
     async fn request(&self) {
         let (status, body) = http(self.ip, 80, "/").await.expect("an answer");
         assert!(status == 200 && body.contains("Welcome to nginx!"), "{status} {body}");

@@ -1,4 +1,5 @@
-//! What goes wrong on a real runtime, and what people are told: the reason, what stays behind, what to do.
+//! What goes wrong on a real runtime, and what people are told: the reason, what stays behind, what
+//! to do.
 
 use serde_json::json;
 

@@ -89,7 +89,8 @@ impl Fixture {
         Some(Self { cluster, node, kubeconfig, token })
     }
 
-    /// Creates the pod that the DaemonSet would have on this node, and waits until it passes its readiness probe.
+    /// Creates the pod that the DaemonSet would have on this node, and waits until it passes its
+    /// readiness probe.
     pub(crate) async fn start_agent(&self) -> Pod {
         let mut template = template().clone();
         template["metadata"]["generateName"] = json!("podsonde-agent-");
@@ -279,7 +280,8 @@ pub(crate) async fn http(ip: IpAddr, port: u16, path: &str) -> io::Result<(u16, 
     Ok((status, answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default()))
 }
 
-/// For what nobody tells about: the end of a process of somebody else's, what a container does by itself.
+/// For what nobody tells about: the end of a process of somebody else's, what a container does by
+/// itself.
 pub(crate) async fn until(what: &str, condition: impl AsyncFn() -> bool) {
     let began = Instant::now();
     while !condition().await {
@@ -325,7 +327,8 @@ pub(crate) fn links(container: &Value, which: &str) -> BTreeMap<String, String> 
     namespaces.iter().map(link).collect()
 }
 
-/// Asserts that these ids are those that a tool found. Links for children's namespaces are no namespaces of its own.
+/// Asserts that these ids are those that a tool found. Links for children's namespaces are no
+/// namespaces of its own.
 #[track_caller]
 pub(crate) fn assert_ids(
     what: &str,

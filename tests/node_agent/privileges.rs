@@ -1,5 +1,5 @@
-//! What the agent's container may do, as the kernel has it, beside what `deploy/README.md` says it may; and what it
-//! serves to the node and to Prometheus.
+//! What the agent's container may do, as the kernel has it, beside what `deploy/README.md` says it
+//! may; and what it serves to the node and to Prometheus.
 
 use std::fs;
 
@@ -10,7 +10,8 @@ use crate::{
     support::node,
 };
 
-/// The first two cells of the table of privileges in `deploy/README.md`: which, and which process has it.
+/// The first two cells of the table of privileges in `deploy/README.md`: which, and which process
+/// has it.
 fn documented() -> Vec<(String, String)> {
     let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/README.md"))
         .expect("the README");

@@ -1,4 +1,5 @@
-//! What podsonde is for, from end to end: nginx, a debug container that targets it, and what each of the two sees.
+//! What podsonde is for, from end to end: nginx, a debug container that targets it, and what each
+//! of the two sees.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
-//! Every shape that a pod can have here, and the verdict on each. User-namespaced pods are the embedded tier's: containerd
-//! 1.6 refuses them.
+//! Every shape that a pod can have here, and the verdict on each. User-namespaced pods are the
+//! embedded tier's: containerd 1.6 refuses them.
 
 use std::{fs, path::Path};
 
@@ -192,7 +192,8 @@ async fn every_pod_shape_gets_the_right_verdict() {
         assert_ids(name, &own, node::namespaces_by_lsns(debugger_pid));
         assert_ids(name, &links(verdict, "hostId"), host.clone());
 
-        // The same of what it was compared with: its target, else the sandbox, which holds what its containers share.
+        // The same of what it was compared with: its target, else the sandbox, which holds what its
+        // containers share.
         let reference = &verdict["reference"];
         let reference_pid = if target.is_empty() {
             assert_eq!(reference["kind"], "sandbox", "{name}");

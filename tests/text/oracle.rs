@@ -18,7 +18,8 @@ impl From<Vec<u8>> for Captured {
     }
 }
 
-/// What tcpdump prints that ours does not decode: a mark in its text, and what it is. Only where the texts differ.
+/// What tcpdump prints that ours does not decode: a mark in its text, and what it is. Only where
+/// the texts differ.
 const NOT_DECODED: &[(&str, &str)] = &[
     (": sctp", "SCTP"),
     ("mptcp", "Multipath TCP's option"),
@@ -124,7 +125,8 @@ impl Tally {
 
 const BASE: u64 = 1_735_689_599_123_456_789;
 
-/// When the packets of a case came: mostly one after the other, some earlier than the one before, some days later.
+/// When the packets of a case came: mostly one after the other, some earlier than the one before,
+/// some days later.
 pub(crate) fn timestamp(number: usize) -> u64 {
     let number = number as u64;
     let step = match number % 7 {

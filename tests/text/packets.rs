@@ -316,7 +316,8 @@ fn tunnels() -> Vec<(u16, Vec<u8>)> {
 fn v4_packets() -> Vec<Vec<u8>> {
     let mut all = Vec::new();
     let data = b"some data that is not of any protocol".to_vec();
-    // A conversation, so that sequence numbers become relative; the other direction, too; another begins anew.
+    // A conversation, so that sequence numbers become relative; the other direction, too; another
+    // begins anew.
     let tcp = Tcp::default();
     let back = Tcp {
         source: 9999,

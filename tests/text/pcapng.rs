@@ -1,4 +1,5 @@
-//! The pcapng that is written, as Wireshark's programs read it; the capture files that they write, as they are read here.
+//! The pcapng that is written, as Wireshark's programs read it; the capture files that they write,
+//! as they are read here.
 
 use std::{fs, path::Path, process::Command};
 

@@ -1,6 +1,6 @@
 #!/bin/bash
-# Makes traffic between two network namespaces and records it: any.pcap of all interfaces, veth.pcap of one, in the directory $1.
-# Run in namespaces of its own, which end everything that it starts:
+# Makes traffic between two network namespaces and records it: any.pcap of all interfaces, veth.pcap
+# of one, in the directory $1. Run in namespaces of its own, which end everything that it starts:
 #   unshare --net --pid --fork --kill-child --mount-proc traffic.sh DIRECTORY
 set -euo pipefail
 cd "$1"

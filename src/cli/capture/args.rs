@@ -1,4 +1,5 @@
-//! The arguments of `podsonde capture`: tcpdump's letters, except where kubectl uses the same letter for something else.
+//! The arguments of `podsonde capture`: tcpdump's letters, except where kubectl uses the same
+//! letter for something else.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -121,10 +122,12 @@ pub(in crate::cli) struct CaptureArgs {
     /// Write packets to this file as pcapng instead of printing them; - for stdout
     #[arg(short, long, value_name = "FILE", help_heading = "Files")]
     pub(super) write: Option<PathBuf>,
-    /// Begin another file after so many million bytes (or 500k, 2g, as tcpdump has them): FILE, FILE1, FILE2, …
+    /// Begin another file after so many million bytes (or 500k, 2g, as tcpdump has them): FILE,
+    /// FILE1, FILE2, …
     #[arg(short = 'C', long, value_name = "SIZE", value_parser = file_size, requires = "write", help_heading = "Files")]
     pub(super) file_size: Option<u64>,
-    /// Begin another file this often (seconds, or 5m); strftime's codes in FILE give each a name (web-%H%M%S.pcapng)
+    /// Begin another file this often (seconds, or 5m); strftime's codes in FILE give each a name
+    /// (web-%H%M%S.pcapng)
     #[arg(short = 'G', long = "rotate", value_name = "DURATION", value_parser = duration, requires = "write", help_heading = "Files")]
     pub(super) rotate: Option<Duration>,
     /// With -C: so many files, of which the oldest is overwritten; with -G: end after so many
@@ -148,7 +151,8 @@ pub(in crate::cli) struct CaptureArgs {
     #[arg(short, long, value_name = "FORMAT", default_value = "text", help_heading = "Text")]
     pub(super) output: CaptureOutput,
     /// More of each packet: time to live, options, …; twice, three times: yet more
-    // Has the name of the global one, and so takes its place: tcpdump's meaning is what people expect here.
+    // Has the name of the global one, and so takes its place: tcpdump's meaning is what people
+    // expect here.
     #[arg(short, long, action = ArgAction::Count, help_heading = "Text")]
     pub(super) verbose: u8,
 }
@@ -175,7 +179,8 @@ pub(super) struct TextArgs {
     /// The bytes in ASCII: tcpdump's -A
     #[arg(long)]
     pub(super) ascii: bool,
-    /// -t: no time; -tt: seconds since 1970; -ttt: since the packet before; -tttt: with the date; -ttttt: since the first
+    /// -t: no time; -tt: seconds since 1970; -ttt: since the packet before; -tttt: with the date;
+    /// -ttttt: since the first
     #[arg(short = 't', action = ArgAction::Count)]
     pub(super) time: u8,
     /// Times with nanoseconds

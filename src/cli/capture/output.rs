@@ -1,4 +1,5 @@
-//! Where packets go: a file, lines, JSON. One thread, which may block for as long as a disk or a reader of a pipe likes.
+//! Where packets go: a file, lines, JSON. One thread, which may block for as long as a disk or a
+//! reader of a pipe likes.
 
 use std::{
     io,
@@ -176,7 +177,8 @@ impl Sink {
         Ok(())
     }
 
-    /// Writes blocks of one pod that hold so many packets: of one pod alone as many as came at once, else one block.
+    /// Writes blocks of one pod that hold so many packets: of one pod alone as many as came at
+    /// once, else one block.
     fn put(
         &mut self,
         source: usize,

@@ -9,7 +9,8 @@ use std::{
 use super::{args::CaptureArgs, error::PutError, report::link_and_snaplen, text::Lines};
 use crate::cli::context::{Context, Exit, Failed};
 
-/// How much is read at once, at first so little that what the file is can be said before its packets are printed.
+/// How much is read at once, at first so little that what the file is can be said before its
+/// packets are printed.
 const CHUNKS: [usize; 2] = [4 * 1024, 256 * 1024];
 
 /// Prints the packets of a file; `-` is stdin.

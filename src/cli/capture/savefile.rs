@@ -1,4 +1,5 @@
-//! The files that packets are written to: pcapng, one file or, as tcpdump's `-C`, `-G` and `-W` have it, one after the other.
+//! The files that packets are written to: pcapng, one file or, as tcpdump's `-C`, `-G` and `-W`
+//! have it, one after the other.
 
 use std::{
     fmt::Display,
@@ -26,7 +27,8 @@ const BATCH: usize = 256 * 1024;
 /// Which files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::cli) struct Savefiles {
-    /// The name of the first or of all, with strftime's codes where they are made by time; `-` for stdout.
+    /// The name of the first or of all, with strftime's codes where they are made by time; `-` for
+    /// stdout.
     path: PathBuf,
     /// Another one begins with the first packet after so many bytes.
     size: Option<u64>,
@@ -105,7 +107,8 @@ impl Savefiles {
     }
 }
 
-/// A pcapng file that grows, and is followed by others: one pod's stream as it comes, or those of several pods as one section.
+/// A pcapng file that grows, and is followed by others: one pod's stream as it comes, or those of
+/// several pods as one section.
 pub(super) struct Writer {
     out: Box<dyn Write + Send>,
     rotation: Option<Rotation>,
@@ -216,7 +219,8 @@ impl Writer {
                     self.out = Box::new(file);
                     self.out.write_all(&rotation.beginning)?;
                 }
-                // Nothing is left then but what is no block, which whoever counts packets has refused.
+                // Nothing is left then but what is no block, which whoever counts packets has
+                // refused.
                 None => return Ok(()),
             }
             rest = others;
@@ -305,7 +309,8 @@ mod tests {
         let kept = Savefiles { path, size: Some(size), every: None, most: Some(11) };
         let mut writer = Writer::create(&kept, 1).unwrap();
         writer.put(0, &beginning()).unwrap();
-        // Two packets are more than the size, and the third begins another file: 14 files in all, of which 3 took the place of others.
+        // Two packets are more than the size, and the third begins another file: 14 files in all,
+        // of which 3 took the place of others.
         for number in 0..28 {
             writer.put(0, &packet(number)).unwrap();
         }

@@ -68,7 +68,8 @@ impl Source {
 }
 
 impl Lines {
-    /// `targets`: one for each stream; none for a stream that is of no pod. `colour`: whether their names may be coloured.
+    /// `targets`: one for each stream; none for a stream that is of no pod. `colour`: whether their
+    /// names may be coloured.
     pub(super) fn new(args: &CaptureArgs, targets: &[PodTarget], colour: bool) -> Self {
         let options = options(args);
         let mut sources: Vec<Source> = prefixes(targets, colour)

@@ -1,5 +1,5 @@
-//! Orders the blocks of several pods by time: each waits a moment for earlier ones of the others. The order of one pod's blocks is
-//! never changed.
+//! Orders the blocks of several pods by time: each waits a moment for earlier ones of the others.
+//! The order of one pod's blocks is never changed.
 
 use std::{
     cmp::Reverse,
@@ -63,7 +63,8 @@ impl Window {
         self.arrivals.front().map(|(came, _)| *came + self.length)
     }
 
-    /// The next block that has waited long enough, or must go for want of room, or is earlier than such a one. `now`: none to let all go.
+    /// The next block that has waited long enough, or must go for want of room, or is earlier than
+    /// such a one. `now`: none to let all go.
     pub(super) fn pop(&mut self, now: Option<Instant>) -> Option<Waiting> {
         let Reverse(first) = self.blocks.peek()?;
         // The arrivals of those that went with a later one.

@@ -4,7 +4,8 @@
 //! Two commands need this. `find` has words with one dash, `-name`, which clap would take for a
 //! cluster of short options. `tail` has `-20`, and an `-n` and a `-c` that are also kubectl's
 //! namespace and container. Only words behind the subcommand are touched, and nothing behind `--`.
-//! The rewriting never fails: a word that it does not understand is left for clap to complain about.
+//! The rewriting never fails: a word that it does not understand is left for clap to complain
+//! about.
 
 use std::{
     ffi::{OsStr, OsString},

@@ -15,7 +15,8 @@ impl Sum {
         self
     }
 
-    /// If the bytes, among them their checksum `found`, do not add up: what the checksum should have been.
+    /// If the bytes, among them their checksum `found`, do not add up: what the checksum should
+    /// have been.
     pub(super) fn should_be(self, found: u16) -> Option<u16> {
         let sum = fold(self.0);
         (sum != 0xffff).then(|| fold(u64::from(found) + u64::from(!sum)))

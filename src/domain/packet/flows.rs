@@ -5,7 +5,8 @@ use std::collections::HashMap;
 /// How many connections are kept at least; twice as many at most.
 const KEPT: usize = 16_384;
 
-/// A connection, whichever way a segment goes: the end with the lower port, then the lower address, comes first.
+/// A connection, whichever way a segment goes: the end with the lower port, then the lower address,
+/// comes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Flow {
     /// Addresses and ports of both ends. IPv4 addresses fill the first four bytes.

@@ -1,4 +1,5 @@
-//! ICMP. <https://www.rfc-editor.org/rfc/rfc792>, extensions <https://www.rfc-editor.org/rfc/rfc4884>
+//! ICMP. <https://www.rfc-editor.org/rfc/rfc792>, extensions
+//! <https://www.rfc-editor.org/rfc/rfc4884>
 
 use super::{
     Dissector, Result,

@@ -1,4 +1,5 @@
-//! ICMPv6: errors, echo, neighbour discovery, multicast listeners. <https://www.rfc-editor.org/rfc/rfc4443>
+//! ICMPv6: errors, echo, neighbour discovery, multicast listeners.
+//! <https://www.rfc-editor.org/rfc/rfc4443>
 
 use super::{
     Dissector, Result,
@@ -334,7 +335,8 @@ impl Dissector<'_> {
         Ok(true)
     }
 
-    /// Home agents, or their prefixes. Returns whether all of it was there. <https://www.rfc-editor.org/rfc/rfc6275>
+    /// Home agents, or their prefixes. Returns whether all of it was there.
+    /// <https://www.rfc-editor.org/rfc/rfc6275>
     fn mobility(&mut self, kind: u8, at: usize, length: usize) -> Result<bool> {
         self.put((", id 0x", Padded::<4>(self.u16(at + 4)?.into())));
         if kind == 145 {

@@ -45,7 +45,8 @@ impl Dissector<'_> {
             return Ok(());
         }
         let payload = self.u16(at + 4)?;
-        // Without a length it is a jumbo payload, which the extension headers tell, or there is none.
+        // Without a length it is a jumbo payload, which the extension headers tell, or there is
+        // none.
         let total = if payload == 0 { length + HEADER } else { usize::from(payload) + HEADER };
         if payload != 0 && length < total {
             self.put(("truncated-ip6 - ", total - length, " bytes missing!"));
@@ -71,8 +72,8 @@ impl Dissector<'_> {
         result
     }
 
-    /// The extension headers and the payload. `(length, total)`: as there is room for, as stated. `captured`: the packet's end if it
-    /// were not for the stated length.
+    /// The extension headers and the payload. `(length, total)`: as there is room for, as stated.
+    /// `captured`: the packet's end if it were not for the stated length.
     fn ip6_chain(
         &mut self,
         at: usize,
@@ -215,7 +216,8 @@ impl Dissector<'_> {
         Ok(Some(length))
     }
 
-    /// Options of either kind of header; `lengths` of a hop-by-hop one. Returns whether they are well-formed.
+    /// Options of either kind of header; `lengths` of a hop-by-hop one. Returns whether they are
+    /// well-formed.
     fn ip6_options(
         &mut self,
         at: usize,

@@ -1,4 +1,5 @@
-//! Protocols made of lines of text: HTTP/1 and its kind. The first line is printed, verbosely all of them.
+//! Protocols made of lines of text: HTTP/1 and its kind. The first line is printed, verbosely all
+//! of them.
 
 use super::{Dissector, Result, text::is_printable};
 
@@ -9,8 +10,8 @@ pub(super) struct TextProtocol {
     upper: &'static str,
     /// What separates it from the TCP line.
     pub(super) before: &'static str,
-    /// Words that a message begins with, if it does not begin with `NAME/VERSION CODE`; what begins otherwise continues an earlier
-    /// message and is not printed. None: everything is printed.
+    /// Words that a message begins with, if it does not begin with `NAME/VERSION CODE`; what begins
+    /// otherwise continues an earlier message and is not printed. None: everything is printed.
     requests: Option<&'static [&'static str]>,
 }
 
@@ -188,7 +189,8 @@ impl Dissector<'_> {
             .is_some_and(|(code, _)| code.len() == 3 && code.iter().all(u8::is_ascii_digit))
     }
 
-    /// Prints a line. Returns where the next one begins; None if this is not text, or not all of it.
+    /// Prints a line. Returns where the next one begins; None if this is not text, or not all of
+    /// it.
     fn line(&mut self, before: &str, at: usize, end: usize) -> Result<Option<usize>> {
         let mut here = at;
         while here < end {
@@ -212,7 +214,8 @@ impl Dissector<'_> {
     }
 }
 
-/// The first word, and what follows the spaces behind it. A word that the text ends with counts only if that is the `whole` text.
+/// The first word, and what follows the spaces behind it. A word that the text ends with counts
+/// only if that is the `whole` text.
 fn word(text: &[u8], whole: bool) -> Option<(&[u8], &[u8])> {
     let end = text.iter().position(|byte| matches!(byte, b' ' | b'\t' | b'\r' | b'\n'));
     let end = end.or_else(|| whole.then_some(text.len()))?;

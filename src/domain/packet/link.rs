@@ -1,4 +1,5 @@
-//! The link layer: Ethernet, VLAN tags, Linux cooked captures, BSD loopback, and no link layer at all.
+//! The link layer: Ethernet, VLAN tags, Linux cooked captures, BSD loopback, and no link layer at
+//! all.
 
 use super::{
     Dissector, Result,

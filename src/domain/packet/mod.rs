@@ -13,12 +13,16 @@
 //! assert_eq!(line, b"IP 10.0.0.1.12345 > 10.0.0.2.1234: UDP, length 4\n");
 //! ```
 //!
-//! Decoded are Ethernet, VLAN tags, LLC/SNAP, Linux cooked captures (both), raw IP and BSD loopback; ARP, IPv4, IPv6 with its extension headers,
-//! TCP, UDP, ICMP, ICMPv6 with neighbour discovery and MLD, IGMP, DNS, HTTP/1 and similar text protocols, Redis, VXLAN and Geneve. Of everything else the length
-//! is printed, as tcpdump does for what it does not know. Addresses and ports are always numbers: nothing is looked up.
+//! Decoded are Ethernet, VLAN tags, LLC/SNAP, Linux cooked captures (both), raw IP and BSD
+//! loopback; ARP, IPv4, IPv6 with its extension headers, TCP, UDP, ICMP, ICMPv6 with neighbour
+//! discovery and MLD, IGMP, DNS, HTTP/1 and similar text protocols, Redis, VXLAN and Geneve. Of
+//! everything else the length is printed, as tcpdump does for what it does not know. Addresses and
+//! ports are always numbers: nothing is looked up.
 //!
-//! Pure, and free of panics on any bytes: every read is checked, and a packet that ends too early is printed up to there, then
-//! `[|protocol]`; so is what lies deeper than two dozen packets in packets. A [`Printer`] keeps the first sequence numbers of TCP connections, of a bounded number of them.
+//! Pure, and free of panics on any bytes: every read is checked, and a packet that ends too early
+//! is printed up to there, then `[|protocol]`; so is what lies deeper than two dozen packets in
+//! packets. A [`Printer`] keeps the first sequence numbers of TCP connections, of a bounded number
+//! of them.
 
 mod arp;
 mod checksum;
@@ -58,7 +62,8 @@ const MAX_DEPTH: u8 = 24;
 pub struct PrintOptions {
     /// `-#`: number the packets.
     pub number: bool,
-    /// `-t`: 0 time of day, 1 none, 2 seconds since 1970, 3 since the previous packet, 4 date and time, 5 since the first packet.
+    /// `-t`: 0 time of day, 1 none, 2 seconds since 1970, 3 since the previous packet, 4 date and
+    /// time, 5 since the first packet.
     pub timestamps: u8,
     /// `--nano`: nanoseconds instead of microseconds.
     pub nanoseconds: bool,
@@ -170,8 +175,8 @@ struct Cut;
 
 type Result<T = ()> = std::result::Result<T, Cut>;
 
-/// One packet while it is printed. Positions are offsets into the captured bytes; they may lie behind their end, where every
-/// read fails.
+/// One packet while it is printed. Positions are offsets into the captured bytes; they may lie
+/// behind their end, where every read fails.
 struct Dissector<'a> {
     /// What was captured, up to the end of the innermost packet.
     data: &'a [u8],
@@ -263,7 +268,8 @@ impl<'a> Dissector<'a> {
         self.array(at).map(V6)
     }
 
-    /// Ends the packet at so many bytes behind `at`, if it does not end before. Returns what was there, to be put back.
+    /// Ends the packet at so many bytes behind `at`, if it does not end before. Returns what was
+    /// there, to be put back.
     fn clip(&mut self, at: usize, length: usize) -> &'a [u8] {
         let whole = self.data;
         if let Some(shorter) = at.checked_add(length).and_then(|end| whole.get(..end)) {

@@ -2,7 +2,8 @@
 
 use super::{Dissector, Result, text::Escaped};
 
-/// How much of the payload an item took; None if it is not whole, or nothing that can be gone on from.
+/// How much of the payload an item took; None if it is not whole, or nothing that can be gone on
+/// from.
 type Taken = Result<Option<usize>>;
 
 /// What stands for the length of a string or an array.

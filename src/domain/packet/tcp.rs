@@ -183,7 +183,8 @@ impl Dissector<'_> {
         self.tcp_payload(at + header, payload, ports)
     }
 
-    /// Makes the numbers relative to the connection's first. Returns what its acknowledged blocks are relative to.
+    /// Makes the numbers relative to the connection's first. Returns what its acknowledged blocks
+    /// are relative to.
     fn relative(
         &mut self,
         carrier: Carrier,

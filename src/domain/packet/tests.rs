@@ -1,4 +1,5 @@
-//! That nothing panics and everything ends. What is printed is compared with tcpdump's text in `tests/text`.
+//! That nothing panics and everything ends. What is printed is compared with tcpdump's text in
+//! `tests/text`.
 
 use proptest::prelude::*;
 

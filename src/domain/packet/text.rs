@@ -184,8 +184,8 @@ impl Show for V4 {
     }
 }
 
-/// An IPv6 address, in the shortest form; the first of the longest runs of zeros is left out, and what embeds an IPv4 address
-/// ends in it.
+/// An IPv6 address, in the shortest form; the first of the longest runs of zeros is left out, and
+/// what embeds an IPv4 address ends in it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct V6(pub(super) [u8; 16]);
 
@@ -228,7 +228,8 @@ impl Show for V6 {
     }
 }
 
-/// Text from a packet: what cannot be printed is shown as `^X`, with `M-` before it where the top bit is set.
+/// Text from a packet: what cannot be printed is shown as `^X`, with `M-` before it where the top
+/// bit is set.
 pub(super) struct Escaped<'a>(pub(super) &'a [u8]);
 
 impl Show for Escaped<'_> {

@@ -1,4 +1,5 @@
-//! Overlay networks: Ethernet in UDP. <https://www.rfc-editor.org/rfc/rfc7348>, <https://www.rfc-editor.org/rfc/rfc8926>
+//! Overlay networks: Ethernet in UDP. <https://www.rfc-editor.org/rfc/rfc7348>,
+//! <https://www.rfc-editor.org/rfc/rfc8926>
 
 use super::{
     Dissector, Result,
@@ -24,7 +25,8 @@ impl Dissector<'_> {
         self.inner_ethernet(at + HEADER, length - HEADER)
     }
 
-    /// What tcpdump takes the port for that VXLAN had before it was given one, and still has with flannel. The headers are alike.
+    /// What tcpdump takes the port for that VXLAN had before it was given one, and still has with
+    /// flannel. The headers are alike.
     pub(super) fn otv(&mut self, at: usize, length: usize) -> Result {
         self.protocol = "otv";
         self.put("OTV, ");

@@ -1,7 +1,8 @@
-//! The programs of the built-in images: parts of the podsonde binary, so that a container needs nothing else.
+//! The programs of the built-in images: parts of the podsonde binary, so that a container needs
+//! nothing else.
 //!
-//! They only use the standard library and signals. As first process of a pid namespace a program is not ended by a
-//! signal it does not handle, so each handles SIGTERM.
+//! They only use the standard library and signals. As first process of a pid namespace a program is
+//! not ended by a signal it does not handle, so each handles SIGTERM.
 
 use std::{
     fs::File,

@@ -1,8 +1,9 @@
 //! Where a container's id shows in `/proc/<pid>/cgroup`, which is how an agent finds its processes.
 //!
-//! Each container gets a cgroup directory of its own, shaped as on a real node. Nothing is limited by it.
-//! Where no hierarchy can be written, a file with the line that would stand there is mounted over the
-//! process's `cgroup` file instead; processes that the container forks are then not covered.
+//! Each container gets a cgroup directory of its own, shaped as on a real node. Nothing is limited
+//! by it. Where no hierarchy can be written, a file with the line that would stand there is mounted
+//! over the process's `cgroup` file instead; processes that the container forks are then not
+//! covered.
 
 use std::{
     fs,
@@ -56,8 +57,8 @@ impl CgroupDriver {
 /// The part of the cgroup tree that one runtime owns.
 #[derive(Debug)]
 pub(super) struct CgroupTree {
-    /// A directory of its own, so that a real kubelet's `kubepods` is left alone; none where nothing can be
-    /// written.
+    /// A directory of its own, so that a real kubelet's `kubepods` is left alone; none where
+    /// nothing can be written.
     top: Option<PathBuf>,
     driver: CgroupDriver,
     /// Whether the node is one that runs containers on cgroup v2.
@@ -65,8 +66,8 @@ pub(super) struct CgroupTree {
 }
 
 impl CgroupTree {
-    /// Finds a hierarchy to write, cgroup v2 before v1, or only `hierarchy` if one is given. `name` must be
-    /// unique on the machine.
+    /// Finds a hierarchy to write, cgroup v2 before v1, or only `hierarchy` if one is given. `name`
+    /// must be unique on the machine.
     pub(super) fn find(hierarchy: Option<&Path>, driver: CgroupDriver, name: &str) -> Self {
         let mounts: Vec<PathBuf> = match hierarchy {
             Some(path) => vec![path.to_owned()],
@@ -130,8 +131,8 @@ fn own_directory(mount: &Path) -> PathBuf {
     mount.join(path.unwrap_or_default())
 }
 
-/// Whether directories can be made there, and processes moved from there into them. Only asked, not tried: a runtime
-/// that is killed while it tries would leave a directory that no shim knows of.
+/// Whether directories can be made there, and processes moved from there into them. Only asked, not
+/// tried: a runtime that is killed while it tries would leave a directory that no shim knows of.
 fn writable(directory: &Path) -> bool {
     [directory, &directory.join("cgroup.procs")]
         .iter()
@@ -188,7 +189,8 @@ fn mount_over(pid: i32, line: &str) -> anyhow::Result<()> {
     mounted
 }
 
-/// Kills and removes `path` and what is below it, then the directories above up to `top` that are empty.
+/// Kills and removes `path` and what is below it, then the directories above up to `top` that are
+/// empty.
 fn remove(top: &Path, path: &Path) {
     kill_and_remove(path);
     for directory in path.ancestors().skip(1).take_while(|directory| directory.starts_with(top)) {

@@ -25,8 +25,8 @@ const INDEX: &str = "<!doctype html>\n<title>podsonde</title>\n<h1>It works</h1>
 const WEB_CONF: &str =
     "# The demo's web server\nlisten 0.0.0.0:80;\nroot /srv/www;\naccess_log /var/log/web.log;\n";
 
-/// Finds an image by the reference in a pod's spec. `stdin` is whether the container keeps stdin open: the shell
-/// of `busybox` runs only then, as it would end at once otherwise.
+/// Finds an image by the reference in a pod's spec. `stdin` is whether the container keeps stdin
+/// open: the shell of `busybox` runs only then, as it would end at once otherwise.
 ///
 /// # Errors
 /// `InvalidImageName`, `ErrImageNeverPull` or `ErrImagePull`, with the kubelet's messages.
@@ -91,8 +91,8 @@ fn built_in(normalized: &str, stdin: bool) -> Option<Image> {
     })
 }
 
-/// Images whose containers fail: `exit<code>` ends at once, `noexec` has a program without execute permission,
-/// `noformat` one that is no program.
+/// Images whose containers fail: `exit<code>` ends at once, `noexec` has a program without execute
+/// permission, `noformat` one that is no program.
 fn test_image(name: &str) -> Option<Image> {
     if let Some(code) = name.strip_prefix("exit").and_then(|code| code.parse::<u8>().ok()) {
         let arguments = vec![code.to_string()];
@@ -113,7 +113,8 @@ fn builtin(name: &str) -> Vec<String> {
     [PROGRAM, super::HIDDEN, name].map(str::to_owned).to_vec()
 }
 
-/// The reference with registry, `library/` and tag filled in, as containerd has it; none if it is not valid.
+/// The reference with registry, `library/` and tag filled in, as containerd has it; none if it is
+/// not valid.
 fn normalize(reference: &str) -> Option<String> {
     let (name, digest) = match reference.split_once('@') {
         Some((name, digest)) => (name, Some(digest)),

@@ -1,7 +1,8 @@
-//! A container runtime made of nothing but Linux namespaces: no daemon, no packages, no images to pull, no `unsafe`.
+//! A container runtime made of nothing but Linux namespaces: no daemon, no packages, no images to
+//! pull, no `unsafe`.
 //!
-//! A container takes three processes, each the podsonde binary executed again with a hidden first argument
-//! ([`dispatch`] recognises it, before any thread exists):
+//! A container takes three processes, each the podsonde binary executed again with a hidden first
+//! argument ([`dispatch`] recognises it, before any thread exists):
 //!
 //! ```text
 //! runtime ── shim       one per container; stays in the runtime's namespaces; cleans up when the runtime lets go
@@ -9,17 +10,21 @@
 //!              └─ init       in all namespaces; mounts; becomes the container's program
 //! ```
 //!
-//! A sandbox is a pause container whose namespaces the others enter. Everything a container holds (processes, mounts,
-//! namespaces, cgroups) goes with its shim, and a shim ends with the runtime, also when that is killed.
+//! A sandbox is a pause container whose namespaces the others enter. Everything a container holds
+//! (processes, mounts, namespaces, cgroups) goes with its shim, and a shim ends with the runtime,
+//! also when that is killed.
 //!
-//! Without root ([`enter_user_namespace`]) all of it works the same, with these differences: a pod's address is on
-//! its `lo` and not reached from the host, the only user is 0, and the container id shows only in the `cgroup` file of
-//! a container's first process (see [`CgroupDriver`]).
+//! Without root ([`enter_user_namespace`]) all of it works the same, with these differences: a
+//! pod's address is on its `lo` and not reached from the host, the only user is 0, and the
+//! container id shows only in the `cgroup` file of a container's first process (see
+//! [`CgroupDriver`]).
 //!
-//! What it leaves out of a real runtime: logs, terminals (`tty` only keeps stdin open), resource limits, seccomp,
-//! AppArmor and SELinux profiles, masked files in `/proc`, `/sys`, a device cgroup.
+//! What it leaves out of a real runtime: logs, terminals (`tty` only keeps stdin open), resource
+//! limits, seccomp, AppArmor and SELinux profiles, masked files in `/proc`, `/sys`, a device
+//! cgroup.
 //!
-//! May depend on [`super::runtime`] and the kernel; only the embedded cluster and the binary depend on it.
+//! May depend on [`super::runtime`] and the kernel; only the embedded cluster and the binary depend
+//! on it.
 
 mod builtins;
 mod cgroup;
@@ -74,8 +79,8 @@ const HIDDEN: &str = "embedded-container";
 /// How long a connection into a pod may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Runs this process's part of a container, if that is what it was executed for; the first thing a binary calls that
-/// is [`NamespaceOptions::executable`]. None for any other command line.
+/// Runs this process's part of a container, if that is what it was executed for; the first thing a
+/// binary calls that is [`NamespaceOptions::executable`]. None for any other command line.
 #[must_use]
 pub fn dispatch() -> Option<ExitCode> {
     let mut arguments = std::env::args().skip(1);
@@ -107,10 +112,11 @@ pub struct NamespaceOptions {
     pub executable: PathBuf,
     /// The shape of cgroup paths.
     pub cgroup_driver: CgroupDriver,
-    /// The mount of the cgroup hierarchy to use; by default the first that can be written, v2 before v1.
+    /// The mount of the cgroup hierarchy to use; by default the first that can be written, v2
+    /// before v1.
     pub cgroup_hierarchy: Option<PathBuf>,
-    /// Whether a container that is not privileged gets a cgroup namespace; by default it does where the machine has
-    /// cgroup v2 only, as with a real runtime.
+    /// Whether a container that is not privileged gets a cgroup namespace; by default it does where
+    /// the machine has cgroup v2 only, as with a real runtime.
     pub cgroup_namespace: Option<bool>,
     /// Treat a container with a target as if it had none, as some runtimes do without a word.
     pub ignore_target: bool,
@@ -131,7 +137,8 @@ impl Default for NamespaceOptions {
     }
 }
 
-/// The runtime. Needs root or [`enter_user_namespace`], and a tokio runtime. Dropping it ends all its containers soon.
+/// The runtime. Needs root or [`enter_user_namespace`], and a tokio runtime. Dropping it ends all
+/// its containers soon.
 pub struct NamespaceRuntime {
     options: NamespaceOptions,
     cgroups: Arc<CgroupTree>,
@@ -347,7 +354,8 @@ impl NamespaceRuntime {
         })
     }
 
-    /// A range of users that no other pod of this runtime is likely to have; without root only user 0.
+    /// A range of users that no other pod of this runtime is likely to have; without root only user
+    /// 0.
     fn user_range(&self) -> io::Result<plan::UserRange> {
         if !self.privileged {
             return Ok(plan::UserRange { base: 0, size: 1 });
@@ -357,7 +365,8 @@ impl NamespaceRuntime {
         Ok(plan::UserRange { base, size: 1 << 16 })
     }
 
-    /// An unused pair of addresses of 198.18.0.0/15, which is set aside for tests within one machine or laboratory.
+    /// An unused pair of addresses of 198.18.0.0/15, which is set aside for tests within one
+    /// machine or laboratory.
     fn pod_network(&self) -> io::Result<PodNetwork> {
         let routes = fs::read_to_string("/proc/net/route").unwrap_or_default();
         for _ in 0..64 {

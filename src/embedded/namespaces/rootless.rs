@@ -38,9 +38,9 @@ pub enum RootlessError {
     },
 }
 
-/// Gives a process that may not make namespaces a user namespace in which it may, and a mount namespace in it.
-/// Its user and group become 0 there; no other ids exist. Does nothing if the process has CAP_SYS_ADMIN.
-/// Returns whether it did something.
+/// Gives a process that may not make namespaces a user namespace in which it may, and a mount
+/// namespace in it. Its user and group become 0 there; no other ids exist. Does nothing if the
+/// process has CAP_SYS_ADMIN. Returns whether it did something.
 ///
 /// Must be called while the process has a single thread.
 ///

@@ -1,4 +1,5 @@
-//! What a container's program is and what it may do: the security context, as the kubelet and containerd read it.
+//! What a container's program is and what it may do: the security context, as the kubelet and
+//! containerd read it.
 
 use k8s_openapi::api::core::v1::{Pod, SecurityContext};
 use rustix::thread::CapabilitySet;
@@ -24,7 +25,8 @@ pub(super) const DEFAULT_CAPABILITIES: CapabilitySet = CapabilitySet::CHOWN
 
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Refuses a container that must not run as root but would: all images here run as root unless told otherwise.
+/// Refuses a container that must not run as root but would: all images here run as root unless told
+/// otherwise.
 ///
 /// # Errors
 /// `CreateContainerConfigError` with the kubelet's message.

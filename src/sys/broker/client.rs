@@ -52,7 +52,8 @@ struct Socket {
 }
 
 impl Broker {
-    /// Starts the broker from this program and waits until it is ready. To be called while the process still has what the broker needs.
+    /// Starts the broker from this program and waits until it is ready. To be called while the
+    /// process still has what the broker needs.
     ///
     /// # Errors
     /// If it cannot be executed, or cannot confine itself.
@@ -60,7 +61,8 @@ impl Broker {
         let (ours, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
                 .map_err(SysError::of("socketpair", "the broker"))?;
-        // What the container runtime may have left open is not for a child; the broker closes it also by itself.
+        // What the container runtime may have left open is not for a child; the broker closes it
+        // also by itself.
         ffi::inherit_only_stdio().map_err(SysError::of("close_range", "CLOSE_RANGE_CLOEXEC"))?;
         // A group of its own, so that a terminal's Ctrl-C reaches only the agent, which drains.
         let child = Command::new("/proc/self/exe")
@@ -118,7 +120,8 @@ impl Broker {
         match self.ask(Purpose::Socket(kind), pidfd)? {
             (Reply::Socket, Some(socket)) => Ok(socket),
             (Reply::Failure(error), _) => Err(error),
-            // Also where this process may have no more descriptors: the kernel then leaves the socket out.
+            // Also where this process may have no more descriptors: the kernel then leaves the
+            // socket out.
             (Reply::Socket, None) => Err(failed("broker", Errno::MFILE)),
             _ => Err(failed("broker", Errno::PROTO)),
         }
@@ -147,7 +150,8 @@ impl Socket {
         if !control.push(SendAncillaryMessage::ScmRights(&rights)) {
             return Err(failed("broker", Errno::MSGSIZE));
         }
-        // Every earlier request was read or given up after seconds: a full socket means that the broker hangs.
+        // Every earlier request was read or given up after seconds: a full socket means that the
+        // broker hangs.
         let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
         match sendmsg(&self.fd, &[io::IoSlice::new(&message)], &mut control, flags) {
             Ok(_) => Ok(()),
@@ -156,7 +160,8 @@ impl Socket {
         }
     }
 
-    /// The reply to the request of this id, and the descriptor that came with it. Older ones, whose deadline had passed, are skipped.
+    /// The reply to the request of this id, and the descriptor that came with it. Older ones, whose
+    /// deadline had passed, are skipped.
     fn reply(&self, id: u64, deadline: Instant) -> Result<(Reply, Option<OwnedFd>), SysError> {
         let mut buffer = vec![0; MAX_REPLY];
         loop {

@@ -1,13 +1,16 @@
-//! The privilege broker: a process of its own that enters namespaces for the agent, so that the process which speaks gRPC needs
-//! neither CAP_SYS_ADMIN nor CAP_NET_RAW.
+//! The privilege broker: a process of its own that enters namespaces for the agent, so that the
+//! process which speaks gRPC needs neither CAP_SYS_ADMIN nor CAP_NET_RAW.
 //!
-//! The broker is the agent's own program, executed again with [`ARGUMENT`] before the agent listens or has a second thread, and one end
-//! of a `SOCK_SEQPACKET` pair as its stdin. It takes one bounded message at a time ([`wire`]): a purpose from a short list and a
-//! pidfd, and answers with what that purpose yields: evidence, or a socket that lives in the process' network namespace and is bound to
-//! nothing yet ([`super::socket`]). It never gets a pid, a path or a namespace, and cannot be asked to run anything.
+//! The broker is the agent's own program, executed again with [`ARGUMENT`] before the agent listens
+//! or has a second thread, and one end of a `SOCK_SEQPACKET` pair as its stdin. It takes one
+//! bounded message at a time ([`wire`]): a purpose from a short list and a pidfd, and answers with
+//! what that purpose yields: evidence, or a socket that lives in the process' network namespace and
+//! is bound to nothing yet ([`super::socket`]). It never gets a pid, a path or a namespace, and
+//! cannot be asked to run anything.
 //!
-//! It ends with its socket. If it is killed the agent goes on without it and says so: only a process with the privileges that the agent
-//! gave up could start another one, and a process that keeps them for that would be what the broker is there to avoid.
+//! It ends with its socket. If it is killed the agent goes on without it and says so: only a
+//! process with the privileges that the agent gave up could start another one, and a process that
+//! keeps them for that would be what the broker is there to avoid.
 //!
 //! - `server`: the broker;
 //! - `client`: the agent's side;
@@ -41,7 +44,8 @@ pub enum NamespaceEntry {
 }
 
 impl NamespaceEntry {
-    /// What is seen from inside the uts, net and ipc namespaces of the process that the pidfd names. Blocks, a few seconds at most.
+    /// What is seen from inside the uts, net and ipc namespaces of the process that the pidfd
+    /// names. Blocks, a few seconds at most.
     ///
     /// # Errors
     /// As [`enter::inside`]; `broker` EPIPE if it has ended, ETIMEDOUT if it does not answer.
@@ -52,10 +56,11 @@ impl NamespaceEntry {
         }
     }
 
-    /// A socket that lives in the net namespace of the process that the pidfd names. Blocks, a few seconds at most.
+    /// A socket that lives in the net namespace of the process that the pidfd names. Blocks, a few
+    /// seconds at most.
     ///
-    /// # Errors
-    /// As [`enter::inside`]; `socket` EPERM without CAP_NET_RAW; `broker` as for [`Self::evidence`].
+    /// # Errors As [`enter::inside`]; `socket` EPERM without CAP_NET_RAW; `broker` as for
+    /// [`Self::evidence`].
     pub fn socket(&self, pidfd: BorrowedFd<'_>, kind: SocketKind) -> Result<OwnedFd, SysError> {
         match self {
             Self::InProcess => socket::open_inside(duplicate(pidfd)?, kind),

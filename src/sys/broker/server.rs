@@ -1,4 +1,5 @@
-//! The broker's own side: it gives up what it does not need, then answers one request after the other until its socket closes.
+//! The broker's own side: it gives up what it does not need, then answers one request after the
+//! other until its socket closes.
 
 use std::{
     io::{IoSlice, IoSliceMut, stdin},
@@ -31,18 +32,20 @@ use super::{
 };
 use crate::sys::{SysError, confine, ffi, socket};
 
-/// What the broker keeps of what the agent has: entering namespaces, of other users' processes, and packet sockets there.
+/// What the broker keeps of what the agent has: entering namespaces, of other users' processes, and
+/// packet sockets there.
 const CAPABILITIES: CapabilitySet =
     CapabilitySet::SYS_ADMIN.union(CapabilitySet::SYS_PTRACE).union(CapabilitySet::NET_RAW);
 
 /// The socket, a few for an entry, and room for those that must not have come.
 const MAX_DESCRIPTORS: u64 = 64;
 
-/// How long the agent may leave a reply unread when there is no more room for it. After that the reply is lost, to the agent's harm alone.
+/// How long the agent may leave a reply unread when there is no more room for it. After that the
+/// reply is lost, to the agent's harm alone.
 const SEND_DEADLINE: Duration = Duration::from_secs(1);
 
-/// Serves the agent that is at the other end of stdin, until it closes that. The process must have one thread and nothing open that it
-/// needs but its stdio.
+/// Serves the agent that is at the other end of stdin, until it closes that. The process must have
+/// one thread and nothing open that it needs but its stdio.
 pub fn serve() -> ExitCode {
     let stdin = stdin();
     let socket = stdin.as_fd();
@@ -70,7 +73,8 @@ fn prepare(socket: BorrowedFd<'_>) -> Result<Hello, SysError> {
     // If the agent is gone already its end of the socket is, too.
     set_parent_process_death_signal(Some(rustix::process::Signal::KILL)).map_err(failed)?;
     let nix = |errno: nix::errno::Errno| failed(Errno::from_raw_os_error(errno as i32));
-    // What ends a terminal's or a container's processes is for the agent to handle: it drains first.
+    // What ends a terminal's or a container's processes is for the agent to handle: it drains
+    // first.
     let signals = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT];
     signals.into_iter().collect::<SigSet>().thread_block().map_err(nix)?;
     setrlimit(Resource::RLIMIT_NOFILE, MAX_DESCRIPTORS, MAX_DESCRIPTORS).map_err(nix)?;
@@ -137,11 +141,13 @@ enum Refusal {
     Socket,
 }
 
-/// Waits for the next request. None if there will be none. Every descriptor that came is either returned or closed.
+/// Waits for the next request. None if there will be none. Every descriptor that came is either
+/// returned or closed.
 fn receive(socket: BorrowedFd<'_>) -> Result<Option<(Request, OwnedFd)>, Refusal> {
     // A longer message is cut, and said to be.
     let mut bytes = [0; REQUEST];
-    // One more than there may be, to see that there are too many; the kernel closes what finds no room.
+    // One more than there may be, to see that there are too many; the kernel closes what finds no
+    // room.
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let received = loop {
@@ -188,8 +194,9 @@ fn is_closed(socket: BorrowedFd<'_>) -> bool {
         || fds.iter().any(|fd| fd.revents().intersects(PollFlags::HUP | PollFlags::RDHUP))
 }
 
-/// `setns` takes namespace files too, which would let the agent name a namespace instead of a process. The kernel gives a pidfd this
-/// name on every file system that pidfds have been on; no path looks like it.
+/// `setns` takes namespace files too, which would let the agent name a namespace instead of a
+/// process. The kernel gives a pidfd this name on every file system that pidfds have been on; no
+/// path looks like it.
 fn is_pidfd(fd: &OwnedFd) -> bool {
     let link = format!("/proc/self/fd/{}", fd.as_raw_fd());
     readlinkat(rustix::fs::CWD, link, Vec::new())

@@ -1,13 +1,15 @@
 //! Compiling a filter in a process that can do nothing else.
 //!
-//! libpcap's parser is C, its optimiser may take for ever, and both would read what a caller wrote inside a daemon that has rights. So each
-//! filter is compiled by this program, executed again with [`ARGUMENT`]: it gives up every capability and every system call but those
-//! that use memory and its two pipes, then reads one filter, writes one program, and ends, or is killed at its [`DEADLINE`]. Without files
-//! and sockets it cannot look up a name either.
+//! libpcap's parser is C, its optimiser may take for ever, and both would read what a caller wrote
+//! inside a daemon that has rights. So each filter is compiled by this program, executed again with
+//! [`ARGUMENT`]: it gives up every capability and every system call but those that use memory and
+//! its two pipes, then reads one filter, writes one program, and ends, or is killed at its
+//! [`DEADLINE`]. Without files and sockets it cannot look up a name either.
 //!
-//! The request is the link type (`DLT_…`) and the snaplen, 4 bytes each, then the filter's text. The answer is one byte, then: 0, the
-//! number of instructions in 4 bytes, those, and the program as text; 1, libpcap's message; 2, nothing: there is no libpcap; 3, why it
-//! could not be confined; 4, nothing: libpcap ran out of memory.
+//! The request is the link type (`DLT_…`) and the snaplen, 4 bytes each, then the filter's text.
+//! The answer is one byte, then: 0, the number of instructions in 4 bytes, those, and the program
+//! as text; 1, libpcap's message; 2, nothing: there is no libpcap; 3, why it could not be confined;
+//! 4, nothing: libpcap ran out of memory.
 
 use std::{
     io::{Read, Write, stdin, stdout},
@@ -81,8 +83,8 @@ impl Compiler {
 
     /// Compiles a filter for packets of a link type (`DLT_…`). Blocks, [`DEADLINE`] at most.
     ///
-    /// # Errors
-    /// INVALID_FIELD with libpcap's message; FILTER_UNSUPPORTED if there is no libpcap; SYSTEM_CALL.
+    /// # Errors INVALID_FIELD with libpcap's message; FILTER_UNSUPPORTED if there is no libpcap;
+    /// SYSTEM_CALL.
     pub fn compile(&self, linktype: u32, snaplen: u32, text: &str) -> Result<Compiled> {
         if text.len() > MAX_TEXT {
             return Err(refused(format!(
@@ -196,7 +198,8 @@ fn read(answer: &[u8]) -> Option<Result<Compiled>> {
     Some(Ok(Compiled { program, listing: String::from_utf8_lossy(listing).into_owned() }))
 }
 
-/// Serves one request on stdin and stdout. The process must have one thread and nothing open that it needs but its stdio.
+/// Serves one request on stdin and stdout. The process must have one thread and nothing open that
+/// it needs but its stdio.
 pub fn serve() -> ExitCode {
     let answer = match prepare() {
         Err(error) => [b"\x03", error.to_string().as_bytes()].concat(),

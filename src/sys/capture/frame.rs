@@ -1,5 +1,5 @@
-//! A packet as the kernel has it, to the packet of a capture file: the tag that was taken out put back, and a header where the link
-//! has none.
+//! A packet as the kernel has it, to the packet of a capture file: the tag that was taken out put
+//! back, and a header where the link has none.
 
 use super::ring::{LinkAddress, Packet};
 use crate::domain::{
@@ -25,7 +25,8 @@ pub(super) enum Layer {
     Sll2,
 }
 
-/// Appends the packet, at most `snaplen` bytes of it, if the filter wants it. Returns whether it did.
+/// Appends the packet, at most `snaplen` bytes of it, if the filter wants it. Returns whether it
+/// did.
 #[inline]
 pub(super) fn put(
     out: &mut Vec<u8>,

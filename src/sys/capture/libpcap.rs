@@ -1,6 +1,8 @@
-//! libpcap's compiler of filters, loaded when it is needed: the programs are built and start without it.
+//! libpcap's compiler of filters, loaded when it is needed: the programs are built and start
+//! without it.
 //!
-//! It is C code that reads what a caller wrote, so it is loaded only into the process that [`super::compiler`] confines.
+//! It is C code that reads what a caller wrote, so it is loaded only into the process that
+//! [`super::compiler`] confines.
 //!
 //! <https://www.tcpdump.org/manpages/pcap_compile.3pcap.html>
 #![allow(unsafe_code)]
@@ -67,7 +69,8 @@ pub(super) enum Failure {
 /// Finds a function of the library.
 macro_rules! function {
     ($library:expr, $name:literal, $type:ty) => {{
-        // SAFETY: the handle is that of a loaded library, which is never unloaded, and the name is terminated.
+        // SAFETY: the handle is that of a loaded library, which is never unloaded, and the name is
+        // terminated.
         let found = unsafe { libc::dlsym($library, $name.as_ptr()) };
         if found.is_null() {
             return None;
@@ -94,7 +97,8 @@ impl Libpcap {
         })
     }
 
-    /// Compiles a filter for packets of a link type (`DLT_…`), optimised, and prints it as `tcpdump -d` does.
+    /// Compiles a filter for packets of a link type (`DLT_…`), optimised, and prints it as `tcpdump
+    /// -d` does.
     ///
     /// # Errors
     /// What libpcap says, and whether it lacked memory.
@@ -115,7 +119,8 @@ impl Libpcap {
         // library's errno does not, and nothing but a failed allocation sets it to ENOMEM.
         Errno::clear();
         let mut program = RawProgram { length: 0, instructions: ptr::null_mut() };
-        // SAFETY: the handle is live, the program is one that libpcap fills in, the text is terminated.
+        // SAFETY: the handle is live, the program is one that libpcap fills in, the text is
+        // terminated.
         let done =
             unsafe { (self.compile)(handle, &raw mut program, filter.as_ptr(), 1, NO_NETMASK) };
         let errno = Errno::last();
@@ -142,7 +147,8 @@ impl Libpcap {
         let instructions = unsafe { slice::from_raw_parts(program.instructions, length) };
         let mut text = String::new();
         for (number, instruction) in (0..).zip(instructions) {
-            // SAFETY: the instruction is live; the answer is a terminated text in a buffer of the library's.
+            // SAFETY: the instruction is live; the answer is a terminated text in a buffer of the
+            // library's.
             let line = unsafe { (self.image)(instruction, number) };
             text.push_str(&copied(line));
             text.push('\n');

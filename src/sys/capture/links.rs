@@ -55,7 +55,8 @@ pub struct Link {
     pub addresses: Vec<(std::net::IpAddr, u8)>,
 }
 
-/// Lists the interfaces of the namespace that `socket` lives in, in the kernel's order, [`MAX_LINKS`] at most.
+/// Lists the interfaces of the namespace that `socket` lives in, in the kernel's order,
+/// [`MAX_LINKS`] at most.
 ///
 /// # Errors
 /// What the kernel says.
@@ -92,7 +93,8 @@ fn dump(
     let mut request = length.to_ne_bytes().to_vec();
     request.extend(kind.to_ne_bytes());
     request.extend(NLM_F_REQUEST_DUMP.to_ne_bytes());
-    // Sequence number: the kind itself, so that no dump is taken for another. Port: the kernel's choice.
+    // Sequence number: the kind itself, so that no dump is taken for another. Port: the kernel's
+    // choice.
     request.extend(u32::from(kind).to_ne_bytes());
     request.extend([0; 4]);
     request.extend(body);
@@ -125,7 +127,8 @@ fn dump(
     }
 }
 
-/// The first of some things that begin with their own length, header included, and are padded to 4 bytes; and what follows it.
+/// The first of some things that begin with their own length, header included, and are padded to 4
+/// bytes; and what follows it.
 fn split<const N: usize>(bytes: &[u8], length: impl Fn(&[u8; N]) -> u32) -> Option<(&[u8], &[u8])> {
     let length = usize::try_from(length(bytes.first_chunk()?)).ok()?;
     if length < N {
@@ -179,7 +182,8 @@ fn address(body: &[u8]) -> Option<(u32, (std::net::IpAddr, u8))> {
     let [_, prefix, _, _, i0, i1, i2, i3] = *header;
     let mut found = None;
     for (kind, value) in attributes(rest) {
-        // Of a point-to-point interface the address is the other end's; where there is a local one, that is it.
+        // Of a point-to-point interface the address is the other end's; where there is a local one,
+        // that is it.
         if kind == IFA_LOCAL || (kind == IFA_ADDRESS && found.is_none()) {
             found = match *value {
                 [a, b, c, d] => Some(Ipv4Addr::new(a, b, c, d).into()),

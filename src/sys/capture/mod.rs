@@ -1,6 +1,7 @@
 //! Captures the packets of a network namespace into pcapng.
 //!
-//! Nothing here needs a privilege: the sockets come from whoever may enter the namespace ([`super::socket`]).
+//! Nothing here needs a privilege: the sockets come from whoever may enter the namespace
+//! ([`super::socket`]).
 //!
 //! - [`links`]: what interfaces there are;
 //! - [`compiler`]: filters, compiled by libpcap in a process that can do nothing else (`libpcap`);
@@ -11,9 +12,10 @@
 //! # What always holds
 //!
 //! - No packet is in the ring that did not pass the filter: it is there before the socket is bound.
-//! - The thread waits for nothing while it has a block of the ring, so a slow reader of the buffers makes the kernel drop packets, and count
-//!   them, and costs no memory.
-//! - Packets received = in the buffers + dropped by the kernel + dropped by the agent, at the end of a capture.
+//! - The thread waits for nothing while it has a block of the ring, so a slow reader of the buffers
+//!   makes the kernel drop packets, and count them, and costs no memory.
+//! - Packets received = in the buffers + dropped by the kernel + dropped by the agent, at the end
+//!   of a capture.
 
 pub mod compiler;
 mod frame;
@@ -143,11 +145,12 @@ pub struct Tap {
 }
 
 impl Tap {
-    /// Makes a tap of a socket of the source's kind. From its return on, every packet is in the ring or counted. `ring_bytes` may come out
-    /// smaller. A packet waits for others at most `max_delay`.
+    /// Makes a tap of a socket of the source's kind. From its return on, every packet is in the
+    /// ring or counted. `ring_bytes` may come out smaller. A packet waits for others at most
+    /// `max_delay`.
     ///
-    /// # Errors
-    /// `bind` ENODEV if the interface is gone; `setsockopt` EINVAL if the kernel does not take the filter, ENOMEM.
+    /// # Errors `bind` ENODEV if the interface is gone; `setsockopt` EINVAL if the kernel does not
+    /// take the filter, ENOMEM.
     pub fn open(
         socket: OwnedFd,
         source: Source,

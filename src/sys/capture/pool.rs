@@ -1,5 +1,5 @@
-//! The buffers between a capture and its reader. There are only so many, and the capture waits until one is back: that is what bounds the
-//! memory that a slow reader costs.
+//! The buffers between a capture and its reader. There are only so many, and the capture waits
+//! until one is back: that is what bounds the memory that a slow reader costs.
 
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -37,7 +37,8 @@ struct State {
 }
 
 impl Pool {
-    /// A pool of so many buffers as `bytes` hold, two at least: one is filled while another is read. They are made when they are needed.
+    /// A pool of so many buffers as `bytes` hold, two at least: one is filled while another is
+    /// read. They are made when they are needed.
     ///
     /// # Errors
     /// If there are no more descriptors.
@@ -48,7 +49,8 @@ impl Pool {
         Ok(Arc::new(Self { wake, starving: AtomicBool::new(false), state: Mutex::new(state) }))
     }
 
-    /// An empty buffer. None if all are in use: the pool's descriptor then becomes readable once one is back.
+    /// An empty buffer. None if all are in use: the pool's descriptor then becomes readable once
+    /// one is back.
     pub(super) fn take(&self) -> Option<Vec<u8>> {
         self.take_now().or_else(|| {
             self.starving.store(true, Ordering::SeqCst);

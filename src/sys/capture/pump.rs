@@ -1,4 +1,5 @@
-//! The thread that moves packets out of the ring: one copy each, straight into the buffer that is sent.
+//! The thread that moves packets out of the ring: one copy each, straight into the buffer that is
+//! sent.
 
 use std::{
     sync::{
@@ -28,15 +29,18 @@ use crate::{
 
 /// A buffer that holds so much is sent.
 pub(super) const ENOUGH: usize = 128 * 1024;
-/// Blocks of the ring that are worth a wake-up, where packets come so fast that none waits too long for them. A wake-up costs as much as
-/// copying a block, and what is sent at once also wakes whoever passes it on, and whoever receives it, only once.
+/// Blocks of the ring that are worth a wake-up, where packets come so fast that none waits too long
+/// for them. A wake-up costs as much as copying a block, and what is sent at once also wakes
+/// whoever passes it on, and whoever receives it, only once.
 const WORTHWHILE: u32 = 8;
-/// They are this part of the ring at most, for the rest to last while the thread is kept from running.
+/// They are this part of the ring at most, for the rest to last while the thread is kept from
+/// running.
 const PART: usize = 4;
-/// How often is looked whether there are so many, for packets may come much faster at any time: the default ring holds what a link of
-/// 50 Gbit/s brings in 10 ms.
+/// How often is looked whether there are so many, for packets may come much faster at any time: the
+/// default ring holds what a link of 50 Gbit/s brings in 10 ms.
 const GLANCE: Duration = Duration::from_millis(10);
-/// What is in the ring when a capture is stopped is taken out, as long as this does not take longer.
+/// What is in the ring when a capture is stopped is taken out, as long as this does not take
+/// longer.
 const LAST: Duration = Duration::from_secs(1);
 /// How often is looked whether an interface that went down is gone.
 const LOOK: Duration = Duration::from_millis(100);
@@ -52,7 +56,8 @@ pub struct Limits {
     pub statistics_interval: Duration,
 }
 
-/// Figures of a capture. Received = captured + dropped by either + what is under way, which at the end is nothing.
+/// Figures of a capture. Received = captured + dropped by either + what is under way, which at the
+/// end is nothing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Totals {
     /// Packets that passed the filter.
@@ -148,14 +153,16 @@ pub struct Pump {
     /// Until when the ring is left alone.
     rested: Instant,
     statistics_due: Instant,
-    /// Whether the interface went down. It may be up again, or be gone, of which the kernel does not tell a second time.
+    /// Whether the interface went down. It may be up again, or be gone, of which the kernel does
+    /// not tell a second time.
     went_down: bool,
 }
 
 impl Pump {
-    /// Starts the thread. `header` begins the file. Events are not bounded by the channel, but by the pool: one event besides for each buffer.
-    /// The ring is gone soon after [`Stop`] is dropped, or nobody receives events. `permit` is what the ring was paid with: it is
-    /// dropped after the ring, and before [`Event::Ended`] is sent, so that the next capture can have it.
+    /// Starts the thread. `header` begins the file. Events are not bounded by the channel, but by
+    /// the pool: one event besides for each buffer. The ring is gone soon after [`Stop`] is
+    /// dropped, or nobody receives events. `permit` is what the ring was paid with: it is dropped
+    /// after the ring, and before [`Event::Ended`] is sent, so that the next capture can have it.
     ///
     /// # Errors
     /// `thread` EAGAIN if there can be no more.
@@ -245,7 +252,8 @@ impl Pump {
                 _ => None,
             };
             if let Some(end) = ends {
-                // Nothing more comes in; what is there already is handed over when its block's time is over.
+                // Nothing more comes in; what is there already is handed over when its block's time
+                // is over.
                 if let Err(error) = self.tap.ring.filter(&Program::everything(0)) {
                     return Ok(End::Failed(error));
                 }
@@ -310,7 +318,8 @@ impl Pump {
         self.buffer.is_some()
     }
 
-    /// Copies the next block's packets, if there is one and a buffer for it. Returns the limit that it reached; [`End::Stopped`] is none.
+    /// Copies the next block's packets, if there is one and a buffer for it. Returns the limit that
+    /// it reached; [`End::Stopped`] is none.
     fn take_block(&mut self) -> Option<End> {
         if !self.has_buffer() {
             return None;
@@ -344,8 +353,8 @@ impl Pump {
         Some(End::Stopped)
     }
 
-    /// How long the ring is left alone after it was emptied, for a wake-up to be worthwhile: as long as so many blocks will take if they
-    /// come as fast as the last ones did, within bounds.
+    /// How long the ring is left alone after it was emptied, for a wake-up to be worthwhile: as
+    /// long as so many blocks will take if they come as fast as the last ones did, within bounds.
     fn rest(&self, now: Instant) -> Duration {
         let took = now.duration_since(self.emptied).saturating_mul(self.worthwhile());
         took.checked_div(self.blocks).unwrap_or_default().min(self.tap.max_delay / 2)

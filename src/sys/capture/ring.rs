@@ -1,8 +1,10 @@
-//! The ring of a packet socket (TPACKET_V3): memory that the kernel writes packets into and this process reads them from.
+//! The ring of a packet socket (TPACKET_V3): memory that the kernel writes packets into and this
+//! process reads them from.
 //!
-//! The ring is a row of blocks. The kernel fills one block after the other and hands each over, once it is full or some time after
-//! its first packet; the reader gives it back. While a block is the reader's the kernel does not touch it, which is what makes a slice of
-//! it sound. Everything inside a block is read like input: by offsets that are checked.
+//! The ring is a row of blocks. The kernel fills one block after the other and hands each over,
+//! once it is full or some time after its first packet; the reader gives it back. While a block is
+//! the reader's the kernel does not touch it, which is what makes a slice of it sound. Everything
+//! inside a block is read like input: by offsets that are checked.
 //!
 //! <https://docs.kernel.org/networking/packet_mmap.html>
 #![allow(unsafe_code)]
@@ -24,8 +26,9 @@ use crate::{
     sys::SysError,
 };
 
-/// Size of a block. Larger than the largest frame (64 KiB of GSO) with its headers. No larger than that takes: a block is handed over after
-/// its time, however little is in it, so a ring lasts for as many of these as it has blocks.
+/// Size of a block. Larger than the largest frame (64 KiB of GSO) with its headers. No larger than
+/// that takes: a block is handed over after its time, however little is in it, so a ring lasts for
+/// as many of these as it has blocks.
 pub(super) const BLOCK: usize = 128 * 1024;
 /// Fewest blocks of a ring.
 pub(super) const MIN_BLOCKS: usize = 8;
@@ -88,8 +91,9 @@ pub(super) struct LinkAddress {
 }
 
 impl Ring {
-    /// Makes the ring of a packet socket that is bound to nothing yet, of `bytes` or, where the kernel has not so much memory, of a half,
-    /// a quarter and so on. A block is handed over at the latest `retire` after its first packet.
+    /// Makes the ring of a packet socket that is bound to nothing yet, of `bytes` or, where the
+    /// kernel has not so much memory, of a half, a quarter and so on. A block is handed over at the
+    /// latest `retire` after its first packet.
     ///
     /// # Errors
     /// ENOMEM if the kernel has no memory at all; what the kernel says of the socket.
@@ -111,7 +115,8 @@ impl Ring {
 
     fn allocate(socket: &OwnedFd, blocks: usize, retire: Duration) -> Result<(), Errno> {
         let number = |n: usize| libc::c_uint::try_from(n).map_err(|_| Errno::INVAL);
-        // The kernel checks frames' sizes for every version of the ring; this one packs packets of any size.
+        // The kernel checks frames' sizes for every version of the ring; this one packs packets of
+        // any size.
         let frame = 4096;
         let request = libc::tpacket_req3 {
             tp_block_size: number(BLOCK)?,
@@ -147,7 +152,8 @@ impl Ring {
         set(&self.socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program).map_err(failed)
     }
 
-    /// Lets packets in: of all protocols, of the interface with this index, 0 for all there are and will be.
+    /// Lets packets in: of all protocols, of the interface with this index, 0 for all there are and
+    /// will be.
     ///
     /// # Errors
     /// ENODEV if there is no such interface.
@@ -214,7 +220,8 @@ impl Ring {
         status.is_some_and(|status| status & libc::TP_STATUS_USER != 0)
     }
 
-    /// What the kernel has counted so far. Reading clears the kernel's own figures, so nobody else may read them.
+    /// What the kernel has counted so far. Reading clears the kernel's own figures, so nobody else
+    /// may read them.
     ///
     /// # Errors
     /// None that is known.
@@ -416,20 +423,21 @@ impl Memory {
         }
         // SAFETY: inside the mapping, as was just checked.
         let status = unsafe { self.start.add(start + STATUS) };
-        // SAFETY: aligned, since the mapping and blocks are by pages; mapped for as long as `self` lives; the kernel, too, accesses it
-        // as one word.
+        // SAFETY: aligned, since the mapping and blocks are by pages; mapped for as long as `self`
+        // lives; the kernel, too, accesses it as one word.
         Some(unsafe { AtomicU32::from_ptr(status.cast().as_ptr()) })
     }
 
-    /// The block that begins at `start`. To be called only while it is the reader's: [`Block`] is the proof.
+    /// The block that begins at `start`. To be called only while it is the reader's: [`Block`] is
+    /// the proof.
     fn block(&self, start: usize) -> &[u8] {
         if start.checked_add(BLOCK).is_none_or(|end| end > self.length) {
             return &[];
         }
         // SAFETY: inside the mapping, as was just checked.
         let block = unsafe { self.start.add(start) };
-        // SAFETY: mapped and initialised for BLOCK bytes for as long as `self` lives, and written by nobody until the `Block` that the
-        // slice is borrowed from is dropped.
+        // SAFETY: mapped and initialised for BLOCK bytes for as long as `self` lives, and written
+        // by nobody until the `Block` that the slice is borrowed from is dropped.
         unsafe { slice::from_raw_parts(block.as_ptr(), BLOCK) }
     }
 }

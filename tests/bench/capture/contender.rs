@@ -12,7 +12,8 @@ use std::{
 
 use crate::{cpu, world::World};
 
-/// A file of podsonde's that has not grown for so long has everything. Less than the 250 ms after which it gets its next statistics.
+/// A file of podsonde's that has not grown for so long has everything. Less than the 250 ms after
+/// which it gets its next statistics.
 const STILL: Duration = Duration::from_millis(160);
 /// The same of a program that uses libpcap: tcpdump lets packets wait for a second.
 const STILL_OF_LIBPCAP: Duration = Duration::from_millis(1500);
@@ -224,7 +225,8 @@ fn dropped(closing: &str) -> u64 {
         }
         let (count, _) =
             line.split_once(" packets dropped ").or_else(|| line.split_once(" packet dropped "))?;
-        // tcpdump says it apart where it is the interface that drops, which is none of the capture's business.
+        // tcpdump says it apart where it is the interface that drops, which is none of the
+        // capture's business.
         (!line.contains("by interface")).then(|| count.trim().parse().ok())?
     };
     closing.lines().filter_map(count).sum()

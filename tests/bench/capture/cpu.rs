@@ -36,7 +36,8 @@ fn children(pid: u32) -> Vec<u32> {
         .collect()
 }
 
-/// Waits for the process to end. Returns the CPU seconds it took; nothing else may be waited for meanwhile.
+/// Waits for the process to end. Returns the CPU seconds it took; nothing else may be waited for
+/// meanwhile.
 pub(crate) fn reap(mut child: Child) -> f64 {
     let before = ended();
     child.wait().unwrap();

@@ -99,13 +99,15 @@ impl World {
     }
 }
 
-/// The program that is measured: of the directory `PODSONDE_BENCH_PROGRAMS` if that is set, else the one that was built with this.
+/// The program that is measured: of the directory `PODSONDE_BENCH_PROGRAMS` if that is set, else
+/// the one that was built with this.
 fn program(name: &str, built: &str) -> PathBuf {
     std::env::var_os("PODSONDE_BENCH_PROGRAMS")
         .map_or_else(|| built.into(), |directory| Path::new(&directory).join(name))
 }
 
-/// A kubeconfig with a client certificate of the cluster's authority, which it publishes for agents to know.
+/// A kubeconfig with a client certificate of the cluster's authority, which it publishes for agents
+/// to know.
 async fn client_kubeconfig(cluster: &Cluster) -> String {
     let mut ca = CertificateParams::default();
     ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -147,7 +149,8 @@ fn pid_of_pod(directory: &Path, address: &str) -> Option<u32> {
     rest.trim_start().split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
-/// Makes the pair. Nothing is on it but what is sent: it has no addresses, and the kernel gives it none. Returns the index of the pod's end.
+/// Makes the pair. Nothing is on it but what is sent: it has no addresses, and the kernel gives it
+/// none. Returns the index of the pod's end.
 fn pair(pod: u32, peer: &Netns) -> u32 {
     let run = |pid: u32, words: &[&str]| {
         let output = inside(pid, words).output().unwrap();

@@ -1,5 +1,5 @@
-//! Any bytes as a capture file: no panic, the same packets however the bytes are cut into pieces, and nothing that a merge
-//! accepts that the reader does not.
+//! Any bytes as a capture file: no panic, the same packets however the bytes are cut into pieces,
+//! and nothing that a merge accepts that the reader does not.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -2,8 +2,8 @@
 //! Container Runtime Interface. The node tier is its only user, so that no binary contains it.
 //!
 //! Requests have the form of a kubelet's: labels, cgroup parents, namespace modes, security
-//! contexts, pull policies. The runtime's errors become the reasons and messages that a kubelet puts
-//! into a pod's status. Needs root, and a process in the pid namespace of the runtime's node.
+//! contexts, pull policies. The runtime's errors become the reasons and messages that a kubelet
+//! puts into a pod's status. Needs root, and a process in the pid namespace of the runtime's node.
 //!
 //! - `config`: a pod and its containers as CRI messages. Pure.
 //! - `image`: finds or pulls an image.
@@ -148,9 +148,9 @@ impl CriRuntime {
         .await
     }
 
-    /// Completes `work` even if the caller's future is dropped, and makes the pod's removal wait for
-    /// it. The runtime would go on for a while with a request that was abandoned midway, and the
-    /// removal could miss what it makes.
+    /// Completes `work` even if the caller's future is dropped, and makes the pod's removal wait
+    /// for it. The runtime would go on for a while with a request that was abandoned midway, and
+    /// the removal could miss what it makes.
     async fn to_its_end<T: Send + 'static>(
         &self,
         pod: &Pod,

@@ -289,8 +289,8 @@ fn is_below(pruned: &HashSet<Vec<u8>>, path: &[u8]) -> bool {
         || parents.into_iter().any(|parent| pruned.contains(parent))
 }
 
-/// The widths of the columns of `-ls`. Entries are printed as they arrive, so as in find(1) a column
-/// starts at a usual width and grows when a value does not fit.
+/// The widths of the columns of `-ls`. Entries are printed as they arrive, so as in find(1) a
+/// column starts at a usual width and grows when a value does not fit.
 struct Widths {
     inode: usize,
     blocks: usize,

@@ -1,9 +1,9 @@
-//! The patterns of fnmatch(3), for names that may be any bytes. As in find(1), `*` and `?` also match
-//! slashes and leading dots.
+//! The patterns of fnmatch(3), for names that may be any bytes. As in find(1), `*` and `?` also
+//! match slashes and leading dots.
 //!
-//! Pattern and name become sequences of numbers, one for each character, so that `?` matches a whole
-//! character. A byte that is not part of valid UTF-8 becomes a number beyond Unicode, which equals
-//! only the same byte.
+//! Pattern and name become sequences of numbers, one for each character, so that `?` matches a
+//! whole character. A byte that is not part of valid UTF-8 becomes a number beyond Unicode, which
+//! equals only the same byte.
 
 /// A pattern.
 #[derive(Debug)]
@@ -35,9 +35,10 @@ impl Pattern {
 
     /// Whether the pattern matches the whole name.
     ///
-    /// Only the last `*` seen needs to be remembered: if what follows it does not match, it swallows
-    /// one more character and the rest is tried again. An earlier `*` would find nothing that the
-    /// last one does not, so the time grows with the product of the lengths and never exponentially.
+    /// Only the last `*` seen needs to be remembered: if what follows it does not match, it
+    /// swallows one more character and the rest is tried again. An earlier `*` would find nothing
+    /// that the last one does not, so the time grows with the product of the lengths and never
+    /// exponentially.
     pub(super) fn matches(&self, name: &[u8]) -> bool {
         let name = units(name);
         // The pattern's position behind the last `*`, and the name's where the retry starts.
@@ -95,8 +96,8 @@ impl Pattern {
         }
     }
 
-    /// Whether the bracket expression at `p` contains the unit, and the position behind it. `None` if
-    /// the expression is not closed.
+    /// Whether the bracket expression at `p` contains the unit, and the position behind it. `None`
+    /// if the expression is not closed.
     fn set(&self, p: usize, unit: u32) -> Option<(bool, usize)> {
         let mut at = p + 1;
         let negated = matches!(self.at(at), Some('!' | '^'));

@@ -1,4 +1,5 @@
-//! Names: labels, and pointers to names before. <https://www.rfc-editor.org/rfc/rfc1035#section-4.1.4>
+//! Names: labels, and pointers to names before.
+//! <https://www.rfc-editor.org/rfc/rfc1035#section-4.1.4>
 
 use super::Next;
 use crate::domain::packet::{
@@ -29,7 +30,8 @@ impl Dissector<'_> {
         }
     }
 
-    /// How long the label is whose first byte this is, without that byte; says so if there is no such label.
+    /// How long the label is whose first byte this is, without that byte; says so if there is no
+    /// such label.
     fn label_length(&mut self, at: usize) -> Option<usize> {
         let label = self.u8(at).ok()?;
         match label {
