@@ -1,8 +1,8 @@
-//! Ending sessions: on request, and when they have lasted long enough.
+//! Ending sessions, on request and when they expire.
 //!
-//! The API has no way to remove an ephemeral container, so ending one means ending its processes.
-//! When that is due is read from the pods' specs again and again, so an agent that was restarted
-//! ends what another one started.
+//! The API cannot remove an ephemeral container, so ending one means ending its processes. The time
+//! of expiry is read from the pods' specs, so an agent that was restarted ends what its predecessor
+//! started.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -27,34 +27,35 @@ use crate::{
     sys::{containers::Containers, process::Pidfd, stop::Signalled},
 };
 
-/// How long a session's processes have after SIGTERM when its time is over.
+/// How long an expired session's processes have between SIGTERM and SIGKILL.
 const EXPIRY_GRACE: Duration = Duration::from_secs(5);
-/// A session that is over and still runs is ended again after so long.
+/// The pause before an expired session that still runs is ended again.
 const RETRY: Duration = Duration::from_secs(30);
-/// The wall clock may be set while a timer runs, so a timer runs at most this long. Without
-/// sessions there is none.
+/// The longest that a timer runs, as the wall clock may be set meanwhile. Without sessions no timer
+/// runs.
 const CLOCK_CHECK: Duration = Duration::from_secs(60);
-/// A container that forks faster than it is killed is given up on after so many rounds,
+/// Rounds of SIGKILL before a container that forks faster than it is killed is given up on.
 const ROUNDS: u32 = 20;
-/// and one whose processes do not die (they wait for a disk, say) after so many in which none did.
+/// Rounds without a new victim before a container is given up on: its processes wait for a disk,
+/// say, and do not die.
 const IDLE_ROUNDS: u32 = 3;
 
 /// How a session ended.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Ended {
-    /// How many processes were sent a signal.
+    /// Processes that were sent a signal.
     pub signalled: u32,
-    /// How many of these needed SIGKILL.
+    /// Processes of these that were sent SIGKILL.
     pub killed: u32,
-    /// How many run on.
+    /// Processes that still run.
     pub survivors: u32,
 }
 
-/// Ends the container's processes: SIGTERM, SIGKILL to what is left after `grace`. Goes on to the
-/// end also if nobody waits for it any more. A container that has ended is not an error.
+/// Ends the container's processes with SIGTERM and, after `grace`, SIGKILL. This goes on to the end
+/// even if nobody waits for it. A container that has ended already is not an error.
 ///
 /// # Errors
-/// VM_ISOLATED; PROCESS_NOT_FOUND if it runs by its status and no process of it is found;
+/// VM_ISOLATED; PROCESS_NOT_FOUND if its status says that it runs, but no process of it is found;
 /// SYSTEM_CALL.
 pub async fn end(
     containers: &Arc<Containers>,
@@ -98,7 +99,8 @@ async fn end_all(
         let left = signal(containers, place, Signal::KILL).await.map_err(about)?;
         survivors = count(left.processes.len()).saturating_add(left.refused);
         if left.processes.is_empty() {
-            // A process whose parent ended while `/proc` was read may have been missed with it.
+            // A scan misses a process that was forked while `/proc` was read, so two must find
+            // none.
             if none_before {
                 break;
             }
@@ -139,14 +141,14 @@ async fn signal(
     Ok(containers.pass(send).await??)
 }
 
-/// Waits until all of them have ended, at most so long.
+/// Waits until all of the processes have ended, for `at_most`.
 async fn gone(processes: Vec<(u32, Pidfd)>, at_most: Duration) {
     let all = futures::future::join_all(processes.into_iter().map(|(_, process)| process.ended()));
-    // Who is left is counted anew.
+    // The next round counts the survivors.
     let _ = tokio::time::timeout(at_most, all).await;
 }
 
-/// Ends sessions whose time is over, for ever. Sleeps until the next is due or a pod changes.
+/// Ends sessions as they expire, forever. Sleeps until the next is due or a pod changes.
 pub async fn run(
     sessions: Arc<Sessions>,
     pods: Arc<Pods>,
@@ -215,7 +217,7 @@ async fn expire(session: Session, containers: Arc<Containers>, events: Events) {
     }
 }
 
-/// How long until then; zero if it has passed.
+/// The time until `at`; zero if it has passed.
 fn until(at: Timestamp) -> Duration {
     Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default()
 }

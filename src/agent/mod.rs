@@ -5,7 +5,8 @@
 //! - [`privileges`]: what its processes may do, settled before anything listens;
 //! - [`access`]: who is calling, and what each method asks of them; [`audit`]: the record of it;
 //! - [`files`]: the files of containers;
-//! - [`verify`] and [`sessions`]: the two things it does, [`expiry`] ends what has lasted long enough;
+//! - [`verify`] and [`sessions`]: the two things it does, [`expiry`] ends what has lasted long
+//!   enough;
 //! - [`rpc`]: the gRPC services: conversions and calls, no decisions;
 //! - [`tls`], [`announce`]: its certificate, and how clients learn it;
 //! - [`listen`], [`probes`], [`metrics`]: its sockets and what it tells about itself.

@@ -1,4 +1,4 @@
-//! Verification: for containers of the node's pods, which namespaces they really have.
+//! Verification: which namespaces the containers of the node's pods really have.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -27,10 +27,11 @@ use crate::{
     },
 };
 
-/// A watch that is behind is so for a few pods. If more are in doubt it is not the watch, and the API server is not to suffer for it.
+/// Pods that are read from the API server again, at most. A watch lags for a few pods only; if more
+/// are in doubt, the cause is another, and the API server is spared.
 const MAX_DOUBTFUL: usize = 8;
 
-/// What was found about one pod.
+/// The findings on one pod.
 #[derive(Debug)]
 pub struct PodReport {
     /// The pod.
@@ -39,7 +40,7 @@ pub struct PodReport {
     pub containers: Vec<ContainerReport>,
 }
 
-/// What was found about one container.
+/// The findings on one container.
 #[derive(Debug)]
 pub struct ContainerReport {
     /// Its name.
@@ -50,16 +51,16 @@ pub struct ContainerReport {
     pub reference: Reference,
     /// The verdict.
     pub verdict: ContainerVerdict,
-    /// What is seen from inside; empty where it is the host's or could not be taken.
+    /// What is visible from inside. Empty where that is the host's, or could not be read.
     pub evidence: Evidence,
-    /// Which pid it and the reference have for each other.
+    /// The pid of each, container and reference, as the other sees it.
     pub pids: MutualPids,
 }
 
 /// What a container was compared with.
 #[derive(Debug, Clone)]
 pub struct Reference {
-    /// What kind of thing.
+    /// Target, sandbox, peer or nothing.
     pub kind: ReferenceKind,
     /// Name of the container; empty for the sandbox and for nothing.
     pub name: String,
@@ -71,7 +72,7 @@ impl Reference {
     const NONE: Self = Self { kind: ReferenceKind::None, name: String::new(), process: None };
 }
 
-/// Verifies.
+/// Verifies pods, at most two requests at a time.
 #[derive(Debug)]
 pub struct Verifier {
     pods: Arc<Pods>,
@@ -80,7 +81,7 @@ pub struct Verifier {
     counts: [AtomicU64; 3],
 }
 
-/// A container of the node that runs, with its process and the namespaces that has.
+/// A running container of the node, with its proven process and that process' namespaces.
 struct Live<'a> {
     pod: &'a Pod,
     container: &'a Container,
@@ -89,26 +90,27 @@ struct Live<'a> {
 }
 
 impl Verifier {
-    /// Verifies pods that `pods` knows, and takes evidence by way of `entry`.
+    /// Creates a verifier of the pods that `pods` knows. It enters namespaces through `entry`.
     pub fn new(pods: Arc<Pods>, containers: Arc<Containers>, entry: Arc<NamespaceEntry>) -> Self {
         Self { pods, containers, entry, counts: Default::default() }
     }
 
-    /// How many verdicts there were, by outcome.
+    /// Number of verdicts since the start, by outcome.
     pub fn counts(&self) -> [(Outcome, u64); 3] {
         let [ok, unknown, drift] = &self.counts;
         [(Outcome::Ok, ok), (Outcome::Unknown, unknown), (Outcome::Drift, drift)]
             .map(|(outcome, count)| (outcome, count.load(Ordering::Relaxed)))
     }
 
-    /// Verifies the running containers of `wanted`, or of these only the one that is named.
+    /// Verifies the running containers of the `wanted` pods, or only those with the given name.
     ///
-    /// All containers of the node are looked at, since a namespace may leak from any of them. The watch may be a moment behind, so a pod
-    /// with a container of which nothing can be told is looked at once more as the API server has it; so is the only one, if no
-    /// container of it runs.
+    /// All containers of the node are examined, since a namespace may leak from any of them. As the
+    /// watch may lag, a pod with an UNKNOWN container is read from the API server and examined once
+    /// more. So is a single pod of which no container runs.
     ///
     /// # Errors
-    /// SYSTEM_CALL if `/proc` cannot be read. What cannot be told about a container is its verdict.
+    /// SYSTEM_CALL if `/proc` cannot be read. A container about which nothing can be proven is not
+    /// an error; its verdict is UNKNOWN.
     pub async fn verify(
         self: &Arc<Self>,
         wanted: Vec<Arc<Pod>>,
@@ -141,10 +143,11 @@ impl Verifier {
         container: Option<String>,
     ) -> Result<Vec<PodReport>> {
         let this = Arc::clone(self);
-        self.containers.pass(move |_| this.pass(&wanted, container.as_deref())).await?
+        self.containers.pass(move |_| this.examine(&wanted, container.as_deref())).await?
     }
 
-    /// The pods that were not as the watch has them, of those with a container of which nothing can be told.
+    /// Reads pods with an UNKNOWN container again. Returns those that differ from what the watch
+    /// has.
     async fn newer(&self, reports: &[PodReport]) -> Vec<Arc<Pod>> {
         let untold = |c: &ContainerReport| {
             c.verdict.outcome == Outcome::Unknown && c.verdict.reason != Some(Reason::VmIsolated)
@@ -154,14 +157,14 @@ impl Verifier {
             reports.iter().filter(|report| nothing(report) || report.containers.iter().any(untold));
         let fresh = doubtful.take(MAX_DOUBTFUL).map(|report| async {
             let current = self.pods.current(&report.pod).await;
-            // Nothing better is known of a pod that is gone, or while the API server cannot be reached.
+            // If the pod is gone, or the API server unreachable, the first report stands.
             current.ok().flatten().filter(|now| **now != *report.pod)
         });
         futures::future::join_all(fresh).await.into_iter().flatten().collect()
     }
 
-    fn pass(&self, wanted: &[Arc<Pod>], only: Option<&str>) -> Result<Vec<PodReport>> {
-        // `wanted` may hold a pod that is newer than the watch, so it counts besides what the watch knows.
+    fn examine(&self, wanted: &[Arc<Pod>], only: Option<&str>) -> Result<Vec<PodReport>> {
+        // `wanted` may hold pods that are newer than the watch's, and then replaces these.
         let newer: HashSet<_> = wanted.iter().map(|pod| pod.uid.as_str()).collect();
         let mut node = self.pods.all();
         node.retain(|pod| !newer.contains(pod.uid.as_str()));
@@ -174,7 +177,7 @@ impl Verifier {
         for l in live.values().flatten() {
             census.add(l.pod, l.container, &l.namespaces);
         }
-        let mut pass = Pass {
+        let mut view = NodeView {
             containers: &self.containers,
             entry: &self.entry,
             live: &live,
@@ -184,16 +187,17 @@ impl Verifier {
             entry_hangs: false,
             seen: HashMap::new(),
         };
-        wanted.iter().map(|pod| pass.pod(pod, only)).collect()
+        wanted.iter().map(|pod| view.pod(pod, only)).collect()
     }
 
-    /// The containers that run and whose process can be proven, by the UID of their pod.
+    /// The running containers whose process can be proven, by the UID of their pod.
     fn live<'a>(
         &self,
         pods: &'a [Arc<Pod>],
         scan: &mut Option<Scan>,
     ) -> Result<HashMap<&'a str, Vec<Live<'a>>>> {
-        // The processes of a virtual machine are not the node's: looking for them would be a scan each time.
+        // The node does not see the processes of a virtual machine. Looking for them would cost a
+        // scan each time.
         let pods = || pods.iter().filter(|pod| pod.vm_runtime().is_none());
         let running = || {
             pods().flat_map(|pod| {
@@ -220,9 +224,9 @@ impl Verifier {
     }
 }
 
-/// The cgroups that several pods claim. A UID is the API server's, but the cgroup of a static pod is
-/// named by an annotation, which the author of any other pod can copy. Without this check such a pod
-/// would be shown the other's processes, and would make its verdict a drift.
+/// The cgroups that several pods claim. A UID is the API server's, but the cgroup of a static pod
+/// is named by an annotation, which the author of any other pod can copy. Without this check such a
+/// pod would be shown the other's processes, and would make its verdict a drift.
 fn contested(pods: &[Arc<Pod>]) -> HashSet<String> {
     let mut owners = HashMap::new();
     let mut contested = HashSet::new();
@@ -235,8 +239,8 @@ fn contested(pods: &[Arc<Pod>]) -> HashSet<String> {
     contested
 }
 
-/// One pass over the node.
-struct Pass<'a> {
+/// The node as one verification sees it.
+struct NodeView<'a> {
     containers: &'a Containers,
     entry: &'a NamespaceEntry,
     /// By the UID of the pod.
@@ -246,9 +250,9 @@ struct Pass<'a> {
     contested: HashSet<String>,
     /// Made at most once, and only if a container or a sandbox is not known yet.
     scan: Option<Scan>,
-    /// That nothing more is asked of whoever enters namespaces, since it has not answered in time.
+    /// Whether entering a namespace has timed out. If so, no more evidence is gathered.
     entry_hangs: bool,
-    /// Evidence by uts, net and ipc namespace: the containers of a pod share it.
+    /// Evidence by uts, net and ipc namespace, which the containers of a pod share.
     seen: HashMap<NamespaceSet, Evidence>,
 }
 
@@ -258,7 +262,7 @@ enum Sandbox {
     LookedFor(Option<(Arc<ContainerProcess>, NamespaceSet)>),
 }
 
-impl<'a> Pass<'a> {
+impl<'a> NodeView<'a> {
     fn pod(&mut self, pod: &Arc<Pod>, only: Option<&str>) -> Result<PodReport> {
         let chosen =
             pod.containers.iter().filter(|c| only.map_or(c.is_running(), |name| c.name == name));
@@ -284,7 +288,8 @@ impl<'a> Pass<'a> {
         };
         if let Some(runtime) = pod.vm_runtime() {
             let message = format!(
-                "runs in {runtime}: its processes are not the node's, so the node cannot prove its namespaces"
+                "runs in {runtime}: its processes are not the node's, so the node cannot prove its \
+                 namespaces"
             );
             return Ok(unknown(Reason::VmIsolated, message, None));
         }
@@ -332,7 +337,7 @@ impl<'a> Pass<'a> {
         })
     }
 
-    /// What `container` is compared with, and the namespaces of that; none if it has a target that does not run.
+    /// The reference for `container`, with its namespaces. None if its target does not run.
     fn reference(
         &mut self,
         pod: &Pod,
@@ -355,7 +360,8 @@ impl<'a> Pass<'a> {
                 namespaces.clone(),
             )));
         }
-        // Not a debug container: it may rightly be in the pid namespace of the one that is verified.
+        // Debug containers are no reference: they may rightly share the verified one's pid
+        // namespace.
         let peer = self.of_pod(pod).find(|l| {
             l.container.name != container.name && l.container.kind != ContainerKind::Ephemeral
         });
@@ -363,7 +369,7 @@ impl<'a> Pass<'a> {
         Ok(Some(peer.map_or(none, |peer| of(ReferenceKind::Peer, peer))))
     }
 
-    /// The sandbox of the pod, looked for once.
+    /// The sandbox of the pod. It is looked for at most once.
     fn sandbox<'s>(
         &mut self,
         pod: &Pod,
@@ -391,7 +397,8 @@ impl<'a> Pass<'a> {
         self.of_pod(pod).find(|l| l.container.name == container)
     }
 
-    /// Goes inside once for all containers of the same namespaces, and not at all where they are the host's.
+    /// Gathers evidence from inside the container's namespaces: once for all containers that share
+    /// them, and never from the host's.
     fn evidence(&mut self, own: &Live<'_>) -> Evidence {
         use NamespaceKind::{Ipc, Net, Uts};
         let host = &self.containers.host().namespaces;

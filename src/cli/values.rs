@@ -1,4 +1,5 @@
-//! Reads values as people and kubectl write them: durations, names, `TYPE/NAME`, environment variables, files.
+//! Reads values as people and kubectl write them: durations, names, `TYPE/NAME`, environment
+//! variables, files.
 
 use std::{
     fs::File,
@@ -7,10 +8,13 @@ use std::{
     time::Duration,
 };
 
+use crate::domain::{Error, name};
+
 /// Largest container file that is read, as the agent accepts it, in bytes.
 const LARGEST_FILE: u64 = 64 * 1024;
 
-/// A duration as Go writes it (`1h30m`, `1.5s`, `300ms`), or a bare number of seconds as kubectl's timeouts allow it.
+/// A duration as Go writes it (`1h30m`, `1.5s`, `300ms`), or a bare number of seconds as kubectl's
+/// timeouts allow it.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let invalid = || format!("{text:?} is not a duration; write 90s, 1h30m or 500ms");
     if let Ok(seconds) = text.parse::<u32>() {
@@ -42,7 +46,8 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     if text.is_empty() || total > longest { Err(invalid()) } else { Ok(total) }
 }
 
-/// A number of bytes: bare, or with k, M, G for powers of 1000 and Ki, Mi, Gi for powers of 1024; a B may follow.
+/// A number of bytes: bare, or with k, M, G for powers of 1000 and Ki, Mi, Gi for powers of 1024; a
+/// B may follow.
 pub(super) fn bytes(text: &str) -> Result<u64, String> {
     let factor = |unit: &str| match unit.strip_suffix('B').unwrap_or(unit) {
         "" => Some(1),
@@ -81,30 +86,24 @@ fn scaled(text: &str, factor: impl Fn(&str) -> Option<u64>) -> Option<u64> {
 
 /// A DNS-1123 label, which is what namespaces and containers are called by.
 pub(super) fn label(text: &str) -> Result<String, String> {
-    if text.len() <= 63 && !text.contains('.') { dns_1123(text) } else { Err(not_a_name(text, 63)) }
+    checked(text, 63, name::label("name", text))
 }
 
 /// A DNS-1123 subdomain, which is what pods and nodes are called by.
 pub(super) fn object_name(text: &str) -> Result<String, String> {
-    if text.len() <= 253 { dns_1123(text) } else { Err(not_a_name(text, 253)) }
+    checked(text, 253, name::subdomain("name", text))
 }
 
-fn dns_1123(text: &str) -> Result<String, String> {
-    let well_formed = |part: &str| {
-        let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-        !part.is_empty()
-            && !part.starts_with('-')
-            && !part.ends_with('-')
-            && part.bytes().all(inner)
-    };
-    if text.split('.').all(well_formed) { Ok(text.to_owned()) } else { Err(not_a_name(text, 253)) }
+/// The text, if it was found to be a name of at most `longest` characters.
+fn checked(text: &str, longest: usize, found: Result<(), Error>) -> Result<String, String> {
+    found.map(|()| text.to_owned()).map_err(|_| not_a_name(text, longest))
 }
 
 fn not_a_name(text: &str, longest: usize) -> String {
     let shown: String = text.chars().take(80).collect();
     format!(
-        "{shown:?} is not a name in Kubernetes: lower-case letters, digits and '-', at most {longest}, a letter or digit first \
-         and last"
+        "{shown:?} is not a name in Kubernetes: lower-case letters, digits and '-', at most \
+         {longest}, a letter or digit first and last"
     )
 }
 
@@ -136,7 +135,8 @@ pub(super) fn pod(text: &str) -> Result<String, String> {
     }
 }
 
-/// `K=V`, or several with commas between them where there is more than one `=`, which is how kubectl reads `--env`.
+/// `K=V`, or several with commas between them where there is more than one `=`, which is how
+/// kubectl reads `--env`.
 pub(super) fn env(text: &str) -> Result<Vec<(String, String)>, String> {
     let several = text.bytes().filter(|byte| *byte == b'=').count() > 1;
     let parts: Vec<&str> = if several { text.split(',').collect() } else { vec![text] };

@@ -1,11 +1,12 @@
-//! Who somebody is and what they want to do, in the terms that Kubernetes authorises by.
+//! Users and permissions, in the terms of Kubernetes' authorisation.
 
 use std::{collections::BTreeMap, fmt};
 
 /// A user, as the API server knows it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct User {
-    /// Name: `jane`, `system:serviceaccount:ci:runner`. Never empty for somebody who is authenticated.
+    /// Name: `jane`, `system:serviceaccount:ci:runner`. Never empty for somebody who is
+    /// authenticated.
     pub name: String,
     /// UID; empty where the authenticator gives none.
     pub uid: String,
@@ -15,7 +16,7 @@ pub struct User {
     pub extra: BTreeMap<String, Vec<String>>,
 }
 
-/// One thing somebody wants to do, as a rule of RBAC would name it.
+/// A permission, as a rule of RBAC names it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Attributes {
     /// `get`, `patch`, `create`.

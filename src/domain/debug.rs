@@ -1,4 +1,4 @@
-//! What a caller may ask for when it asks for a debug container, and its limits.
+//! Requests for debug containers, and their limits.
 
 use std::time::Duration;
 
@@ -42,7 +42,7 @@ pub struct Settings {
     pub env: Vec<(String, String)>,
     /// Security profile.
     pub profile: Profile,
-    /// A partial container merged over all that, JSON. Empty: none.
+    /// A partial container in JSON, merged over all of the above. Empty for none.
     pub custom: String,
 }
 
@@ -55,7 +55,7 @@ pub struct DebugRequest {
     pub pod: String,
     /// UID of the pod, or empty.
     pub pod_uid: String,
-    /// Name of the new container. None: one is made up.
+    /// Name of the new container. None to let the agent make one up.
     pub name: Option<String>,
     /// `targetContainerName`, or empty.
     pub target: String,
@@ -85,17 +85,17 @@ impl DebugRequest {
     }
 }
 
-/// How long something may be, if nothing is asked for, and at most.
+/// A default and a maximum for how long something may last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DurationLimit {
-    /// If nothing is asked for.
+    /// Granted if the request asks for nothing.
     pub default: Duration,
     /// At most.
     pub max: Duration,
 }
 
 impl DurationLimit {
-    /// What is granted when `asked` is asked for in `field`. Zero is allowed only where `zero` is.
+    /// The time that is granted for what `field` asks. Zero is allowed only if `zero` is set.
     ///
     /// # Errors
     /// INVALID_FIELD beyond the maximum, or for zero where it has no meaning.
@@ -112,13 +112,13 @@ impl DurationLimit {
     }
 }
 
-/// At most so many environment variables in one request.
+/// Environment variables that one request may have.
 pub const MAX_ENV: usize = 64;
-/// At most so many words of command and arguments together.
+/// Words that command and arguments may have together.
 pub const MAX_WORDS: usize = 1024;
-/// At most so many bytes of JSON in one field.
+/// Bytes of JSON that one field may have.
 pub const MAX_JSON: usize = 64 * 1024;
-/// At most so many bytes of an image reference.
+/// Bytes that an image reference may have.
 pub const MAX_IMAGE: usize = 1024;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! A pod as far as podsonde needs to know it: what its spec asks for and what its status says.
+//! What podsonde knows about a pod: what its spec asks for and what its status claims.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,8 @@ pub struct Pod {
     pub name: String,
     /// `metadata.uid`.
     pub uid: String,
-    /// What the kubelet names the pod's cgroup by: the UID; for a static pod, the hash of its file.
+    /// The name that the kubelet gives to the pod's cgroup: the UID or, for a static pod, a hash of
+    /// its file.
     pub cgroup_uid: String,
     /// `metadata.labels`.
     pub labels: BTreeMap<String, String>,
@@ -27,7 +28,8 @@ pub struct Pod {
     pub phase: Phase,
     /// Whether `metadata.deletionTimestamp` is set.
     pub terminating: bool,
-    /// Whether the kubelet runs it from a file (`kubernetes.io/config.mirror`).
+    /// Whether it says that the kubelet runs it from a file (annotation
+    /// `kubernetes.io/config.mirror`).
     pub mirror: bool,
     /// `spec.hostNetwork`.
     pub host_network: bool,
@@ -37,7 +39,7 @@ pub struct Pod {
     pub host_ipc: bool,
     /// `spec.hostUsers`, true by default.
     pub host_users: bool,
-    /// Whether a volume of `spec.volumes` is a directory or file of the node (`hostPath`).
+    /// Whether any of `spec.volumes` is a `hostPath`.
     pub host_path: bool,
     /// `spec.shareProcessNamespace`.
     pub share_process_namespace: bool,
@@ -78,7 +80,7 @@ pub struct Container {
     pub privileged: bool,
     /// `targetContainerName`, of an ephemeral container. Empty: none.
     pub target: String,
-    /// The session it is, if podsonde created it.
+    /// What its environment says about a session. A claim: see [`SessionFacts::seal`].
     pub session: Option<SessionFacts>,
     /// `containerID` of its status, once there is one.
     pub id: Option<ContainerId>,
@@ -126,7 +128,7 @@ impl std::fmt::Display for ContainerId {
 /// `state` of a container's status.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum ContainerState {
-    /// There is no status yet.
+    /// The kubelet has written no status yet.
     #[default]
     Absent,
     /// Not running.
@@ -150,12 +152,12 @@ pub enum ContainerState {
 }
 
 impl Container {
-    /// Whether the runtime's id of it is this one.
+    /// Whether its status has this id.
     pub fn has_id(&self, id: &str) -> bool {
         self.id.as_ref().is_some_and(|own| own.id == id)
     }
 
-    /// Whether its status says that it runs.
+    /// Whether its status is Running.
     pub fn is_running(&self) -> bool {
         self.state == ContainerState::Running
     }
@@ -167,14 +169,15 @@ impl Pod {
         self.containers.iter().find(|c| c.name == name)
     }
 
-    /// The container that is meant where none is named, as kubectl chooses it: the one of the annotation, else the first regular one.
+    /// The default container, as kubectl chooses it: the one that the annotation names, else the
+    /// first regular one.
     pub fn default_container(&self) -> Option<&Container> {
         self.container(&self.default_container)
             .or_else(|| self.containers.iter().find(|c| c.kind == ContainerKind::Regular))
     }
 
-    /// Which cgroup the processes of this container of the pod are in. None until its status has an
-    /// id. The id is a claim of whoever may write the status; the pod's UID is the API server's.
+    /// The cgroup of one of the pod's containers. None until the status has an id. The id is a
+    /// claim of whoever may write the status; the pod's UID is the API server's word.
     pub fn cgroup_of<'a>(&'a self, container: &'a Container) -> Option<ContainerCgroup<'a>> {
         Some(ContainerCgroup { pod: &self.cgroup_uid, id: &container.id.as_ref()?.id })
     }
@@ -195,12 +198,12 @@ impl Pod {
         })
     }
 
-    /// The containers that podsonde's sessions are, or that `kubectl debug` made.
+    /// The ephemeral containers, whether podsonde or `kubectl debug` added them.
     pub fn ephemeral(&self) -> impl Iterator<Item = &Container> {
         self.containers.iter().filter(|c| c.kind == ContainerKind::Ephemeral)
     }
 
-    /// Checks that the pod is the one the caller means, if the caller said so with a UID.
+    /// Checks that the pod has this UID. An empty one matches every pod.
     ///
     /// # Errors
     /// POD_REPLACED.
@@ -215,7 +218,8 @@ impl Pod {
         .pod(&self.namespace, &self.name))
     }
 
-    /// The name of the sandboxed runtime that hides the pod's processes from the node, judged by `runtimeClassName`.
+    /// The name of the sandboxed runtime that hides the pod's processes from the node, judged by
+    /// `runtimeClassName`.
     pub fn vm_runtime(&self) -> Option<&'static str> {
         let class = self.runtime_class.to_ascii_lowercase();
         [

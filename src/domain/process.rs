@@ -1,9 +1,10 @@
-//! Which of a container's processes is its first, and what `/proc/<pid>/stat`, `status`, `uid_map` and `gid_map` say of it.
+//! Which of a container's processes is its first, and parsers for `/proc/<pid>/stat`, `status`,
+//! `uid_map` and `gid_map`.
 
 /// A process that is in a container's cgroup.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Candidate {
-    /// Its pid as the agent sees it.
+    /// The pid in the agent's pid namespace.
     pub pid: u32,
     /// When it started, in clock ticks since boot.
     pub start_ticks: u64,
@@ -20,9 +21,10 @@ impl Candidate {
 
 /// The container's first process.
 ///
-/// Every other process of the container descends from it or was brought in later (`kubectl exec`), so it is the one that started
-/// first. The clock ticks only a hundred times a second, so among those of the same tick it is the init of a pid namespace, the
-/// outermost one, and then the lowest pid of its own namespace, since these count up.
+/// Every other process of the container descends from it or was added later (`kubectl exec`), so it
+/// is the one that started first. The clock ticks only a hundred times a second. Among processes of
+/// the same tick it is the init of a pid namespace, the outermost one, and then the one with the
+/// lowest pid in its own namespace, since these count up.
 pub fn first_of(candidates: &[Candidate]) -> Option<&Candidate> {
     candidates
         .iter()
@@ -31,9 +33,10 @@ pub fn first_of(candidates: &[Candidate]) -> Option<&Candidate> {
 
 /// `starttime` of `/proc/<pid>/stat`, in clock ticks since boot.
 ///
-/// The second field is the command in parentheses and may itself hold spaces and parentheses, so it is skipped to its last `)`.
+/// The second field is the command in parentheses. It may hold spaces and parentheses itself, so
+/// everything up to the last `)` is skipped.
 pub fn start_ticks(stat: &str) -> Option<u64> {
-    // Field 22 of all; after the command come the fields from 3 on.
+    // Field 22; the fields after the command count from 3.
     stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(22 - 3)?.parse().ok()
 }
 
@@ -85,7 +88,7 @@ impl Credentials {
         })
     }
 
-    /// User and group that it reads files as.
+    /// The user and group by which the kernel checks access to files.
     pub fn for_files(&self) -> (u32, u32) {
         (self.uids[3], self.gids[3])
     }
@@ -95,8 +98,9 @@ impl Credentials {
         self.effective & Self::READ_ANY != 0
     }
 
-    /// Whether the kernel would let it look into another process of its user namespace by way of `/proc`: PTRACE_MODE_READ_FSCREDS of
-    /// ptrace(2), but for the other one being undumpable, which cannot be seen from outside.
+    /// Whether the kernel would let it inspect another process of its user namespace through
+    /// `/proc`: PTRACE_MODE_READ_FSCREDS of ptrace(2). Whether the other process is undumpable
+    /// cannot be seen from outside and is left out.
     pub fn may_look_into(&self, other: &Self) -> bool {
         let (uid, gid) = self.for_files();
         let same = other.uids[..3].iter().all(|id| *id == uid)
@@ -105,16 +109,16 @@ impl Credentials {
     }
 }
 
-/// How a user namespace maps ids: `/proc/<pid>/uid_map` or `gid_map`, as the reader's user namespace sees it.
-/// <https://man7.org/linux/man-pages/man7/user_namespaces.7.html>
+/// How a user namespace maps ids: `/proc/<pid>/uid_map` or `gid_map`, as the reader's user
+/// namespace sees it. <https://man7.org/linux/man-pages/man7/user_namespaces.7.html>
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct IdMap(Vec<(u32, u32, u32)>);
 
 impl IdMap {
-    /// What an id that is not mapped is seen as.
+    /// The id that the kernel shows for one that is not mapped.
     pub const UNMAPPED: u32 = 65534;
 
-    /// From the text of the file. Lines that are none are left out: their ids are not mapped.
+    /// Parses the text of the file. Malformed lines are ignored, so their ids count as not mapped.
     pub fn parse(text: &str) -> Self {
         let line = |line: &str| {
             let mut numbers = line.split_ascii_whitespace().map(|n| n.parse().ok());

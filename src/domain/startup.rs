@@ -1,14 +1,14 @@
-//! From an ephemeral container's state to: go on waiting, it runs, it has run, it will not.
+//! Judges an ephemeral container's state: keep waiting, running, exited, or failed for good.
 //!
-//! The reasons are the kubelet's (`pkg/kubelet/images/types.go`, `pkg/kubelet/container/sync_result.go`,
-//! `pkg/kubelet/kuberuntime`).
+//! The reasons are the kubelet's (`pkg/kubelet/images/types.go`,
+//! `pkg/kubelet/container/sync_result.go`, `pkg/kubelet/kuberuntime`).
 
 use super::{Error, Reason, pod::ContainerState};
 
 /// What a container's state means for someone who waits for it to run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Startup {
-    /// Not yet.
+    /// It may still come to run.
     Pending {
         /// The kubelet's reason.
         reason: String,
@@ -23,14 +23,16 @@ pub enum Startup {
     Failed(Error),
 }
 
-/// Judges `state`. With `wait_for_image`, a failed pull is not the end, since the kubelet keeps trying.
+/// Judges `state`. With `wait_for_image`, a failed pull is not the end, since the kubelet keeps
+/// trying.
 pub fn judge(state: &ContainerState, wait_for_image: bool) -> Startup {
     match state {
         ContainerState::Absent => {
             Startup::Pending { reason: String::new(), message: String::new() }
         }
         ContainerState::Running => Startup::Running,
-        // The runtime never got as far as the container's own program: the reasons runtimes give in place of `Error`.
+        // The runtime never started the container's program. These are the reasons that runtimes
+        // give instead of `Error`.
         ContainerState::Terminated { reason, message, .. }
             if matches!(reason.as_str(), "StartError" | "ContainerCannotRun") =>
         {

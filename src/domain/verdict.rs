@@ -1,7 +1,7 @@
 //! Whether a container's namespaces are what its pod's spec asks for.
 //!
-//! What is wanted comes from the spec ([`expectation`]), what is there from ids that were read from proven processes; equality of ids
-//! decides. The table of what is wanted is the one of containerd and CRI-O.
+//! The spec says what is wanted ([`expectation`], by the rules of containerd and CRI-O). Ids read
+//! from proven processes say what is there. Equality of ids decides.
 
 use std::collections::HashMap;
 
@@ -33,12 +33,12 @@ impl Sharing {
     }
 }
 
-/// Whether reality is what the spec asks for. In the order of how bad it is.
+/// Whether reality is what the spec asks for, from best to worst.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Outcome {
     /// As the spec asks.
     Ok,
-    /// It cannot be told.
+    /// It cannot be proven either way.
     Unknown,
     /// Not as the spec asks.
     Drift,
@@ -53,7 +53,7 @@ pub enum ReferenceKind {
     Sandbox,
     /// Another container of the pod.
     Peer,
-    /// Nothing: it is alone in its pod.
+    /// Nothing: the container is alone in its pod.
     None,
 }
 
@@ -66,9 +66,11 @@ pub struct Expectation {
     pub because: String,
 }
 
-/// What the spec of `container` in `pod` asks of its namespace of `kind`, seen from a reference of the given kind.
+/// What the spec of `container` in `pod` asks of its namespace of `kind`, seen from a reference of
+/// the given kind.
 ///
-/// `unified` says whether the host runs cgroup v2 only: there, runtimes give unprivileged containers a cgroup namespace.
+/// `unified` says whether the host runs cgroup v2 only: there, runtimes give unprivileged
+/// containers a cgroup namespace.
 pub fn expectation(
     kind: NamespaceKind,
     pod: &Pod,
@@ -84,7 +86,8 @@ pub fn expectation(
     };
     match kind {
         NamespaceKind::Net if pod.host_network => expect(&[Host], "hostNetwork: true"),
-        // containerd gives such a pod the host's, CRI-O one of the pod's own: there is no `hostUTS` to decide it.
+        // containerd gives such a pod the host's namespace, CRI-O one of its own. No `hostUTS`
+        // exists to decide it.
         NamespaceKind::Uts if pod.host_network && reference == ReferenceKind::None => {
             expect(&[Host, Private], "hostNetwork: true")
         }
@@ -115,21 +118,22 @@ pub fn expectation(
     }
 }
 
-/// Who is in which namespace, over all verified containers of the node. Finds namespaces that leak from one pod or container into
-/// another, which no comparison with a single reference would.
+/// Which containers of the node are in which namespace. This finds namespaces that leak from one
+/// pod or container into another, which no comparison with a single reference would.
 #[derive(Debug, Default)]
 pub struct Census<'a>(HashMap<(NamespaceKind, NamespaceId), Vec<(&'a Pod, &'a Container)>>);
 
 impl<'a> Census<'a> {
-    /// Counts a container in.
+    /// Adds a container with its namespaces.
     pub fn add(&mut self, pod: &'a Pod, container: &'a Container, namespaces: &NamespaceSet) {
         for key in namespaces.iter() {
             self.0.entry(key).or_default().push((pod, container));
         }
     }
 
-    /// How many containers are in this namespace of `container` that the specs do not put there: of other pods, or, where the
-    /// namespace should be the container's own, of its own pod. A debug container that targets it belongs there.
+    /// Counts the containers in this namespace of `container` that no spec puts there: those of
+    /// other pods and, where the namespace should be the container's own, of its own pod. A debug
+    /// container that targets it belongs there.
     pub fn foreign(
         &self,
         pod: &Pod,
@@ -242,7 +246,7 @@ impl Comparison<'_> {
         let expected =
             expectation(kind, self.pod, self.container, self.reference_kind, self.unified);
         let has_reference = self.reference_kind != ReferenceKind::None;
-        // Without the host's id, "private" and "shared" could both be the host's in truth.
+        // Without the host's id, both "private" and "shared" could really be the host's namespace.
         let actual = match (id, host_id) {
             (Some(id), Some(host)) if id == host => Some(Sharing::Host),
             (Some(id), Some(_)) if has_reference => {

@@ -21,7 +21,7 @@ const PAGE: u32 = 500;
 /// An agent's pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AgentPod {
-    /// Node it runs on.
+    /// Node that the pod runs on.
     pub node: String,
     /// Namespace of the pod.
     pub namespace: String,
@@ -31,7 +31,8 @@ pub struct AgentPod {
     pub ready: bool,
 }
 
-/// The agent's pod on one node; of several, as during an update, one that is ready. `None`: there is none.
+/// The agent's pod on one node. Several exist during an update; then one that is ready. `None` if
+/// the node has no agent.
 ///
 /// # Errors
 /// Those of listing pods in `namespace`.
@@ -64,7 +65,7 @@ async fn find(
         parameters,
         async |page| pods.list(page).await,
         |pod| {
-            // The API server need not know the field selector's field for the answer to be right.
+            // Checked here too, in case the API server does not know the selector's field.
             if let Some(agent) = agent_pod(pod)
                 && found.get(&agent.node).is_none_or(|known| !known.ready)
             {
@@ -107,8 +108,8 @@ pub async fn node_names(client: &Client) -> kube::Result<BTreeSet<String>> {
     Ok(names)
 }
 
-/// Names of the nodes that pods with these labels have been scheduled to, and how many such pods there are.
-/// `namespace`: `None` for all.
+/// Names of the nodes that pods with these labels were scheduled to, and the number of these pods,
+/// in `namespace` or, for `None`, in all.
 ///
 /// # Errors
 /// Those of listing pods there.
@@ -133,7 +134,7 @@ pub async fn nodes_with(
     Ok(names)
 }
 
-/// The node that a pod was scheduled to. `None`: to none yet.
+/// The node that a pod was scheduled to. `None` if it was not yet.
 ///
 /// # Errors
 /// Those of getting the pod, 404 among them.
@@ -143,7 +144,7 @@ pub async fn node_of(client: &Client, namespace: &str, pod: &str) -> kube::Resul
     Ok(pod.spec.and_then(|spec| spec.node_name).filter(|node| !node.is_empty()))
 }
 
-/// Hands every object of a list to `take`, and asks for one page after the other.
+/// Reads a list page by page and passes every object to `take`.
 pub(super) async fn each_page<K: Resource + Clone>(
     parameters: ListParams,
     list: impl AsyncFn(&ListParams) -> kube::Result<ObjectList<K>>,

@@ -35,18 +35,18 @@ const ALLOWED: &[&str] = &[
     "targetContainerName",
 ];
 
-/// What `kubectl debug --custom` does not allow besides; and the target, which has a field of its
-/// own and is checked.
+/// Fields that `kubectl debug --custom` does not allow either, and the target, which the request
+/// has a field for.
 const NOT_CUSTOM: &[&str] =
     &["name", "command", "image", "lifecycle", "volumeDevices", "targetContainerName"];
 
-/// Whether a debug container may refer to Secrets, ConfigMaps and volumes.
+/// Whether a debug container may refer to Secrets, ConfigMaps, fields and volumes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum References {
-    /// It may.
+    /// Yes, as `--allow-references` says.
     Allowed,
-    /// It may not: the kubelet would hand over any Secret of the namespace, which nobody asked the
-    /// caller's rights for.
+    /// No. The kubelet would hand over any Secret of the namespace, whether or not the caller may
+    /// read it.
     Refused,
 }
 
@@ -92,8 +92,7 @@ pub fn define(
         );
     }
     let container = Value::Object(container);
-    // The types of all fields: what does not fit here the API server would refuse with a worse
-    // message.
+    // Checks the types of all fields: the API server's own message would be worse.
     serde_json::from_value::<EphemeralContainer>(container.clone())
         .map_err(|e| Error::invalid(field, e.to_string()))?;
     Ok(container)
@@ -241,8 +240,8 @@ fn check_references(field: &str, container: &Object) -> Result<()> {
     match found {
         Some(found) => Err(Error::invalid(
             format!("{field}.{found}"),
-            "this agent lets debug containers neither take values from Secrets, ConfigMaps or fields \
-             nor mount volumes; started with --allow-references it does",
+            "this agent lets debug containers neither take values from Secrets, ConfigMaps or \
+             fields nor mount volumes; started with --allow-references it does",
         )),
         None => Ok(()),
     }
@@ -255,7 +254,8 @@ fn check_own_names(field: &str, container: &Object) -> Result<()> {
         match variable.get("name").and_then(Value::as_str) {
             Some(name) if name.starts_with(ENV_PREFIX) => {
                 let message = format!(
-                    "the variable {name} is reserved: names with {ENV_PREFIX} hold the session's facts"
+                    "the variable {name} is reserved: names with {ENV_PREFIX} hold the session's \
+                     facts"
                 );
                 return Err(Error::invalid(format!("{field}.env"), message));
             }

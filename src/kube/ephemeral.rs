@@ -18,11 +18,12 @@ use crate::domain::{Error, Reason, Result, error::SpecEntry};
 /// How long one request to the API server may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Adds `container` to the pod by strategic merge patch: the merge key is the name, so what is there already stays. Gives up at
-/// `deadline`, or when the API server has not answered for 10 s.
+/// Adds `container` to the pod by strategic merge patch. The merge key is the name, so existing
+/// containers stay. Gives up at `deadline`, or after 10 s without an answer.
 ///
 /// # Errors
-/// The API server's refusal, typed; START_DEADLINE. If its answer was lost, the error says that the entry may be there.
+/// The API server's refusal, typed; START_DEADLINE. If the answer was lost, the error says that the
+/// entry may exist.
 pub async fn add(
     client: Client,
     namespace: &str,
@@ -32,12 +33,14 @@ pub async fn add(
     deadline: Instant,
 ) -> Result<()> {
     let api = Api::<Pod>::namespaced(client, namespace);
-    // Of the metadata the API server ignores all but the UID: with it, it refuses if another pod has taken the name meanwhile.
+    // The API server ignores all metadata but the UID, by which it refuses to patch another pod
+    // that has taken the name.
     let patch = json!({"metadata": {"uid": uid}, "spec": {"ephemeralContainers": [container]}});
     let patch = Patch::Strategic(patch);
     let params =
         PatchParams { field_manager: Some("podsonde".to_owned()), ..PatchParams::default() };
-    // The API server itself retries a patch without a resourceVersion five times before it says that there is a conflict.
+    // The API server retries a patch without a resourceVersion five times before it reports a
+    // conflict.
     let again = |error: &kube::Error| {
         is_busy(error) || matches!(error, kube::Error::Api(s) if s.code == 409)
     };

@@ -4,15 +4,16 @@ use kube::core::Status;
 
 use crate::domain::{Error, Reason};
 
-/// Whether the API server is too busy for the request, so that the same one may succeed soon.
+/// Whether the API server is too busy, so that the same request may succeed soon.
 pub(super) fn is_busy(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if matches!(status.code, 429 | 503 | 504))
 }
 
-/// Whether it can be ruled out that a request that ended like this has changed something.
+/// Whether a request that ended with this error is sure to have changed nothing.
 pub(super) fn changed_nothing(error: &kube::Error) -> bool {
     match error {
-        // A server that fails, or gives up on etcd, may have written before it did; all others refuse before they write.
+        // A server that fails, or gives up on etcd, may have written before. All others refuse
+        // first.
         kube::Error::Api(status) => !matches!(status.code, 500 | 502 | 504),
         other => sources(other).any(|e| {
             // No connection, no request.
@@ -21,7 +22,8 @@ pub(super) fn changed_nothing(error: &kube::Error) -> bool {
     }
 }
 
-/// Turns an error of a call that the agent made with its own rights into a domain error. `doing` completes "cannot …".
+/// Turns an error of a call that the agent made with its own rights into a domain error. `doing`
+/// completes "cannot …".
 pub fn from_kube(doing: &str, error: &kube::Error) -> Error {
     match error {
         kube::Error::Api(status) => from_status(doing, status),
@@ -35,16 +37,17 @@ pub fn from_kube(doing: &str, error: &kube::Error) -> Error {
 fn from_status(doing: &str, status: &Status) -> Error {
     let message = &status.message;
     let reason = match status.code {
-        // Webhooks may answer with any code and any words of theirs; the API server puts these before them.
+        // Webhooks may answer with any code and any text; the API server adds this prefix.
         _ if message.starts_with("admission webhook ") => Reason::AdmissionDenied,
         404 => Reason::PodNotFound,
-        // The UID in a patch: refused as an immutable field or as a precondition, depending on the release.
+        // The UID in a patch: refused as an immutable field or as a precondition, depending on the
+        // release.
         409 | 422
             if message.contains("metadata.uid") || message.contains("UID in precondition") =>
         {
             Reason::PodReplaced
         }
-        // Another request took the name since the pod was looked at: the patch would change what that one added.
+        // Another request has taken the name meanwhile: the patch would change its container.
         422 if message.contains("existing ephemeral containers ") => Reason::NameTaken,
         409 => Reason::Conflict,
         401 => Reason::AgentForbidden,
@@ -70,8 +73,8 @@ fn from_status(doing: &str, status: &Status) -> Error {
     Error::new(reason, text)
 }
 
-/// Whether a 403 comes from the authoriser and not from admission: it names the user, then the verb.
-/// `staging/src/k8s.io/apiserver/pkg/endpoints/handlers/responsewriters/errors.go`
+/// Whether a 403 comes from the authoriser and not from admission: it names the user, then the
+/// verb. `staging/src/k8s.io/apiserver/pkg/endpoints/handlers/responsewriters/errors.go`
 fn is_rbac(message: &str) -> bool {
     let why = message.split_once(" is forbidden: ").map_or(message, |(_, why)| why);
     why.starts_with("User \"") && why.contains("\" cannot ")

@@ -1,7 +1,7 @@
-//! The agent's Lease: where it listens, and the certificate that proves it is the one.
+//! The agent's Lease: where it listens, and the certificate by which clients know it.
 //!
-//! Whoever may read the Lease has an authentic pin, on the word of the API server: there is no PKI to set up. The Lease is
-//! named after the node, so that admission can hold an agent to the Lease of its own node.
+//! Whoever may read the Lease has an authentic pin from the API server, without any PKI. The Lease
+//! is named after the node, so that admission can hold an agent to the Lease of its own node.
 
 use std::collections::BTreeMap;
 
@@ -18,22 +18,23 @@ use kube::{
     api::{ListParams, ObjectMeta, PostParams},
 };
 
-/// Annotation with the address that the agent serves TLS on, `ADDRESS:PORT`. Absent if it is not known from outside.
+/// Annotation with the address that the agent serves TLS on, `ADDRESS:PORT`. Absent if it is not
+/// known from outside.
 pub const ADDRESS: &str = "podsonde.dev/address";
 /// Annotation with the agent's version.
 pub const VERSION: &str = "podsonde.dev/version";
 /// Annotation with the certificate that the agent serves, PEM.
 pub const CERTIFICATE: &str = "podsonde.dev/certificate";
 
-/// The most that is tried when somebody else writes the Lease at the same time.
+/// How often a write is tried when somebody else writes the Lease at the same time.
 const ATTEMPTS: usize = 4;
 
-/// What an agent tells about itself.
+/// What an agent publishes about itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Published {
     /// The address that it serves TLS on, `ADDRESS:PORT`, if it is known.
     pub address: Option<String>,
-    /// Its version.
+    /// The agent's version, `0.1.0`.
     pub version: String,
     /// The certificate that it serves, PEM.
     pub certificate: String,
@@ -51,7 +52,7 @@ pub fn server_name(node: &str) -> String {
     format!("{node}.agent.podsonde.dev")
 }
 
-/// Creates or renews the Lease of `node`. `holder` names this run of the agent, `seconds` says how long the Lease is good for.
+/// Creates or renews the Lease of `node` for `seconds`. `holder` names this run of the agent.
 ///
 /// # Errors
 /// Those of getting, creating and updating Leases in `namespace`.
@@ -90,7 +91,7 @@ fn renewed(
     seconds: i32,
     published: &Published,
 ) -> Lease {
-    // What else stands in the metadata, the version that the update is based on above all, stays.
+    // The rest of the metadata stays, above all the version that the update is based on.
     let ObjectMeta { name: own_name, labels, annotations, .. } = &mut lease.metadata;
     *own_name = Some(name.to_owned());
     labels
@@ -142,7 +143,7 @@ pub async fn release(
     }
 }
 
-/// What the agent on `node` tells about itself. `None`: it has published nothing.
+/// What the agent on `node` publishes about itself. `None` if it has published nothing.
 ///
 /// # Errors
 /// Those of getting a Lease in `namespace`.
@@ -155,8 +156,9 @@ pub async fn of_node(
     Ok(leases.get_opt(&name(node)).await?.and_then(read))
 }
 
-/// What the agent that serves on `address` (`ADDRESS:PORT`) tells about itself, and its node. `None`: no agent says that it does, or more
-/// than one, of which but one can be right: a Lease is held to its node, and not the address in it.
+/// What the agent that serves on `address` (`ADDRESS:PORT`) publishes about itself, and its node.
+/// `None` if no agent claims the address, or several do: admission holds a Lease to its node, but
+/// not the address in it.
 ///
 /// # Errors
 /// Those of listing Leases in `namespace`.
@@ -169,7 +171,7 @@ pub async fn of_address(
     let found =
         leases.list(&ListParams::default().labels("app.kubernetes.io/name=podsonde-agent")).await?;
     let mut said = found.into_iter().filter_map(|lease| {
-        // One that was released is an agent's that has ended.
+        // An agent that has ended has released its Lease.
         let held = lease
             .spec
             .as_ref()?
@@ -192,8 +194,8 @@ fn read(lease: Lease) -> Option<Published> {
     Some(Published { address: annotations.remove(ADDRESS), version, certificate })
 }
 
-/// The authorities that sign the cluster's client certificates, PEM, as every API server publishes them for those who
-/// authenticate on its behalf. `None`: it publishes none.
+/// The authorities that sign the cluster's client certificates, PEM, as every API server publishes
+/// them for those who authenticate on its behalf. `None`: it publishes none.
 ///
 /// # Errors
 /// Those of getting that ConfigMap in `kube-system`.

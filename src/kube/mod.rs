@@ -2,11 +2,12 @@
 //!
 //! - [`pods`]: the agent's watch of its own node's pods;
 //! - [`container`]: the definition of an ephemeral container;
-//! - [`ephemeral`]: adding one to a pod; [`events`]: telling of it;
-//! - [`auth`]: whom the API server knows and what it lets them do;
+//! - [`ephemeral`]: adding one to a pod; [`events`]: telling the pod's owner;
+//! - [`auth`]: reviews: who a caller is and what the API server allows them;
 //! - [`error`]: what an API error means;
 //! - [`leases`]: what an agent publishes about itself, and who signs client certificates;
-//! - [`workloads`], [`agents`], [`portforward`]: the client's way from a name to the agent of a node.
+//! - [`workloads`], [`agents`], [`portforward`]: from a name to the agent of a node, for the
+//! client.
 
 pub mod agents;
 pub mod auth;

@@ -1,4 +1,4 @@
-//! The pods of the agent's node, kept up to date by a watch, and the only pods it serves.
+//! The pods of the agent's node, kept up to date by a watch. The agent serves no others.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -27,22 +27,17 @@ use crate::domain::{
     session::SessionFacts,
 };
 
-/// Whether it is a hash as the kubelet makes them: 32 hexadecimal digits, without the hyphens of a UID.
-fn is_hash(text: &str) -> bool {
-    text.len() == 32 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
-}
-
-/// The annotation of a static pod's mirror.
+/// The annotation of a static pod's mirror. Its value is the hash that names the pod's cgroup.
 const MIRROR: &str = "kubernetes.io/config.mirror";
-/// The annotation that names the container that is meant where none is named.
+/// The annotation that names the default container.
 const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
-/// How long the API server has for one pod.
+/// How long reading one pod may take.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Namespace and name.
 type Key = (String, String);
 
-/// The pods of this node.
+/// The pods of one node.
 #[derive(Debug)]
 pub struct Pods {
     node: String,
@@ -54,7 +49,7 @@ pub struct Pods {
 }
 
 impl Pods {
-    /// The pods of `node`; none until [`Pods::run`] has listed them.
+    /// Creates an empty store for `node`; [`Pods::run`] fills it.
     pub fn new(client: Client, node: &str) -> Self {
         Self {
             node: node.to_owned(),
@@ -65,7 +60,8 @@ impl Pods {
         }
     }
 
-    /// Watches until dropped. Errors are retried with a back-off; the pods stay as they were last seen.
+    /// Watches until dropped. Errors are retried with a back-off; meanwhile the pods stay as last
+    /// seen.
     pub async fn run(&self) {
         let config = watcher::Config::default().fields(&format!("spec.nodeName={}", self.node));
         let mut events = watcher(self.api.clone(), config).default_backoff().boxed();
@@ -87,12 +83,12 @@ impl Pods {
         *self.version.borrow() > 0
     }
 
-    /// How often the watch has failed.
+    /// How often the watch has failed since the start.
     pub fn watch_errors(&self) -> u64 {
         self.watch_errors.load(Ordering::Relaxed)
     }
 
-    /// Resolves at each change from now on.
+    /// A receiver that is notified of each change from now on.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.version.subscribe()
     }
@@ -102,17 +98,18 @@ impl Pods {
         self.pods.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
-    /// The pod of that name, if it is on this node.
+    /// The pod of that name, if the watch knows it.
     pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<Pod>> {
         let key = (namespace.to_owned(), name.to_owned());
         self.pods.read().unwrap_or_else(PoisonError::into_inner).get(&key).cloned()
     }
 
-    /// The pod of that name, if it is on this node and `check` is content with it. The watch may be a moment behind the API server, so what
-    /// fails for the pod as it is known is tried once more with the pod as the API server has it.
+    /// The pod of that name, if it is on this node and passes `check`. The watch may lag behind the
+    /// API server, so a pod that fails is read from the API server and checked once more.
     ///
     /// # Errors
-    /// POD_NOT_FOUND, POD_ON_OTHER_NODE, POD_NOT_SCHEDULED, NOT_READY, API_UNREACHABLE, AGENT_FORBIDDEN, and those of `check`.
+    /// POD_NOT_FOUND, POD_ON_OTHER_NODE, POD_NOT_SCHEDULED, NOT_READY, API_UNREACHABLE,
+    /// AGENT_FORBIDDEN, and those of `check`.
     pub async fn find<T>(
         &self,
         namespace: &str,
@@ -136,7 +133,7 @@ impl Pods {
         }
     }
 
-    /// The pod as the API server has it, if it is on this node.
+    /// Reads the pod from the API server and checks that it is on this node.
     async fn fetch(&self, namespace: &str, name: &str) -> Result<Arc<Pod>> {
         if !self.is_ready() {
             return Err(Error::new(
@@ -158,7 +155,7 @@ impl Pods {
         }
     }
 
-    /// The same pod as the API server has it now, whatever the watch knows; none if it is gone or another one has its name.
+    /// Reads the same pod from the API server. None if it is gone, or if another pod has its name.
     ///
     /// # Errors
     /// API_UNREACHABLE, AGENT_FORBIDDEN.
@@ -203,7 +200,8 @@ impl Pods {
     }
 }
 
-/// What podsonde needs of a pod.
+/// Keeps what podsonde needs of a pod. Everything in it but the UID may be written by people: see
+/// `is_powerful` for what is relied on.
 pub fn convert(pod: core::Pod) -> Pod {
     let spec = pod.spec.unwrap_or_default();
     let status = pod.status.unwrap_or_default();
@@ -252,8 +250,9 @@ pub fn convert(pod: core::Pod) -> Pod {
     Pod {
         namespace: pod.metadata.namespace.unwrap_or_default(),
         name: pod.metadata.name.unwrap_or_default(),
-        // The mirror of a static pod has a UID of its own; the kubelet goes by the hash, which is the annotation's value.
-        // Whoever may create pods may write that annotation, so it is believed only where it can be no other pod's UID.
+        // The mirror of a static pod has a UID of its own, but the kubelet names the cgroup by the
+        // hash in the annotation. Anybody who may create pods may write it, so it counts only in a
+        // form that can be no pod's UID, and every pod with it takes the right to the node.
         cgroup_uid: annotations.get(MIRROR).filter(|hash| is_hash(hash)).unwrap_or(&uid).clone(),
         uid,
         labels: pod.metadata.labels.unwrap_or_default(),
@@ -277,6 +276,12 @@ pub fn convert(pod: core::Pod) -> Pod {
         runtime_class: spec.runtime_class_name.unwrap_or_default(),
         containers,
     }
+}
+
+/// Whether `text` is a hash as the kubelet makes them: 32 hexadecimal digits, without the hyphens
+/// of a UID.
+fn is_hash(text: &str) -> bool {
+    text.len() == 32 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 /// The container statuses of a pod, by container name.

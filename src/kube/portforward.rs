@@ -17,8 +17,8 @@ use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 
 /// Opens a stream to a TCP port on the loopback address inside a pod.
 ///
-/// A port that nothing listens on shows only when the stream is used; `far_end` then says so, as the layers above a stream
-/// keep little of its errors.
+/// A port that nothing listens on shows only when the stream is used. `far_end` then says so, as
+/// the layers above a stream keep little of its errors.
 ///
 /// # Errors
 /// Those of the `portforward` subresource.
@@ -32,7 +32,7 @@ pub async fn open(
     let pods: Api<Pod> = Api::namespaced(client, namespace);
     let mut forwarder = pods.portforward(pod, &[port]).await?;
     far_end.opened.store(true, Ordering::Relaxed);
-    // Both are there for each port that was asked for; without, the stream reads as closed.
+    // Both exist for each requested port. Without them the stream reads as closed.
     let stream = forwarder.take_stream(port).unwrap_or_else(|| tokio::io::duplex(1).0);
     let refusal = match forwarder.take_error(port) {
         Some(refusal) => refusal.boxed(),
@@ -50,8 +50,8 @@ pub struct FarEnd {
 }
 
 impl FarEnd {
-    /// Why nothing ever came from there although the API server opened a stream: the kubelet's message, if it got through.
-    /// `None`: something did come, or no stream was opened.
+    /// Why an open stream never carried a byte: the kubelet's message, if it got through. `None` if
+    /// something arrived, or if no stream was opened.
     #[must_use]
     pub fn failure(&self) -> Option<&str> {
         let refusal = self
@@ -72,7 +72,7 @@ pub struct Forwarded {
 }
 
 impl Forwarded {
-    /// Why the far end refused the stream, once it has said so: its word arrives beside the stream, ahead of the end.
+    /// Why the far end refused the stream. The message arrives beside the stream, before it ends.
     fn refusal(&mut self, context: &mut Context<'_>) -> Option<io::Error> {
         let Poll::Ready(message) = self.refusal.as_mut()?.poll_unpin(context) else { return None };
         self.refusal = None;

@@ -1,11 +1,11 @@
-//! Asking the API server once more.
+//! Retries of requests to the API server.
 
 use std::time::Duration;
 
-/// The pauses before another try: short, as somebody waits for the answer, and few, as the server may be overloaded.
+/// The pauses between tries: short, as somebody waits, and few, as the server may be overloaded.
 const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(300)];
 
-/// Makes a request, and makes it again after an error that is worth it, at most three times in all.
+/// Makes a request, and repeats it after an error that may pass: at most three tries in all.
 pub(super) async fn retried<T, F>(
     is_worth_it: impl Fn(&kube::Error) -> bool,
     mut request: impl FnMut() -> F,

@@ -33,7 +33,8 @@ const KINDS: &[(&[&str], &str, &str, &str, &str)] = &[
 pub struct WorkloadKind(ApiResource);
 
 impl WorkloadKind {
-    /// The kind that kubectl knows by this name: `deployment`, `deploy`, `deployments.apps`. `None`: not one that owns pods.
+    /// The kind that kubectl knows by this name: `deployment`, `deploy`, `deployments.apps`. `None`
+    /// if it owns no pods.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
         let name = name.to_ascii_lowercase();
@@ -66,8 +67,8 @@ pub async fn pods_of(
     Ok(pods.into_iter().map(|pod| pod.name_any()).collect())
 }
 
-/// Names of the pods that run, have these labels, and are in this namespace: namespace and name, in that order. `namespace`: `None`
-/// for all. `labels`: empty for any.
+/// Namespaces and names of the running pods with these labels, in `namespace` or, for `None`, in
+/// all. Empty `labels` match every pod.
 ///
 /// # Errors
 /// Those of listing pods there.
@@ -141,8 +142,8 @@ fn runs(pod: &Pod) -> bool {
     pod.metadata.deletion_timestamp.is_none() && phase == Some("Running")
 }
 
-/// `spec.selector`, which is a plain map in the kinds of the core group. `None` where it is missing or empty: an empty
-/// selector would match every pod.
+/// `spec.selector`, which is a plain map in the kinds of the core group. `None` where it is missing
+/// or empty: an empty selector would match every pod.
 fn selector(object: &serde_json::Value) -> Option<Selector> {
     let field = object.get("spec")?.get("selector")?;
     let labels =

@@ -1,4 +1,4 @@
-//! A process that was proven to be the first of a container, pinned so that it can never be taken
+//! The first process of a container: proven to be that, and pinned so that it can never be mistaken
 //! for another one.
 
 use std::{
@@ -38,10 +38,10 @@ impl Pidfd {
         pidfd_open(raw, PidfdFlags::empty()).map(Self).map_err(SysError::of("pidfd_open", pid))
     }
 
-    /// Another descriptor of the same process.
+    /// Duplicates the descriptor.
     ///
     /// # Errors
-    /// If there are too many.
+    /// EMFILE.
     pub fn try_clone(&self) -> std::io::Result<Self> {
         self.0.try_clone().map(Self)
     }
@@ -60,7 +60,7 @@ impl Pidfd {
         ffi::readable(self.0)?.readable().await.map(drop)
     }
 
-    /// Sends a signal. To a process that has ended: nothing happens.
+    /// Sends a signal. On a process that has ended this does nothing, and is no error.
     ///
     /// # Errors
     /// EPERM without CAP_KILL.
@@ -83,22 +83,22 @@ impl AsFd for Pidfd {
 pub struct ContainerProcess {
     /// The runtime's id of the container, 64 hex digits.
     pub container_id: String,
-    /// What was found of it in `/proc` when it was pinned. Does not change while it lives.
+    /// What `/proc` said when it was pinned. It does not change while the process lives.
     pub facts: Candidate,
     pidfd: Pidfd,
     dir: ProcessDir,
 }
 
 impl ContainerProcess {
-    /// Pins the process that `candidate` was, if it still is that one and in the cgroup of the
-    /// container.
+    /// Pins the process that `candidate` describes, if it is still the same and in the container's
+    /// cgroup.
     ///
-    /// The order proves it: while the pidfd's process lives its pid is not given to another, so a
-    /// directory that was opened and read between the opening of the pidfd and a last look at it is
-    /// that process' own.
+    /// The order proves it. While the pidfd's process lives, its pid is given to no other. So a
+    /// directory that is opened and read after the pidfd was opened, and before the pidfd is seen
+    /// to be alive, is that process' own.
     ///
     /// # Errors
-    /// PROCESS_GONE if it ended, or is not what it was.
+    /// PROCESS_GONE if it has ended or differs from `candidate`.
     pub fn pin(proc: &Proc, candidate: Candidate, wanted: ContainerCgroup<'_>) -> Result<Self> {
         let pidfd = Pidfd::open(candidate.pid)?;
         let dir = proc.process(candidate.pid)?;
@@ -126,10 +126,10 @@ impl ContainerProcess {
         &self.pidfd
     }
 
-    /// Its namespaces, as they are now: a process may change them.
+    /// Its current namespaces, which a process may change.
     ///
     /// # Errors
-    /// PROCESS_GONE if it ended, so that an id is never one of nobody.
+    /// PROCESS_GONE if it has ended: the ids would then prove nothing.
     pub fn namespaces(&self) -> Result<NamespaceSet> {
         let namespaces = self.dir.namespaces();
         self.check_alive()?;
@@ -153,7 +153,7 @@ impl ContainerProcess {
         match ffi::pid_in_namespace(ns.as_fd(), other.facts.pid) {
             Ok(pid) => Some(pid),
             Err(Errno::SRCH) => None,
-            // Before Linux 6.11: what NSpid says, which is enough where both are in one namespace.
+            // Before Linux 6.11, NSpid tells if both are in one namespace.
             Err(_) => {
                 let kind = NamespaceKind::Pid;
                 let same =
@@ -166,14 +166,14 @@ impl ContainerProcess {
     /// Its root directory, O_PATH.
     ///
     /// # Errors
-    /// PROCESS_GONE if it ended, so that it is never another's.
+    /// PROCESS_GONE if it has ended: the root could then be another process'.
     pub fn root(&self) -> Result<OwnedFd> {
         let root = self.dir.open_path("root")?;
         self.check_alive()?;
         Ok(root)
     }
 
-    /// What it may do, as it is now: a process may change it.
+    /// Its current credentials, which a process may change.
     ///
     /// # Errors
     /// PROCESS_GONE if it ended.

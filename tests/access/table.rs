@@ -10,7 +10,8 @@ use crate::{
     world::{self, HOUR, Right, World, reason, records},
 };
 
-/// A namespace, two ordinary pods, one that is as powerful as the node, and a session on each; and one on the node's network.
+/// A namespace, two ordinary pods, one that is as powerful as the node, and a session on each; and
+/// one on the node's network.
 async fn populated() -> World {
     let world = World::start().await;
     world.namespace("other").await;
@@ -253,8 +254,8 @@ async fn a_refusal_does_not_tell_whether_a_pod_exists() {
     world.end().await;
 }
 
-/// Any pod's author can copy the annotation of a static pod, which names its cgroup. So every pod with
-/// that annotation takes the right to the node, and a denial names both rights that give it.
+/// Any pod's author can copy the annotation of a static pod, which names its cgroup. So every pod
+/// with that annotation takes the right to the node, and a denial names both rights that give it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mirror_annotation_takes_the_right_to_the_node() {
     let world = populated().await;

@@ -1,5 +1,6 @@
-//! Two pods claim one identity. Everything that a pod's author can write about their pod is a claim:
-//! container ids in the status, annotations, names. None of it may lead to another pod's processes.
+//! Two pods claim one identity. Everything that a pod's author can write about their pod is a
+//! claim: container ids in the status, annotations, names. None of it may lead to another pod's
+//! processes.
 
 use std::{
     fs,

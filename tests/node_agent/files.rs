@@ -1,4 +1,5 @@
-//! The files of a container without a shell, on containerd's overlay and on volumes, read by the agent that `deploy/` ships.
+//! The files of a container without a shell, on containerd's overlay and on volumes, read by the
+//! agent that `deploy/` ships.
 
 use std::{
     collections::BTreeMap,

@@ -1,8 +1,8 @@
 //! The table: one row for each RPC, which says all that the agent has to know about it beforehand.
 //!
-//! Everything else that names the RPCs is derived from the rows: names in the audit log and in metrics, the services that
-//! health reports on, the paths whose requests are streams, and the longest message that is decoded. A unit test compares
-//! the rows with the compiled proto files.
+//! Everything else that names the RPCs is derived from the rows: names in the audit log and in
+//! metrics, the services that health reports on, the paths whose requests are streams, and the
+//! longest message that is decoded. A unit test compares the rows with the compiled proto files.
 
 use std::time::Duration;
 
@@ -70,7 +70,8 @@ methods! {
 /// What the agent knows about an RPC before a request arrives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Row {
-    /// Service and method without the package, as the audit log, metrics and logs show it: `Debug/Create`.
+    /// Service and method without the package, as the audit log, metrics and logs show it:
+    /// `Debug/Create`.
     pub name: &'static str,
     /// How long a request may take, whatever longer deadline the caller sets.
     pub max_time: Duration,
@@ -112,8 +113,8 @@ pub enum Right {
     SeePods,
     /// `patch pods/ephemeralcontainers`.
     DebugPod,
-    /// `create captures` of the group `podsonde.dev`, for the pod's name. No built-in verb covers reading
-    /// other people's packets.
+    /// `create captures` of the group `podsonde.dev`, for the pod's name. No built-in verb covers
+    /// reading other people's packets.
     CapturePod,
     /// `create pods/exec`: what already reads the files of a container.
     ExecInPod,
@@ -121,9 +122,9 @@ pub enum Right {
     WriteFiles,
     /// `get nodes`: what a node's status shows.
     SeeNode,
-    /// `create nodes/proxy`, which already is power over the node. Fine-grained kubelet authorization
-    /// takes that right from people and agents, so `create nodes` of the group `podsonde.dev`, for the
-    /// node's name, is as good.
+    /// `create nodes/proxy`, which already is power over the node. Fine-grained kubelet
+    /// authorization takes that right from people and agents, so `create nodes` of the group
+    /// `podsonde.dev`, for the node's name, is as good.
     RuleNode,
 }
 
@@ -166,19 +167,21 @@ const END: Permission = Permission {
     ..reading(&[Right::SeePods, Right::DebugPod])
 };
 
-/// The agent's service account creates the debug container, so admission does not judge the caller by
-/// their own rights. A debug container can mount the pod's host paths or find them below
+/// The agent's service account creates the debug container, so admission does not judge the caller
+/// by their own rights. A debug container can mount the pod's host paths or find them below
 /// `/proc/1/root`, writable, so it takes what reading files takes there.
 const CREATE: Permission = Permission { on_host_paths: &[Right::RuleNode], ..END };
 
-/// The node's own network carries everybody's packets. Compiling a filter and listing interfaces are steps of a capture.
+/// The node's own network carries everybody's packets. Compiling a filter and listing interfaces
+/// are steps of a capture.
 const CAPTURE: Permission = Permission {
     on_powerful_pods: &[Right::RuleNode],
     on_host_network: &[Right::RuleNode],
     ..reading(&[Right::SeePods, Right::CapturePod])
 };
 
-/// `kubectl exec` reads the same files if the image has the tools. As root, a debug container reads them.
+/// `kubectl exec` reads the same files if the image has the tools. As root, a debug container reads
+/// them.
 const READ_FILES: Permission = Permission {
     as_root: &[Right::DebugPod],
     on_powerful_pods: &[Right::RuleNode],
@@ -225,7 +228,8 @@ impl Method {
         services
     }
 
-    /// The methods whose clients send a stream: their path, and the bytes that each message may have.
+    /// The methods whose clients send a stream: their path, and the bytes that each message may
+    /// have.
     pub fn streams() -> impl Iterator<Item = (String, usize)> {
         Self::ALL.iter().filter_map(|method| match method.row().input {
             Input::Message => None,
@@ -308,8 +312,8 @@ impl Right {
 ///
 /// This relies only on what a pod's author cannot change later: the API server refuses changes of
 /// these fields of the spec, and any addition, change or removal of the annotation of mirror pods.
-/// That annotation says which static pod's processes are meant, and any pod's author can set it when
-/// they create the pod. A static pod itself, etcd say, often is the cluster.
+/// That annotation says which static pod's processes are meant, and any pod's author can set it
+/// when they create the pod. A static pod itself, etcd say, often is the cluster.
 pub fn is_powerful(pod: &Pod) -> bool {
     // Ephemeral containers were added by somebody who has the very right that is asked for anyway.
     let privileged = |c: &Container| c.privileged && c.kind != ContainerKind::Ephemeral;
@@ -386,7 +390,8 @@ mod tests {
         assert_eq!(Method::DebugCreate.row().permission.on_host_paths, [Right::RuleNode]);
     }
 
-    /// The rows and the compiled proto files name the same methods, and agree on which clients stream.
+    /// The rows and the compiled proto files name the same methods, and agree on which clients
+    /// stream.
     #[test]
     fn the_table_agrees_with_the_proto_files() {
         let set = prost_types::FileDescriptorSet::decode(v1::DESCRIPTORS).unwrap();

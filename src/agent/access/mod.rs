@@ -1,11 +1,11 @@
 //! Who is calling, and whether the API server's own rules let them do what they ask.
 //!
-//! - [`method`]: the table: what each method asks of its caller;
-//! - [`caller`]: what a request shows of its caller;
-//! - `cache`: the API server's answers of the last seconds, for what only reads.
+//! - [`method`]: the table of RPCs, with the rights that each requires;
+//! - [`caller`]: the credentials that a request carries;
+//! - `cache`: the API server's answers of the last seconds, for requests that only read.
 //!
-//! Every request comes here by way of [`super::rpc::gate`], before anything else is done. Where the API server gives no answer there
-//! is no access.
+//! [`super::rpc::gate`] brings every request here before anything else is done. Without an answer
+//! of the API server there is no access.
 
 mod cache;
 pub mod caller;
@@ -37,27 +37,28 @@ use crate::{
     kube::auth::{Decision, Reviewed, Reviews, Token},
 };
 
-/// For whom a caller's token must be meant unless flags say otherwise.
+/// The audience that a caller's token must have unless flags say otherwise.
 pub const AUDIENCE: &str = "podsonde";
-/// No answer of the API server counts for longer.
+/// The longest that an answer of the API server is cached.
 pub const MAX_CACHE: Duration = Duration::from_secs(10);
-/// Answers that are remembered, of each kind.
+/// Answers of each kind that are cached.
 const CACHED: usize = 1024;
 /// How often the API server is asked about tokens from one address that turn out to be nobody's.
 const GUESSES: Rate = Rate { burst: 100, refill: Duration::from_millis(500) };
 
-/// Whom the agent lets in.
+/// How callers are authenticated and authorised.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AccessOptions {
-    /// For whom a caller's token must be meant; one of these is enough.
+    /// Audiences of which a caller's token must have one.
     pub audiences: Vec<String>,
-    /// Whether tokens that are meant for the API server itself count, too.
+    /// Whether tokens for the API server's own audiences are accepted too.
     pub accept_api_server_audience: bool,
-    /// Whether whoever reaches a loopback address may do everything without showing anything.
+    /// Whether callers on a loopback address may do everything without credentials.
     pub insecure_loopback: bool,
-    /// How long the API server's answers count for requests that only read; at most [`MAX_CACHE`].
+    /// How long the API server's answers are cached for requests that only read; at most
+    /// [`MAX_CACHE`].
     pub cache: Duration,
-    /// How often it is asked again about requests that go on.
+    /// How often the API server is asked again about a long request. 60 s by default.
     pub reauthorize_interval: Duration,
 }
 
@@ -73,24 +74,24 @@ impl Default for AccessOptions {
     }
 }
 
-/// Decides.
+/// Authenticates and authorises callers.
 #[derive(Debug)]
 pub struct Access {
     options: AccessOptions,
     node: String,
     reviews: Reviews,
-    /// By the SHA-256 of the token, which itself is kept no longer than its request.
+    /// By the SHA-256 of the token. The token itself is kept no longer than its request.
     callers: Cache<Fingerprint, Caller>,
-    /// Tokens that are good for nothing, in a cache of their own: they are made up faster than good ones.
+    /// Refused tokens. They have a cache of their own, as they are made up faster than good ones.
     refused: Cache<Fingerprint, Error>,
     decisions: Cache<(User, Attributes), Decision>,
     /// Reviews of tokens by the address that they came from; those of good tokens are given back.
     guesses: Mutex<Buckets<IpAddr>>,
-    /// The user of the agent, who may use the unix socket besides root.
+    /// The uid of the agent, which may use the unix socket as root may.
     uid: u32,
 }
 
-/// What a token is remembered by.
+/// The SHA-256 of a token.
 type Fingerprint = [u8; 32];
 
 fn fingerprint(token: &Token) -> Fingerprint {
@@ -100,16 +101,17 @@ fn fingerprint(token: &Token) -> Fingerprint {
     fingerprint
 }
 
-/// What was found about a call.
+/// The decision on a call.
 #[derive(Debug)]
 pub struct Authorization {
-    /// FORBIDDEN, or what kept it from being found.
+    /// FORBIDDEN, or the error that prevented a decision.
     pub result: Result<()>,
-    /// Why, in the API server's words. For the audit log, not for the caller: it names roles and bindings.
+    /// The API server's reason. It is for the audit log, not for the caller, as it names roles and
+    /// bindings.
     pub reason: String,
 }
 
-/// That a caller may do something, and all it takes to ask again whether it still may.
+/// What a caller was allowed, with all that it takes to ask again.
 #[derive(Debug)]
 pub struct Grant {
     credentials: Credentials,
@@ -118,14 +120,14 @@ pub struct Grant {
 }
 
 impl Grant {
-    /// That `caller`, who showed `credentials`, has `rights`.
+    /// Records that `caller`, who showed `credentials`, has `rights`.
     pub fn new(credentials: Credentials, caller: Caller, rights: Vec<Requirement>) -> Self {
         Self { credentials, caller, rights }
     }
 }
 
 impl Access {
-    /// Decides for the agent on `node`, with the API server's answers to `client`.
+    /// Creates the checks for the agent on `node`, which asks the API server through `client`.
     pub fn new(client: Client, node: &str, options: AccessOptions) -> Self {
         let cache = options.cache.min(MAX_CACHE);
         Self {
@@ -213,7 +215,10 @@ impl Access {
         let mut reviewed = self.reviews.token(token, wanted).await?;
         // An API server, or webhook, that knows nothing of audiences must not make a token for
         // anybody else good for this agent.
-        let mut meant = matches!(&reviewed, Reviewed::Authenticated(_, audiences) if audiences.iter().any(|a| wanted.contains(a)));
+        let mut meant = match &reviewed {
+            Reviewed::Authenticated(_, audiences) => audiences.iter().any(|a| wanted.contains(a)),
+            Reviewed::Refused(_) => false,
+        };
         if !meant && self.options.accept_api_server_audience {
             reviewed = self.reviews.token(token, &[]).await?;
             meant = matches!(&reviewed, Reviewed::Authenticated(..));
@@ -263,7 +268,8 @@ impl Access {
         Error::new(Reason::WrongAudience, message)
     }
 
-    /// What the API server is asked about a call of `method` on what its request names; `as_root`: if it is to be done as root.
+    /// The rights that `method` requires on what its request names. `as_root` says whether it is to
+    /// be done as root.
     pub fn rights(&self, method: Method, as_root: bool, object: &Object) -> Vec<Requirement> {
         let permission = method.row().permission;
         let more = permission.as_root.iter().filter(|_| as_root);
@@ -275,7 +281,7 @@ impl Access {
             .collect()
     }
 
-    /// What it is asked besides, now that the pod is known.
+    /// The rights that are also required once the pod is known.
     pub fn rights_on(&self, method: Method, object: &Object, pod: &Pod) -> Vec<Requirement> {
         let permission = method.row().permission;
         let mut rights: Vec<Right> = Vec::new();
@@ -290,7 +296,7 @@ impl Access {
         rights.into_iter().map(|right| right.requirement(object, &self.node)).collect()
     }
 
-    /// Whether `caller` has all these rights. `fresh`: whatever was answered before.
+    /// Asks whether `caller` has all these rights. `fresh` ignores cached answers.
     pub async fn authorize(
         &self,
         caller: &Caller,
@@ -325,7 +331,7 @@ impl Access {
         Authorization { result: Ok(()), reason }
     }
 
-    /// Whether the user has the right or, if not, its alternative.
+    /// Asks whether the user has the right or, if not, its alternative.
     async fn decide_either(
         &self,
         user: &User,
@@ -350,8 +356,8 @@ impl Access {
         Ok(decision)
     }
 
-    /// Resolves when the grant holds no more: its credentials are over, or the API server, asked again and again, does not say that it
-    /// holds. With the reason.
+    /// Resolves when the grant ends, with the reason: its credentials have expired, or the API
+    /// server, asked at each interval, did not confirm it.
     pub async fn lapse(&self, grant: &Grant) -> Error {
         if grant.caller.by.is_local() {
             return std::future::pending().await;
@@ -359,7 +365,7 @@ impl Access {
         loop {
             let mut wait = self.options.reauthorize_interval;
             if let Some(at) = grant.caller.expires_at {
-                // The clock may be set meanwhile, but then the wait is over after the interval.
+                // If the clock is set meanwhile, the wait still ends after the interval.
                 wait = wait.min(
                     Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default(),
                 );
@@ -387,7 +393,7 @@ fn expired() -> Error {
     Error::new(Reason::TokenExpired, "the credentials are not valid any more")
 }
 
-/// Whether the API server did not say anything about the caller.
+/// Whether the error says that the API server gave no answer about the caller.
 const fn is_no_answer(reason: Reason) -> bool {
     matches!(reason, Reason::ApiUnreachable | Reason::ReviewFailed | Reason::Bug)
 }
@@ -424,7 +430,8 @@ mod tests {
     #[tokio::test]
     async fn a_token_for_whomever_is_not_for_the_agent() {
         let token = Credentials::Token(Token::new("opaque"));
-        // As an authenticator answers that knows nothing of audiences, and one that says another than it was asked for.
+        // As an authenticator answers that knows nothing of audiences, and one that says another
+        // than it was asked for.
         for audiences in [json!(null), json!([]), json!(["vault"])] {
             let status = json!({"authenticated": true, "user": {"username": "jane"}, "audiences": audiences});
             let (access, asked) = answering(status);

@@ -1,4 +1,4 @@
-//! Debug sessions: from a request to a container that runs and is verified; listing; ending.
+//! Debug sessions: creating, listing and finding them.
 //!
 //! A session *is* its ephemeral container. The agent keeps no record of its own: what it knows it
 //! reads from its watch of the node's pods, so a restart loses nothing.
@@ -46,8 +46,8 @@ use crate::{
     },
 };
 
-/// How long the API server has, at the end of a wait, to say how the container fares: at most this,
-/// and at most a quarter of the caller's time.
+/// How long the API server has, at the end of a wait, to say how the container fares. It gets at
+/// most a quarter of the caller's time.
 const LAST_LOOK: Duration = Duration::from_secs(1);
 
 /// The sessions of the node.
@@ -78,7 +78,7 @@ pub struct Session {
 pub enum Progress {
     /// The API server accepted the container.
     Accepted(Box<Session>),
-    /// The kubelet's reason and message have changed.
+    /// The kubelet gives a new reason or message.
     Waiting {
         /// The reason.
         reason: String,
@@ -87,14 +87,14 @@ pub enum Progress {
     },
 }
 
-/// What came of [`Sessions::create`].
+/// The result of [`Sessions::create`].
 #[derive(Debug)]
 pub struct Created {
     /// The session.
     pub session: Session,
-    /// What was found about its namespaces. None if it has exited before it could be looked at.
+    /// The findings on its namespaces. None if it exited before it could be examined.
     pub report: Option<ContainerReport>,
-    /// The agent's own share of the time it took.
+    /// The agent's own share of the time that it took.
     pub agent_time: Duration,
 }
 
@@ -111,8 +111,8 @@ impl Sessions {
         Self { client, pods, verifier, limits, key, drain }
     }
 
-    /// Creates a debug container, waits until it runs, verifies it. Tells of its steps through
-    /// `progress`. Has come to a result when `deadline` comes, at which the caller stops listening.
+    /// Creates a debug container, waits until it runs, and verifies it. Reports its steps through
+    /// `progress`. Ends before `deadline`, when the caller stops listening.
     ///
     /// # Errors
     /// See `Debug.Create` in `proto/podsonde/v1/debug.proto`.
@@ -156,8 +156,15 @@ impl Sessions {
             ))
             .await
             .map_err(|e| e.container(&container.name))?;
-        tracing::info!(session = facts.id, pod = %format_args!("{}/{}", pod.namespace, pod.name), container = container.name,
-            target = container.target, image = container.image, by = facts.requested_by, "debug container added");
+        tracing::info!(
+            session = facts.id,
+            pod = %format_args!("{}/{}", pod.namespace, pod.name),
+            container = container.name,
+            target = container.target,
+            image = container.image,
+            by = facts.requested_by,
+            "debug container added"
+        );
         let session = Session { pod: Arc::clone(&pod), facts, sealed: true, container };
         tell(progress, Progress::Accepted(Box::new(session.clone()))).await?;
 
@@ -177,7 +184,8 @@ impl Sessions {
         })
     }
 
-    /// Checks what the API server would accept and never start, and settles name, target and facts.
+    /// Refuses what the API server would accept and the kubelet never start. Settles name, target
+    /// and facts.
     fn prepare(
         &self,
         pod: &Pod,
@@ -189,7 +197,8 @@ impl Sessions {
         if pod.mirror {
             return fail(
                 Reason::StaticPod,
-                "is a static pod: the kubelet runs it from a file, so no debug container can be added",
+                "is a static pod: the kubelet runs it from a file, so no debug container can be \
+                 added",
             );
         }
         if pod.terminating {
@@ -212,7 +221,8 @@ impl Sessions {
             let container = pod.require(&target)?;
             if container.kind == ContainerKind::Ephemeral {
                 let message = format!(
-                    "the target {target} is itself a debug container; it must be a regular or init container"
+                    "the target {target} is itself a debug container; it must be a regular or init \
+                     container"
                 );
                 return Err(Error::invalid("target_container", message));
             }
@@ -226,7 +236,8 @@ impl Sessions {
         let name = given.unwrap_or_else(made_up_name);
         name::label("name", &name)?;
         if pod.container(&name).is_some() {
-            let message = "the pod has, or had, a container of that name, and names of debug containers are never free again";
+            let message = "the pod has, or had, a container of that name, and names of debug \
+                containers are never free again";
             return Err(Error::new(Reason::NameTaken, message).container(&name));
         }
         self.check_limits(&pod.namespace)?;
@@ -269,7 +280,8 @@ impl Sessions {
         let of_node: usize = counts.values().map(|n| n.min(&max_sessions_per_namespace)).sum();
         let message = if of_namespace >= max_sessions_per_namespace {
             format!(
-                "namespace {namespace} has {of_namespace} sessions on this node, as many as one may have; end one"
+                "namespace {namespace} has {of_namespace} sessions on this node, as many as one may \
+                 have; end one"
             )
         } else if of_node >= max_sessions {
             format!("the node has {max_sessions} sessions, as many as it may have; end one")
@@ -317,8 +329,7 @@ impl Sessions {
         self.pods.find(namespace, pod, check).await.map(|(_, session)| session)
     }
 
-    /// The container of a session, or any ephemeral container by name, that has processes to end,
-    /// or has had.
+    /// The started container of a session, or any started ephemeral container by its name.
     ///
     /// # Errors
     /// SESSION_NOT_FOUND, SESSION_NOT_STARTED, and as [`Pods::find`].
@@ -339,7 +350,8 @@ impl Sessions {
             if container.id.is_none()
                 && !matches!(container.state, ContainerState::Terminated { .. })
             {
-                let message = "has not started, so it has no process to end; should it start after its time, it is ended then";
+                let message = "has not started, so it has no process to end; should it start after \
+                    its time, it is ended then";
                 return Err(
                     Error::new(Reason::SessionNotStarted, message).container(&container.name)
                 );
@@ -351,8 +363,7 @@ impl Sessions {
 }
 
 impl Sessions {
-    /// Whether the status of a container that should run comes to say that it does not, within two
-    /// seconds.
+    /// Waits up to two seconds for the status of a running container to say that it has ended.
     pub async fn ends_soon(&self, pod: &Pod, container: &str) -> bool {
         let mut changes = self.pods.changes();
         let ended = async {
@@ -371,7 +382,7 @@ impl Sessions {
 }
 
 impl Session {
-    /// Whether its container has run and ended, or its pod has, or its time was over before it ran.
+    /// Whether its container or its pod has ended, or it expired before it ran.
     pub fn has_ended(&self) -> bool {
         matches!(self.container.state, ContainerState::Terminated { .. })
             || matches!(self.pod.phase, Phase::Succeeded | Phase::Failed)
@@ -383,8 +394,7 @@ impl Session {
         self.sealed.then_some(self.facts.requested_by.as_str())
     }
 
-    /// What tells it from every other container of the node. Its id does not, as another pod's
-    /// author can copy that.
+    /// Identifies the session on the node. Its id does not, as another pod's author can copy that.
     pub fn key(&self) -> String {
         format!("{}/{}", self.pod.uid, self.container.name)
     }
@@ -420,7 +430,8 @@ fn because(state: &ContainerState) -> String {
     }
 }
 
-/// `podsonde-` and five characters, from those that make no words, as Kubernetes makes names up.
+/// Makes up a name: `podsonde-` and five characters of an alphabet that forms no words, as
+/// Kubernetes does.
 fn made_up_name() -> String {
     const ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
     let random = Uuid::new_v4();

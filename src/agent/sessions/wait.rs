@@ -83,16 +83,21 @@ impl Wait<'_> {
                 }
             }
             tokio::select! {
-                changed = clock.outside(timeout_at(until.into(), changes.changed())) => match changed {
+                next = clock.outside(timeout_at(until.into(), changes.changed())) => match next {
                     Ok(Ok(())) => {}
-                    Ok(Err(_)) => return Err(Error::new(Reason::Bug, "the watch of pods has ended")),
+                    Ok(Err(_)) => {
+                        return Err(Error::new(Reason::Bug, "the watch of pods has ended"));
+                    }
                     Err(_) if until < self.start_by => {}
                     Err(_) => return self.last_look(&last, clock).await,
                 },
                 () = self.sessions.drain.cancelled() => {
-                    return Err(Error::new(Reason::Draining, "the agent is shutting down; the container may still start"));
+                    let message = "the agent is shutting down; the container may still start";
+                    return Err(Error::new(Reason::Draining, message));
                 }
-                () = self.progress.closed() => return Err(Error::new(Reason::PeerGone, "the caller has hung up")),
+                () = self.progress.closed() => {
+                    return Err(Error::new(Reason::PeerGone, "the caller has hung up"));
+                }
             }
         }
     }
