@@ -19,14 +19,14 @@ use serde_json::{Value, json};
 use tokio_util::sync::DropGuard;
 use uuid::Uuid;
 
-pub use super::api::status::Status;
+pub use super::api::status::ApiStatus;
 use super::{
     api::{
-        Address, Authority, FaultState, Forward, Identities, Identity, Listener, Server, Tasks,
-        expiry, object, random_suffix,
+        Address, Authority, FaultState, Forward, Identities, Listener, Server, Tasks,
+        TokenIdentity, expiry, object, random_suffix,
         resources::{CONFIG_MAPS, NAMESPACES, NODES, PODS},
         store::{Next, Store},
-        watch::{Event, Watch},
+        watch::{ObjectEvent, Watch},
     },
     kubelet::{self, HOST_IP, Kubelet},
     runtime::Runtime,
@@ -225,7 +225,7 @@ impl Cluster {
     /// A new token for a user, which TokenReview knows. `audiences`: whom it is meant for; none: the API server.
     /// What the user may do is up to the roles and bindings that the cluster holds.
     pub fn issue_token(&self, user: UserInfo, audiences: &[&str], lifetime: Duration) -> String {
-        self.server.identities.issue(Identity {
+        self.server.identities.issue(TokenIdentity {
             user,
             audiences: audiences.iter().map(|&audience| audience.to_owned()).collect(),
             expires_at: expiry(lifetime),
@@ -277,7 +277,7 @@ impl Cluster {
 
     /// Creates a pod, as a request would; its namespace is the one in its metadata, or `default`.
     /// Errors: the API's.
-    pub async fn create_pod(&self, pod: Value) -> Result<Pod, Status> {
+    pub async fn create_pod(&self, pod: Value) -> Result<Pod, ApiStatus> {
         let namespace = match object::namespace(&pod) {
             "" => "default".to_owned(),
             namespace => namespace.to_owned(),
@@ -287,7 +287,12 @@ impl Cluster {
 
     /// Deletes a pod, as a request would that gives it so many seconds to end; 0 removes it from the API at once.
     /// Errors: the API's.
-    pub async fn delete_pod(&self, namespace: &str, name: &str, grace: i64) -> Result<(), Status> {
+    pub async fn delete_pod(
+        &self,
+        namespace: &str,
+        name: &str,
+        grace: i64,
+    ) -> Result<(), ApiStatus> {
         self.server.delete_pod(namespace, name, grace)
     }
 
@@ -298,21 +303,23 @@ impl Cluster {
         namespace: &str,
         name: &str,
         mut wanted: impl FnMut(&Pod) -> bool,
-    ) -> Result<Pod, Status> {
+    ) -> Result<Pod, ApiStatus> {
         let store = &self.server.store;
         loop {
             let mut events =
                 Watch::new(store, &PODS, Some(namespace.to_owned()), Default::default(), 0);
             loop {
                 match events.next().await {
-                    Ok(Event::Added(pod) | Event::Modified(pod)) if object::name(&pod) == name => {
+                    Ok(ObjectEvent::Added(pod) | ObjectEvent::Modified(pod))
+                        if object::name(&pod) == name =>
+                    {
                         let pod = typed(&pod)?;
                         if wanted(&pod) {
                             return Ok(pod);
                         }
                     }
-                    Ok(Event::Deleted(pod)) if object::name(&pod) == name => {
-                        return Err(Status::not_found(&PODS, name));
+                    Ok(ObjectEvent::Deleted(pod)) if object::name(&pod) == name => {
+                        return Err(ApiStatus::not_found(&PODS, name));
                     }
                     Ok(_) => {}
                     Err(_expired) => break,
@@ -336,7 +343,7 @@ impl Cluster {
         &self,
         node: &str,
         address: impl Into<Address>,
-    ) -> Result<String, Status> {
+    ) -> Result<String, ApiStatus> {
         if self.server.store.get(&NODES, "", node).is_none() {
             kubelet::register_node(&self.server, node, "none")?;
         }
@@ -393,8 +400,8 @@ impl Cluster {
     }
 }
 
-fn typed(pod: &Value) -> Result<Pod, Status> {
-    serde_json::from_value(pod.clone()).map_err(Status::internal)
+fn typed(pod: &Value) -> Result<Pod, ApiStatus> {
+    serde_json::from_value(pod.clone()).map_err(ApiStatus::internal)
 }
 
 /// Makes the API server of a cluster fail. All of it can be set and undone while it runs; none of it touches the
@@ -435,7 +442,7 @@ impl Faults {
 
     /// Answers the next `times` requests with this verb (`patch`) for this resource (`pods/ephemeralcontainers`) with
     /// this status instead; `*` stands for any. A watch that is answered 410 gets it as an `ERROR` event.
-    pub fn fail_next(&self, times: usize, verb: &str, resource: &str, status: Status) {
+    pub fn fail_next(&self, times: usize, verb: &str, resource: &str, status: ApiStatus) {
         self.state.fail(verb, resource, times, status);
     }
 

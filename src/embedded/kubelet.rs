@@ -3,7 +3,7 @@
 //! One [`worker`] for each pod; this module finds out which pods there are. It is driven by watches and by what the
 //! runtime's futures resolve to. Depends on the API server's store and on [`super::runtime`].
 
-mod slot;
+mod record;
 mod spec;
 mod status;
 mod volumes;
@@ -26,9 +26,9 @@ use super::{
     api::{
         Forward, Server, Tasks, object,
         resources::{NODES, PODS},
-        status::Status,
+        status::ApiStatus,
         store::Next,
-        watch::{Event, Watch},
+        watch::{ObjectEvent, Watch},
     },
     runtime::Runtime,
 };
@@ -67,7 +67,7 @@ impl Kubelet {
     }
 
     /// Registers the nodes and starts to run their pods.
-    pub(crate) fn start(self: &Arc<Self>) -> Result<(), Status> {
+    pub(crate) fn start(self: &Arc<Self>) -> Result<(), ApiStatus> {
         for (name, runtime) in &self.nodes {
             register_node(&self.server, name, runtime.scheme())?;
         }
@@ -88,11 +88,11 @@ impl Kubelet {
             }
             loop {
                 match pods.next().await {
-                    Ok(Event::Added(pod) | Event::Modified(pod)) => {
+                    Ok(ObjectEvent::Added(pod) | ObjectEvent::Modified(pod)) => {
                         self.changed(&pod, &mut workers)
                     }
                     // The worker sees its channel close.
-                    Ok(Event::Deleted(pod)) => {
+                    Ok(ObjectEvent::Deleted(pod)) => {
                         drop(workers.remove(object::text(&pod, "/metadata/uid")))
                     }
                     Err(expired) => {
@@ -199,7 +199,7 @@ impl Kubelet {
 }
 
 /// Creates the Node object of a node.
-pub(crate) fn register_node(server: &Server, name: &str, runtime: &str) -> Result<(), Status> {
+pub(crate) fn register_node(server: &Server, name: &str, runtime: &str) -> Result<(), ApiStatus> {
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let condition = json!({
         "type": "Ready", "status": "True", "reason": "KubeletReady", "message": "kubelet is posting ready status",

@@ -23,4 +23,4 @@ pub mod reference;
 pub mod runtime;
 
 pub use api::Address;
-pub use cluster::{Builder, Cluster, Faults, Status};
+pub use cluster::{ApiStatus, Builder, Cluster, Faults};

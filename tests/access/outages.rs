@@ -46,7 +46,7 @@ async fn without_the_api_server_nobody_is_let_in() {
     world.cluster.faults().up().await.unwrap();
 
     // An agent that may not ask says so, and lets nobody in either.
-    let forbidden = podsonde::embedded::Status::new(403, "Forbidden", "no reviews for you");
+    let forbidden = podsonde::embedded::ApiStatus::new(403, "Forbidden", "no reviews for you");
     world.cluster.faults().fail_next(1, "create", "tokenreviews", forbidden.clone());
     let status =
         rpc::verify(world.channel.clone(), Some(format!("Bearer {}", world.token("new"))), "web");

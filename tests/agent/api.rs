@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use podsonde::{
     agent::config::Limits,
-    embedded::Status as ApiStatus,
+    embedded::ApiStatus,
     proto::v1::{self, Outcome},
 };
 use serde_json::json;

@@ -86,7 +86,7 @@ async fn an_api_server_that_goes_away() {
         2,
         "watch",
         "pods",
-        podsonde::embedded::Status::new(410, "Expired", "too old resource version"),
+        podsonde::embedded::ApiStatus::new(410, "Expired", "too old resource version"),
     );
     let done = within("410 and a broken watch", rest(stream)).await.1.unwrap();
     assert_eq!(done.session.unwrap().state(), SessionState::Running);

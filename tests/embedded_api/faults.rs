@@ -14,7 +14,7 @@ use kube::{
     Api,
     api::{ListParams, Patch, PatchParams, WatchEvent, WatchParams},
 };
-use podsonde::embedded::{Cluster, Status};
+use podsonde::embedded::{ApiStatus, Cluster};
 use serde_json::{Value, json};
 use tokio::{net::TcpStream, task::spawn_blocking, time::timeout};
 
@@ -39,8 +39,9 @@ async fn chosen_requests_fail_as_often_as_wanted() {
         within(pods.patch_ephemeral_containers("web", &PatchParams::default(), &debug)).await
     };
 
-    let webhook = Status::denied_by_webhook("policy.example.com", "no debugging on Fridays");
-    let policy = Status::denied_by_policy("web", "podsonde", "podsonde-binding", "not your node");
+    let webhook = ApiStatus::denied_by_webhook("policy.example.com", "no debugging on Fridays");
+    let policy =
+        ApiStatus::denied_by_policy("web", "podsonde", "podsonde-binding", "not your node");
     for (status, code, reason, message) in [
         (
             webhook,
@@ -56,14 +57,14 @@ async fn chosen_requests_fail_as_often_as_wanted() {
              request: not your node",
         ),
         (
-            Status::pod_conflict("web"),
+            ApiStatus::pod_conflict("web"),
             409,
             "Conflict",
             "Operation cannot be fulfilled on pods \"web\": the object has \
              been modified; please apply your changes to the latest version and try again",
         ),
-        (Status::new(422, "Invalid", "no"), 422, "Invalid", "no"),
-        (Status::new(500, "InternalError", "boom"), 500, "InternalError", "boom"),
+        (ApiStatus::new(422, "Invalid", "no"), 422, "Invalid", "no"),
+        (ApiStatus::new(500, "InternalError", "boom"), 500, "InternalError", "boom"),
     ] {
         cluster.faults().fail_next(1, "patch", "pods/ephemeralcontainers", status);
         within(pods.get("web")).await.unwrap();
@@ -71,7 +72,7 @@ async fn chosen_requests_fail_as_often_as_wanted() {
     }
     patch().await.unwrap();
 
-    cluster.faults().fail_next(2, "*", "pods", Status::too_many_requests(7));
+    cluster.faults().fail_next(2, "*", "pods", ApiStatus::too_many_requests(7));
     let arguments =
         ["--silent", "--include", &format!("{}/api/v1/pods", cluster.url())].map(str::to_owned);
     let answer = String::from_utf8(run("curl", arguments.to_vec()).await.stdout).unwrap();
@@ -84,7 +85,7 @@ async fn chosen_requests_fail_as_often_as_wanted() {
         9,
         "watch",
         "pods",
-        Status::new(410, "Expired", "too old resource version: 1 (2)"),
+        ApiStatus::new(410, "Expired", "too old resource version: 1 (2)"),
     );
     let mut events = pin!(within(pods.watch(&WatchParams::default(), "0")).await.unwrap());
     let WatchEvent::Error(status) = within(events.next()).await.unwrap().unwrap() else {

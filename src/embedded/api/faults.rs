@@ -8,7 +8,7 @@ use std::{
 
 use tokio::sync::watch;
 
-use super::{request::Target, status::Status};
+use super::{request::RequestTarget, status::ApiStatus};
 
 /// How the server fails at the moment.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ struct Rule {
     verb: String,
     resource: String,
     times: usize,
-    status: Status,
+    status: ApiStatus,
 }
 
 impl FaultState {
@@ -53,7 +53,7 @@ impl FaultState {
         self.gate.send_modify(|gate| gate.delay = delay);
     }
 
-    pub(crate) fn fail(&self, verb: &str, resource: &str, times: usize, status: Status) {
+    pub(crate) fn fail(&self, verb: &str, resource: &str, times: usize, status: ApiStatus) {
         let mut rules = self.rules.lock().unwrap_or_else(PoisonError::into_inner);
         rules.push(Rule { verb: verb.to_owned(), resource: resource.to_owned(), times, status });
     }
@@ -93,7 +93,7 @@ impl FaultState {
     }
 
     /// Tells those who wait for it that a request has arrived.
-    pub(crate) fn arrived(&self, target: &Target) {
+    pub(crate) fn arrived(&self, target: &RequestTarget) {
         self.arrivals.send_modify(|arrivals| {
             *arrivals.entry((target.verb, target.resource_path())).or_default() += 1;
         });
@@ -109,7 +109,7 @@ impl FaultState {
     }
 
     /// Refuses the request if a test wants that.
-    pub(crate) fn pass(&self, target: &Target) -> Result<(), Status> {
+    pub(crate) fn pass(&self, target: &RequestTarget) -> Result<(), ApiStatus> {
         let mut rules = self.rules.lock().unwrap_or_else(PoisonError::into_inner);
         let resource = target.resource_path();
         let matches = |pattern: &str, value: &str| pattern == "*" || pattern == value;

@@ -15,10 +15,10 @@ use super::{
     Server, object,
     patch::Patch,
     portforward, rbac,
-    request::{Options, Target},
+    request::{RequestOptions, RequestTarget},
     resources::{self, NAMESPACES, PODS, Resource},
     selector::Selector,
-    status::{Status, json_response},
+    status::{ApiStatus, json_response},
     store::Next,
     strategy, watch,
 };
@@ -27,11 +27,14 @@ use super::{
 const BODY_LIMIT: usize = 3 * 1024 * 1024;
 
 /// What a request asks for; no target: something beside the resources.
-fn understand(request: &Request<Body>, path: &str) -> Result<(Options, Option<Target>), Status> {
+fn understand(
+    request: &Request<Body>,
+    path: &str,
+) -> Result<(RequestOptions, Option<RequestTarget>), ApiStatus> {
     let query = Query::<Vec<(String, String)>>::try_from_uri(request.uri())
-        .map_err(|why| Status::bad_request(why.to_string()))?;
-    let options = Options::parse(&query)?;
-    let target = Target::parse(request.method(), path, &options)?;
+        .map_err(|why| ApiStatus::bad_request(why.to_string()))?;
+    let options = RequestOptions::parse(&query)?;
+    let target = RequestTarget::parse(request.method(), path, &options)?;
     Ok((options, target))
 }
 
@@ -41,7 +44,7 @@ impl Server {
         self.serve(request).await.unwrap_or_else(IntoResponse::into_response)
     }
 
-    async fn serve(self: Arc<Self>, mut request: Request<Body>) -> Result<Response, Status> {
+    async fn serve(self: Arc<Self>, mut request: Request<Body>) -> Result<Response, ApiStatus> {
         let path = request.uri().path().to_owned();
         let understood = understand(&request, &path);
         if let Ok((_, Some(target))) = &understood {
@@ -71,14 +74,14 @@ impl Server {
             ("get", _) => {
                 let found = self.store.get(target.resource, &target.namespace, &target.name);
                 let object =
-                    found.ok_or_else(|| Status::not_found(target.resource, &target.name))?;
+                    found.ok_or_else(|| ApiStatus::not_found(target.resource, &target.name))?;
                 Ok(json_response(StatusCode::OK, &object))
             }
             _ => {
                 let (parts, body) = request.into_parts();
                 let body = to_bytes(body, BODY_LIMIT).await.map_err(|_| {
                     let message = format!("Request entity too large: limit is {BODY_LIMIT}");
-                    Status::new(413, "RequestEntityTooLarge", message)
+                    ApiStatus::new(413, "RequestEntityTooLarge", message)
                 })?;
                 self.change(&target, &user, options, &parts.headers, &body)
             }
@@ -87,12 +90,12 @@ impl Server {
 
     fn change(
         &self,
-        target: &Target,
+        target: &RequestTarget,
         user: &UserInfo,
-        mut options: Options,
+        mut options: RequestOptions,
         headers: &HeaderMap,
         body: &Bytes,
-    ) -> Result<Response, Status> {
+    ) -> Result<Response, ApiStatus> {
         let resource = target.resource;
         match target.verb {
             "create" => {
@@ -145,21 +148,21 @@ impl Server {
         resource: &'static Resource,
         namespace: &str,
         object: Value,
-        options: &Options,
-    ) -> Result<Arc<Value>, Status> {
+        options: &RequestOptions,
+    ) -> Result<Arc<Value>, ApiStatus> {
         let mut object = strategy::decode(resource, object, options.strict)?;
         let namespace = match (resource.namespaced, namespace) {
-            (true, "") => return Err(Status::method_not_allowed()),
+            (true, "") => return Err(ApiStatus::method_not_allowed()),
             (true, namespace) => namespace,
             (false, _) => "",
         };
         strategy::prepare_create(resource, namespace, &mut object, self.identities.for_pods)?;
         if resource.namespaced && self.store.get(&NAMESPACES, "", namespace).is_none() {
-            return Err(Status::not_found(&NAMESPACES, namespace));
+            return Err(ApiStatus::not_found(&NAMESPACES, namespace));
         }
         if options.dry_run {
             if self.store.get(resource, namespace, object::name(&object)).is_some() {
-                return Err(Status::already_exists(resource, object::name(&object)));
+                return Err(ApiStatus::already_exists(resource, object::name(&object)));
             }
             return Ok(Arc::new(object));
         }
@@ -168,11 +171,11 @@ impl Server {
 
     fn update(
         &self,
-        target: &Target,
-        options: &Options,
+        target: &RequestTarget,
+        options: &RequestOptions,
         put: bool,
-        change: impl FnOnce(&Value) -> Result<Value, Status>,
-    ) -> Result<Response, Status> {
+        change: impl FnOnce(&Value) -> Result<Value, ApiStatus>,
+    ) -> Result<Response, ApiStatus> {
         let object =
             self.store.update(target.resource, &target.namespace, &target.name, |old| {
                 let new = strategy::prepare_update(
@@ -189,15 +192,15 @@ impl Server {
 
     fn delete(
         &self,
-        target: &Target,
+        target: &RequestTarget,
         delete: &Value,
         grace: Option<i64>,
         dry_run: bool,
-    ) -> Result<Response, Status> {
+    ) -> Result<Response, ApiStatus> {
         let resource = target.resource;
         if resource.is(&NAMESPACES) {
             // It would have to take everything in it along.
-            return Err(Status::method_not_allowed());
+            return Err(ApiStatus::method_not_allowed());
         }
         let object = self.store.update(resource, &target.namespace, &target.name, |old| {
             for (field, title) in [("uid", "UID"), ("resourceVersion", "ResourceVersion")] {
@@ -207,7 +210,7 @@ impl Server {
                     let why = format!(
                         "Precondition failed: {title} in precondition: {wanted}, {title} in object meta: {is}"
                     );
-                    return Err(Status::conflict(resource, &target.name, &why));
+                    return Err(ApiStatus::conflict(resource, &target.name, &why));
                 }
             }
             Ok(if dry_run { Next::Answer(old.clone()) } else { strategy::delete(resource, old, grace) })
@@ -226,10 +229,10 @@ impl Server {
 
     fn delete_collection(
         &self,
-        target: &Target,
-        options: &Options,
+        target: &RequestTarget,
+        options: &RequestOptions,
         grace: Option<i64>,
-    ) -> Result<Response, Status> {
+    ) -> Result<Response, ApiStatus> {
         let (objects, version) = self.picked(target, options)?;
         for object in &objects {
             let (namespace, name) = (object::namespace(object), object::name(object));
@@ -248,7 +251,11 @@ impl Server {
     }
 
     /// The objects that a list or delete of a collection is about.
-    fn picked(&self, target: &Target, options: &Options) -> Result<(Vec<Arc<Value>>, u64), Status> {
+    fn picked(
+        &self,
+        target: &RequestTarget,
+        options: &RequestOptions,
+    ) -> Result<(Vec<Arc<Value>>, u64), ApiStatus> {
         let selector =
             Selector::parse(target.resource, &options.label_selector, &options.field_selector)?;
         let namespace = Some(target.namespace.as_str()).filter(|ns| !ns.is_empty());
@@ -259,7 +266,7 @@ impl Server {
         Ok((objects, version))
     }
 
-    fn list(&self, target: &Target, options: &Options) -> Result<Value, Status> {
+    fn list(&self, target: &RequestTarget, options: &RequestOptions) -> Result<Value, ApiStatus> {
         let (mut objects, version) = self.picked(target, options)?;
         let asked = options.version()?;
         if asked > version {
@@ -267,7 +274,7 @@ impl Server {
                 format!("Timeout: Too large resource version: {asked}, current: {version}");
             let cause = json!({ "reason": "ResourceVersionTooLarge", "message": "Too large resource version" });
             let details = json!({ "retryAfterSeconds": 1, "causes": [cause] });
-            return Err(Status { details, ..Status::new(504, "Timeout", message) });
+            return Err(ApiStatus { details, ..ApiStatus::new(504, "Timeout", message) });
         }
         let total = objects.len();
         let more = options.limit > 0 && total > options.limit;
@@ -295,41 +302,42 @@ fn list_of(resource: &Resource, objects: &[Arc<Value>], version: u64) -> Value {
 }
 
 /// Namespace and name of the last object of the page before. A token from before the history is refused.
-fn continue_after(token: &str, oldest: u64) -> Result<Option<(String, String)>, Status> {
+fn continue_after(token: &str, oldest: u64) -> Result<Option<(String, String)>, ApiStatus> {
     if token.is_empty() {
         return Ok(None);
     }
-    let invalid = || Status::bad_request("continue key is not valid");
+    let invalid = || ApiStatus::bad_request("continue key is not valid");
     let (version, rest) = token.split_once('/').ok_or_else(invalid)?;
     let (namespace, name) = rest.split_once('/').ok_or_else(invalid)?;
     if version.parse::<u64>().map_err(|_| invalid())? < oldest {
         let message = "The provided continue parameter is too old to display a consistent list result. You must \
                        start a new list without the continue parameter.";
-        return Err(Status::new(410, "Expired", message));
+        return Err(ApiStatus::new(410, "Expired", message));
     }
     Ok(Some((namespace.to_owned(), name.to_owned())))
 }
 
-fn parse(headers: &HeaderMap, body: &Bytes) -> Result<Value, Status> {
+fn parse(headers: &HeaderMap, body: &Bytes) -> Result<Value, ApiStatus> {
     let media_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let media_type =
         media_type.unwrap_or("application/json").split(';').next().unwrap_or_default().trim();
     if media_type != "application/json" {
-        return Err(Status::unsupported_media_type("application/json"));
+        return Err(ApiStatus::unsupported_media_type("application/json"));
     }
-    serde_json::from_slice(body)
-        .map_err(|why| Status::bad_request(format!("the object provided is unrecognized: {why}")))
+    serde_json::from_slice(body).map_err(|why| {
+        ApiStatus::bad_request(format!("the object provided is unrecognized: {why}"))
+    })
 }
 
 /// What is no object: health, version, discovery.
-fn plain(method: &Method, path: &str) -> Result<Response, Status> {
+fn plain(method: &Method, path: &str) -> Result<Response, ApiStatus> {
     if !matches!(*method, Method::GET | Method::HEAD) {
-        return Err(Status::no_such_path());
+        return Err(ApiStatus::no_such_path());
     }
     match path.trim_end_matches('/') {
         "/healthz" | "/livez" | "/readyz" => Ok("ok".into_response()),
         path => {
-            let document = resources::document(path).ok_or_else(Status::no_such_path)?;
+            let document = resources::document(path).ok_or_else(ApiStatus::no_such_path)?;
             Ok(json_response(StatusCode::OK, &document))
         }
     }

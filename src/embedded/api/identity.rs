@@ -15,7 +15,7 @@ use k8s_openapi::{
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::status::Status;
+use super::status::ApiStatus;
 
 /// The server's own audience.
 pub(crate) const AUDIENCE: &str = "https://kubernetes.default.svc";
@@ -29,14 +29,14 @@ const REMEMBERED: i64 = 3600;
 pub(crate) struct Identities {
     /// What an administrator shows. None lets everyone in as such.
     admin_token: Option<String>,
-    tokens: RwLock<HashMap<String, Identity>>,
+    tokens: RwLock<HashMap<String, TokenIdentity>>,
     /// Whether pods can use one, that is, whether they find the server by an address and trust its certificate.
     pub(crate) for_pods: bool,
 }
 
 /// Whom a token stands for, and where.
 #[derive(Debug, Clone)]
-pub(crate) struct Identity {
+pub(crate) struct TokenIdentity {
     pub(crate) user: UserInfo,
     /// For whom it is meant; empty for the server itself.
     pub(crate) audiences: Vec<String>,
@@ -51,7 +51,7 @@ impl Identities {
     }
 
     /// A new token, a JSON Web Token in all but its signature, which nobody checks: what counts is that it is known here.
-    pub(crate) fn issue(&self, mut identity: Identity) -> String {
+    pub(crate) fn issue(&self, mut identity: TokenIdentity) -> String {
         if identity.audiences.is_empty() {
             identity.audiences.push(AUDIENCE.to_owned());
         }
@@ -85,13 +85,13 @@ impl Identities {
     }
 
     /// Who makes a request with these headers.
-    pub(crate) fn authenticate(&self, headers: &HeaderMap) -> Result<UserInfo, Status> {
+    pub(crate) fn authenticate(&self, headers: &HeaderMap) -> Result<UserInfo, ApiStatus> {
         let shown = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
         let shown = shown.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
         match self.review(shown, &[]) {
             TokenReviewStatus { user: Some(user), .. } => Ok(user),
             _ if self.admin_token.is_none() => Ok(admin()),
-            _ => Err(Status::new(401, "Unauthorized", "Unauthorized")),
+            _ => Err(ApiStatus::new(401, "Unauthorized", "Unauthorized")),
         }
     }
 
@@ -103,7 +103,12 @@ impl Identities {
         };
         let known = if self.admin_token.as_deref() == Some(token) {
             let audiences = vec![AUDIENCE.to_owned()];
-            Some(Identity { user: admin(), audiences, expires_at: None, pod_uid: String::new() })
+            Some(TokenIdentity {
+                user: admin(),
+                audiences,
+                expires_at: None,
+                pod_uid: String::new(),
+            })
         } else {
             self.tokens.read().unwrap_or_else(PoisonError::into_inner).get(token).cloned()
         };

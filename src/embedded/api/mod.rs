@@ -35,12 +35,12 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub(crate) use self::{
     faults::FaultState,
-    identity::{Identities, Identity, expiry, service_account},
+    identity::{Identities, TokenIdentity, expiry, service_account},
     listener::Listener,
     strategy::random_suffix,
     tls::Authority,
 };
-use self::{resources::Resource, status::Status, store::Store};
+use self::{resources::Resource, status::ApiStatus, store::Store};
 use super::runtime::{Runtime, Sandbox};
 
 /// Where the port-forwards of a pod lead.
@@ -141,12 +141,17 @@ impl Server {
         resource: &'static Resource,
         namespace: &str,
         object: Value,
-    ) -> Result<Arc<Value>, Status> {
-        self.create_object(resource, namespace, object, &request::Options::default())
+    ) -> Result<Arc<Value>, ApiStatus> {
+        self.create_object(resource, namespace, object, &request::RequestOptions::default())
     }
 
     /// Deletes a pod as a request for it would, with so many seconds to end.
-    pub(crate) fn delete_pod(&self, namespace: &str, name: &str, grace: i64) -> Result<(), Status> {
+    pub(crate) fn delete_pod(
+        &self,
+        namespace: &str,
+        name: &str,
+        grace: i64,
+    ) -> Result<(), ApiStatus> {
         let delete = |pod: &Value| Ok(strategy::delete(&resources::PODS, pod, Some(grace)));
         self.store.update(&resources::PODS, namespace, name, delete).map(drop)
     }

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::status::Status;
+use super::status::ApiStatus;
 
 /// Media types that a patch may have.
 const ACCEPTED: &str = "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json";
@@ -15,25 +15,25 @@ pub(crate) enum Patch {
 }
 
 impl Patch {
-    pub(crate) fn decode(media_type: &str, body: &[u8]) -> Result<Self, Status> {
-        let undecodable = |why| Status::bad_request(format!("error decoding patch: {why}"));
+    pub(crate) fn decode(media_type: &str, body: &[u8]) -> Result<Self, ApiStatus> {
+        let undecodable = |why| ApiStatus::bad_request(format!("error decoding patch: {why}"));
         match media_type.split(';').next().unwrap_or_default().trim() {
             "application/json-patch+json" => serde_json::from_slice(body).map(Self::Json),
             "application/merge-patch+json" => serde_json::from_slice(body).map(Self::Merge),
             "application/strategic-merge-patch+json" => {
                 serde_json::from_slice(body).map(Self::Strategic)
             }
-            _ => return Err(Status::unsupported_media_type(ACCEPTED)),
+            _ => return Err(ApiStatus::unsupported_media_type(ACCEPTED)),
         }
         .map_err(undecodable)
     }
 
     /// The object with the patch applied.
-    pub(crate) fn apply(&self, mut object: Value) -> Result<Value, Status> {
+    pub(crate) fn apply(&self, mut object: Value) -> Result<Value, ApiStatus> {
         match self {
             Self::Json(patch) => json_patch::patch(&mut object, patch).map_err(|why| {
                 tracing::debug!(%why, "JSON patch refused");
-                Status::new(
+                ApiStatus::new(
                     422,
                     "Invalid",
                     "the server rejected our request due to an error in our request",
@@ -42,9 +42,9 @@ impl Patch {
             Self::Merge(patch) => json_patch::merge(&mut object, patch),
             Self::Strategic(patch) => {
                 let Value::Object(fields) = &mut object else {
-                    return Err(Status::internal("a stored object is no JSON object"));
+                    return Err(ApiStatus::internal("a stored object is no JSON object"));
                 };
-                merge_map(fields, patch.clone()).map_err(Status::bad_request)?;
+                merge_map(fields, patch.clone()).map_err(ApiStatus::bad_request)?;
             }
         }
         Ok(object)

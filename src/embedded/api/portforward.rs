@@ -29,9 +29,9 @@ use tokio_tungstenite::{
 
 use super::{
     Address, Forward, Server, object,
-    request::{Options, Target},
+    request::{RequestOptions, RequestTarget},
     resources::PODS,
-    status::Status,
+    status::ApiStatus,
 };
 use crate::embedded::runtime::Stream;
 
@@ -50,17 +50,17 @@ const MAX_FRAME: usize = 4 * 1024 * 1024;
 /// Answers the upgrade and forwards from then on.
 pub(super) fn answer(
     server: &Arc<Server>,
-    target: &Target,
-    options: &Options,
+    target: &RequestTarget,
+    options: &RequestOptions,
     request: &mut Request<Body>,
-) -> Result<Response, Status> {
+) -> Result<Response, ApiStatus> {
     let pod = server
         .store
         .get(&PODS, &target.namespace, &target.name)
-        .ok_or_else(|| Status::not_found(&PODS, &target.name))?;
+        .ok_or_else(|| ApiStatus::not_found(&PODS, &target.name))?;
     let key = websocket_key(request.headers())?;
     if options.ports.is_empty() || options.ports.len() > MAX_PORTS {
-        return Err(Status::bad_request(
+        return Err(ApiStatus::bad_request(
             "query parameter \"ports\" must name between 1 and 128 ports",
         ));
     }
@@ -70,13 +70,13 @@ pub(super) fn answer(
     let Some(forward) = forward else {
         let message =
             format!("unable to forward port because pod is not running. Current status={phase}");
-        return Err(Status::new(500, "InternalError", message));
+        return Err(ApiStatus::new(500, "InternalError", message));
     };
     let Some(upgrade) = request.extensions_mut().remove::<OnUpgrade>() else {
-        return Err(Status::bad_request("the connection can't be upgraded"));
+        return Err(ApiStatus::bad_request("the connection can't be upgraded"));
     };
     let accept =
-        HeaderValue::from_str(&derive_accept_key(key.as_bytes())).map_err(Status::internal)?;
+        HeaderValue::from_str(&derive_accept_key(key.as_bytes())).map_err(ApiStatus::internal)?;
     let ports = options.ports.clone();
     server.tasks.spawn(async move {
         let stream = match upgrade.await {
@@ -99,7 +99,7 @@ pub(super) fn answer(
     Ok(response)
 }
 
-fn websocket_key(headers: &HeaderMap) -> Result<String, Status> {
+fn websocket_key(headers: &HeaderMap) -> Result<String, ApiStatus> {
     let value = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let offers = |name, wanted: &str| {
         value(name).split(',').any(|item| item.trim().eq_ignore_ascii_case(wanted))
@@ -108,7 +108,7 @@ fn websocket_key(headers: &HeaderMap) -> Result<String, Status> {
     let websocket =
         offers("connection", "upgrade") && offers("upgrade", "websocket") && !key.is_empty();
     if !websocket || !offers("sec-websocket-protocol", PROTOCOL) {
-        return Err(Status::bad_request(format!(
+        return Err(ApiStatus::bad_request(format!(
             "unable to upgrade: only WebSocket with subprotocol {PROTOCOL} is supported"
         )));
     }

@@ -12,9 +12,9 @@ use serde_json::Value;
 use super::{
     identity::MASTERS,
     object,
-    request::Target,
+    request::RequestTarget,
     resources::{CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, ROLE_BINDINGS, ROLES},
-    status::Status,
+    status::ApiStatus,
     store::Store,
 };
 
@@ -53,7 +53,11 @@ pub(crate) fn allows(
 }
 
 /// Lets a request pass or refuses it as the real server does.
-pub(crate) fn authorize(store: &Store, user: &UserInfo, target: &Target) -> Result<(), Status> {
+pub(crate) fn authorize(
+    store: &Store,
+    user: &UserInfo,
+    target: &RequestTarget,
+) -> Result<(), ApiStatus> {
     let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
     let wanted = ResourceAttributes {
         verb: text(target.verb),
@@ -80,7 +84,7 @@ pub(crate) fn authorize(store: &Store, user: &UserInfo, target: &Target) -> Resu
         target.resource_path(),
         target.resource.group,
     );
-    Err(Status::new(403, "Forbidden", message))
+    Err(ApiStatus::new(403, "Forbidden", message))
 }
 
 fn read<T: DeserializeOwned>(object: &Value, field: &str) -> Option<T> {

@@ -6,12 +6,12 @@ use axum::http::Method;
 
 use super::{
     resources::{PODS, Resource, SERVICE_ACCOUNTS},
-    status::Status,
+    status::ApiStatus,
 };
 
 /// A request for a kind that the server knows, in the terms of authorisation.
 #[derive(Debug, Clone)]
-pub(crate) struct Target {
+pub(crate) struct RequestTarget {
     pub(crate) verb: &'static str,
     pub(crate) resource: &'static Resource,
     /// Empty unless the path has one.
@@ -22,13 +22,13 @@ pub(crate) struct Target {
     pub(crate) name: String,
 }
 
-impl Target {
+impl RequestTarget {
     /// What this method and path ask for. None if the path is no resource's.
     pub(crate) fn parse(
         method: &Method,
         path: &str,
-        options: &Options,
-    ) -> Result<Option<Self>, Status> {
+        options: &RequestOptions,
+    ) -> Result<Option<Self>, ApiStatus> {
         let mut segments: Vec<&str> = path.trim_matches('/').split('/').collect();
         let (group, version) = match segments.as_slice() {
             ["api", version, _, ..] => ("", *version),
@@ -51,7 +51,7 @@ impl Target {
         let misplaced = !namespace.is_empty() && !resource.namespaced
             || namespace.is_empty() && resource.namespaced && !name.is_empty();
         if misplaced || !subresource.is_empty() && !resource.has_subresource(&subresource) {
-            return Err(Status::no_such_path());
+            return Err(ApiStatus::no_such_path());
         }
         let verb = match (method.as_str(), name.is_empty()) {
             ("GET" | "HEAD", true) if options.watch => "watch",
@@ -64,10 +64,10 @@ impl Target {
             ("PATCH", false) => "patch",
             ("DELETE", true) => "deletecollection",
             ("DELETE", false) if subresource.is_empty() => "delete",
-            _ => return Err(Status::method_not_allowed()),
+            _ => return Err(ApiStatus::method_not_allowed()),
         };
         if subresource.is_empty() && !resource.verbs.contains(&verb) {
-            return Err(Status::method_not_allowed());
+            return Err(ApiStatus::method_not_allowed());
         }
         Ok(Some(Self {
             verb,
@@ -90,7 +90,7 @@ impl Target {
 
 /// The query of a request. What is not listed here is ignored, as the real server does.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Options {
+pub(crate) struct RequestOptions {
     pub(crate) label_selector: String,
     pub(crate) field_selector: String,
     /// Objects per page; 0 for all.
@@ -108,8 +108,8 @@ pub(crate) struct Options {
     pub(crate) ports: Vec<u16>,
 }
 
-impl Options {
-    pub(crate) fn parse(query: &[(String, String)]) -> Result<Self, Status> {
+impl RequestOptions {
+    pub(crate) fn parse(query: &[(String, String)]) -> Result<Self, ApiStatus> {
         let mut options = Self::default();
         for (key, value) in query {
             match key.as_str() {
@@ -127,7 +127,9 @@ impl Options {
                 }
                 "dryRun" if value == "All" => options.dry_run = true,
                 "dryRun" => {
-                    return Err(Status::bad_request(format!("unsupported dryRun value {value:?}")));
+                    return Err(ApiStatus::bad_request(format!(
+                        "unsupported dryRun value {value:?}"
+                    )));
                 }
                 "fieldValidation" => options.strict = value == "Strict",
                 "gracePeriodSeconds" => options.grace_period = Some(number(key, value)?),
@@ -143,7 +145,7 @@ impl Options {
     }
 
     /// The resource version, 0 if none is given.
-    pub(crate) fn version(&self) -> Result<u64, Status> {
+    pub(crate) fn version(&self) -> Result<u64, ApiStatus> {
         if self.resource_version.is_empty() {
             return Ok(0);
         }
@@ -155,6 +157,6 @@ fn boolean(value: &str) -> bool {
     matches!(value, "" | "1" | "t" | "T" | "true" | "True" | "TRUE")
 }
 
-fn number<T: std::str::FromStr>(key: &str, value: &str) -> Result<T, Status> {
-    value.parse().map_err(|_| Status::bad_request(format!("invalid value {value:?} of {key}")))
+fn number<T: std::str::FromStr>(key: &str, value: &str) -> Result<T, ApiStatus> {
+    value.parse().map_err(|_| ApiStatus::bad_request(format!("invalid value {value:?} of {key}")))
 }

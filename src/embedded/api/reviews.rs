@@ -20,11 +20,11 @@ use serde_json::Value;
 
 use super::{
     Server,
-    identity::{Identity, expiry, service_account},
+    identity::{TokenIdentity, expiry, service_account},
     object, rbac,
-    request::Target,
+    request::RequestTarget,
     resources::SERVICE_ACCOUNTS,
-    status::Status,
+    status::ApiStatus,
 };
 
 /// Shortest and default life of a token that is asked for, in seconds.
@@ -34,10 +34,10 @@ impl Server {
     /// The answer to a review by `user`, whose body is `given`. None if the target is stored like any other.
     pub(super) fn review(
         &self,
-        target: &Target,
+        target: &RequestTarget,
         user: &UserInfo,
         given: &Value,
-    ) -> Option<Result<Arc<Value>, Status>> {
+    ) -> Option<Result<Arc<Value>, ApiStatus>> {
         let answer = match (target.resource.kind, target.subresource.as_str()) {
             ("TokenReview", _) => answer(given, |review: &mut TokenReview| {
                 let audiences = review.spec.audiences.clone().unwrap_or_default();
@@ -81,15 +81,16 @@ impl Server {
         }
     }
 
-    fn token(&self, target: &Target, given: &Value) -> Result<Value, Status> {
+    fn token(&self, target: &RequestTarget, given: &Value) -> Result<Value, ApiStatus> {
         let account = self.store.get(&SERVICE_ACCOUNTS, &target.namespace, &target.name);
-        let account = account.ok_or_else(|| Status::not_found(&SERVICE_ACCOUNTS, &target.name))?;
+        let account =
+            account.ok_or_else(|| ApiStatus::not_found(&SERVICE_ACCOUNTS, &target.name))?;
         answer(given, |request: &mut TokenRequest| {
             let spec = request.spec.clone().unwrap_or_default();
             let seconds = spec.expiration_seconds.unwrap_or(LIFETIME.1).max(LIFETIME.0);
             let expires_at = expiry(Duration::from_secs(seconds.unsigned_abs()));
             let uid = object::text(&account, "/metadata/uid");
-            let token = self.identities.issue(Identity {
+            let token = self.identities.issue(TokenIdentity {
                 user: service_account(&target.namespace, &target.name, uid),
                 audiences: spec.audiences.unwrap_or_default(),
                 expires_at,
@@ -104,10 +105,10 @@ impl Server {
 fn answer<T: DeserializeOwned + Serialize>(
     given: &Value,
     complete: impl FnOnce(&mut T),
-) -> Result<Value, Status> {
+) -> Result<Value, ApiStatus> {
     let mut review: T = serde_json::from_value(given.clone()).map_err(|why| {
-        Status::bad_request(format!("the object provided is unrecognized: {why}"))
+        ApiStatus::bad_request(format!("the object provided is unrecognized: {why}"))
     })?;
     complete(&mut review);
-    serde_json::to_value(review).map_err(Status::internal)
+    serde_json::to_value(review).map_err(ApiStatus::internal)
 }

@@ -5,7 +5,7 @@
 
 use serde_json::Value;
 
-use super::{object, resources::Resource, status::Status};
+use super::{object, resources::Resource, status::ApiStatus};
 
 /// Which objects a list or watch wants.
 #[derive(Debug, Clone, Default)]
@@ -37,9 +37,13 @@ impl Requirement {
 
 impl Selector {
     /// Parses `labelSelector` and `fieldSelector`, either of which may be empty.
-    pub(crate) fn parse(resource: &Resource, labels: &str, fields: &str) -> Result<Self, Status> {
+    pub(crate) fn parse(
+        resource: &Resource,
+        labels: &str,
+        fields: &str,
+    ) -> Result<Self, ApiStatus> {
         let unable = |why: String| {
-            Status::bad_request(format!(
+            ApiStatus::bad_request(format!(
                 "Unable to find {:?} that match label selector {labels:?}, \
                  field selector {fields:?}: {why}",
                 format!("{}, Resource={}", resource.api_version(), resource.plural),

@@ -12,7 +12,7 @@ use super::resources::Resource;
 /// An answer of `kind: Status` that is not a success.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error("{message}")]
-pub struct Status {
+pub struct ApiStatus {
     /// HTTP status code.
     pub code: u16,
     /// Kubernetes' machine-readable reason: `NotFound`, `Conflict`, …
@@ -23,7 +23,7 @@ pub struct Status {
     pub details: Value,
 }
 
-impl Status {
+impl ApiStatus {
     /// A status without details.
     pub fn new(code: u16, reason: &str, message: impl Into<String>) -> Self {
         Self { code, reason: reason.to_owned(), message: message.into(), details: Value::Null }
@@ -180,7 +180,7 @@ impl Status {
     }
 }
 
-impl IntoResponse for Status {
+impl IntoResponse for ApiStatus {
     fn into_response(self) -> Response {
         let code = StatusCode::from_u16(self.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = json_response(code, &self.to_object());

@@ -9,7 +9,7 @@ use std::{
 use serde_json::Value;
 use tokio::sync::watch;
 
-use super::{object, resources::Resource, status::Status};
+use super::{object, resources::Resource, status::ApiStatus};
 
 /// Group, plural, namespace, name.
 type Key = (&'static str, &'static str, String, String);
@@ -109,14 +109,14 @@ impl Store {
         &self,
         resource: &'static Resource,
         mut new: Value,
-    ) -> Result<Arc<Value>, Status> {
+    ) -> Result<Arc<Value>, ApiStatus> {
         let mut inner = self.lock();
         let key = key(resource, object::namespace(&new), object::name(&new));
         if inner.objects.contains_key(&key) {
-            return Err(Status::already_exists(resource, &key.3));
+            return Err(ApiStatus::already_exists(resource, &key.3));
         }
         if inner.objects.len() >= MAX_OBJECTS {
-            return Err(Status::internal("etcdserver: mvcc: database space exceeded"));
+            return Err(ApiStatus::internal("etcdserver: mvcc: database space exceeded"));
         }
         let version = inner.next_version();
         set_version(&mut new, version);
@@ -133,12 +133,12 @@ impl Store {
         resource: &'static Resource,
         namespace: &str,
         name: &str,
-        change: impl FnOnce(&Value) -> Result<Next, Status>,
-    ) -> Result<Arc<Value>, Status> {
+        change: impl FnOnce(&Value) -> Result<Next, ApiStatus>,
+    ) -> Result<Arc<Value>, ApiStatus> {
         let mut inner = self.lock();
         let key = key(resource, namespace, name);
         let Some(old) = inner.objects.get(&key).cloned() else {
-            return Err(Status::not_found(resource, name));
+            return Err(ApiStatus::not_found(resource, name));
         };
         match change(&old)? {
             Next::Answer(object) => Ok(Arc::new(object)),
@@ -185,10 +185,10 @@ impl Store {
 
     /// Changes after a version, oldest first, and the version up to which they reach; 410 if that is
     /// further back than the history.
-    pub(crate) fn changes_after(&self, version: u64) -> Result<(Vec<Change>, u64), Status> {
+    pub(crate) fn changes_after(&self, version: u64) -> Result<(Vec<Change>, u64), ApiStatus> {
         let inner = self.lock();
         if version < inner.oldest {
-            return Err(Status::expired(version, inner.oldest));
+            return Err(ApiStatus::expired(version, inner.oldest));
         }
         let known = inner.changes.partition_point(|change| change.version <= version);
         let changes: Vec<Change> = inner.changes.iter().skip(known).take(BATCH).cloned().collect();

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::{
     object::{self, copy, list, remove, set, set_default, text},
     resources::{NAMESPACES, PODS, Resource},
-    status::{FieldError, Status},
+    status::{ApiStatus, FieldError},
     store::Next,
     validation,
 };
@@ -20,13 +20,13 @@ pub(crate) fn decode(
     resource: &Resource,
     mut object: Value,
     strict: bool,
-) -> Result<Value, Status> {
+) -> Result<Value, ApiStatus> {
     // Bodies may leave these out where the path says it all.
     set_default(&mut object, &["apiVersion"], resource.api_version());
     set_default(&mut object, &["kind"], resource.kind);
     let given = object.clone();
     let decoded = (resource.decode)(object).map_err(|why| {
-        Status::bad_request(format!(
+        ApiStatus::bad_request(format!(
             "{} in version {:?} cannot be handled as a {}: {why}",
             resource.kind, resource.version, resource.kind
         ))
@@ -35,7 +35,7 @@ pub(crate) fn decode(
         let mut unknown = Vec::new();
         unknown_fields(&given, &decoded, "", &mut unknown);
         if !unknown.is_empty() {
-            return Err(Status::bad_request(format!(
+            return Err(ApiStatus::bad_request(format!(
                 "{} in version {:?} cannot be handled as a {}: strict decoding error: {}",
                 resource.kind,
                 resource.version,
@@ -74,10 +74,10 @@ pub(crate) fn prepare_create(
     namespace: &str,
     object: &mut Value,
     identities: bool,
-) -> Result<(), Status> {
+) -> Result<(), ApiStatus> {
     let own = object::namespace(object).to_owned();
     if !own.is_empty() && own != namespace {
-        return Err(Status::bad_request(
+        return Err(ApiStatus::bad_request(
             "the namespace of the provided object does not match the namespace sent on the request",
         ));
     }
@@ -120,7 +120,7 @@ pub(crate) fn prepare_create(
     if errors.is_empty() {
         Ok(())
     } else {
-        Err(Status::invalid(resource, object::name(object), &errors))
+        Err(ApiStatus::invalid(resource, object::name(object), &errors))
     }
 }
 
@@ -144,17 +144,17 @@ pub(crate) fn prepare_update(
     old: &Value,
     mut new: Value,
     put: bool,
-) -> Result<Value, Status> {
+) -> Result<Value, ApiStatus> {
     let name = object::name(old);
     let given = object::name(&new);
     if given != name {
-        return Err(Status::bad_request(format!(
+        return Err(ApiStatus::bad_request(format!(
             "the name of the object ({given}) does not match the name on the URL ({name})"
         )));
     }
     let version = text(&new, "/metadata/resourceVersion");
     if !version.is_empty() && version != text(old, "/metadata/resourceVersion") {
-        return Err(Status::modified(resource, name));
+        return Err(ApiStatus::modified(resource, name));
     }
     let (uid, old_uid) = (text(&new, "/metadata/uid").to_owned(), text(old, "/metadata/uid"));
     let mut errors = Vec::new();
@@ -163,7 +163,7 @@ pub(crate) fn prepare_update(
             let why = format!(
                 "Precondition failed: UID in precondition: {uid}, UID in object meta: {old_uid}"
             );
-            return Err(Status::conflict(resource, name, &why));
+            return Err(ApiStatus::conflict(resource, name, &why));
         }
         errors.push(FieldError::invalid("metadata.uid", &uid.into(), "field is immutable"));
     }
@@ -206,7 +206,7 @@ pub(crate) fn prepare_update(
         _ => {}
     }
     if !errors.is_empty() {
-        return Err(Status::invalid(resource, name, &errors));
+        return Err(ApiStatus::invalid(resource, name, &errors));
     }
     if new.get("spec") != old.get("spec") && old.pointer("/metadata/generation").is_some() {
         let generation =

@@ -13,10 +13,10 @@ use tokio::{
 use super::{
     faults::FaultState,
     object,
-    request::{Options, Target},
+    request::{RequestOptions, RequestTarget},
     resources::Resource,
     selector::{Selector, in_namespace},
-    status::Status,
+    status::ApiStatus,
     store::{Change, Store},
 };
 
@@ -27,7 +27,7 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 
 /// What happened to an object, as the watch that asks sees it.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Event {
+pub(crate) enum ObjectEvent {
     Added(Arc<Value>),
     Modified(Arc<Value>),
     Deleted(Arc<Value>),
@@ -41,7 +41,7 @@ pub(crate) struct Watch {
     namespace: Option<String>,
     selector: Selector,
     position: u64,
-    ready: VecDeque<Event>,
+    ready: VecDeque<ObjectEvent>,
 }
 
 impl Watch {
@@ -58,14 +58,16 @@ impl Watch {
         let mut position = version;
         if version == 0 {
             let (objects, current) = store.list(resource, namespace.as_deref(), None);
-            ready.extend(objects.into_iter().filter(|o| selector.matches(o)).map(Event::Added));
+            ready.extend(
+                objects.into_iter().filter(|o| selector.matches(o)).map(ObjectEvent::Added),
+            );
             position = current;
         }
         Self { store: Arc::clone(store), latest, resource, namespace, selector, position, ready }
     }
 
     /// The next event; 410 once the history does not reach back to this watch any more. May be dropped at any await.
-    pub(crate) async fn next(&mut self) -> Result<Event, Status> {
+    pub(crate) async fn next(&mut self) -> Result<ObjectEvent, ApiStatus> {
         loop {
             if let Some(event) = self.ready.pop_front() {
                 return Ok(event);
@@ -78,13 +80,13 @@ impl Watch {
                 let _ = self.latest.changed().await;
                 continue;
             }
-            let events: Vec<Event> =
+            let events: Vec<ObjectEvent> =
                 changes.into_iter().filter_map(|change| self.event(change)).collect();
             self.ready.extend(events);
         }
     }
 
-    fn event(&self, change: Change) -> Option<Event> {
+    fn event(&self, change: Change) -> Option<ObjectEvent> {
         if !change.resource.is(self.resource) {
             return None;
         }
@@ -94,8 +96,8 @@ impl Watch {
         let (old, new) = (change.old.filter(picked), change.new.filter(picked));
         Some(match (old, new) {
             (None, None) => return None,
-            (None, Some(new)) => Event::Added(new),
-            (Some(_), Some(new)) => Event::Modified(new),
+            (None, Some(new)) => ObjectEvent::Added(new),
+            (Some(_), Some(new)) => ObjectEvent::Modified(new),
             (Some(old), None) => {
                 // Deleted, or not picked any more: the last picked state, at the version of the change.
                 let mut last = Value::clone(&old);
@@ -104,7 +106,7 @@ impl Watch {
                     &["metadata", "resourceVersion"],
                     change.version.to_string(),
                 );
-                Event::Deleted(Arc::new(last))
+                ObjectEvent::Deleted(Arc::new(last))
             }
         })
     }
@@ -132,15 +134,15 @@ struct Body {
 pub(crate) fn open(
     store: &Arc<Store>,
     faults: &Arc<FaultState>,
-    target: &Target,
-    options: &Options,
-) -> Result<impl Stream<Item = io::Result<Bytes>> + Send + use<>, Status> {
+    target: &RequestTarget,
+    options: &RequestOptions,
+) -> Result<impl Stream<Item = io::Result<Bytes>> + Send + use<>, ApiStatus> {
     let selector =
         Selector::parse(target.resource, &options.label_selector, &options.field_selector)?;
     let version = options.version()?;
     if options.send_initial_events && options.resource_version_match != "NotOlderThan" {
         let why = "resourceVersionMatch: Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
-        return Err(Status::new(
+        return Err(ApiStatus::new(
             422,
             "Invalid",
             format!("ListOptions.meta.k8s.io \"\" is invalid: {why}"),
@@ -171,7 +173,7 @@ pub(crate) fn open(
 }
 
 /// A body of one `ERROR` event, which is how a watch that can't begin says so.
-pub(crate) fn error_line(status: &Status) -> Bytes {
+pub(crate) fn error_line(status: &ApiStatus) -> Bytes {
     line("ERROR", &status.to_object())
 }
 
@@ -207,9 +209,9 @@ impl Body {
         };
         self.faults.wait().await;
         Some(Ok(match next {
-            Ok(Event::Added(object)) => line("ADDED", &object),
-            Ok(Event::Modified(object)) => line("MODIFIED", &object),
-            Ok(Event::Deleted(object)) => line("DELETED", &object),
+            Ok(ObjectEvent::Added(object)) => line("ADDED", &object),
+            Ok(ObjectEvent::Modified(object)) => line("MODIFIED", &object),
+            Ok(ObjectEvent::Deleted(object)) => line("DELETED", &object),
             Err(status) => {
                 self.ended = true;
                 error_line(&status)

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     HOST_IP,
-    slot::{Ended, Role, Slot, State},
+    record::{ContainerRecord, Ended, Role, Stage},
     worker::Worker,
 };
 use crate::embedded::api::object::{self, list, text};
@@ -14,7 +14,7 @@ use crate::embedded::api::object::{self, list, text};
 /// come to its end.
 pub(super) fn of(worker: &Worker, stored: &Value, phase: Option<&'static str>) -> Value {
     let mut status = stored.get("status").cloned().unwrap_or_else(|| json!({}));
-    let phase = phase.unwrap_or_else(|| running_phase(&worker.slots));
+    let phase = phase.unwrap_or_else(|| running_phase(&worker.records));
     object::set(&mut status, &["phase"], phase);
     object::set_default(&mut status, &["startTime"], object::time(worker.since));
     object::set(&mut status, &["hostIP"], HOST_IP.to_string());
@@ -29,10 +29,10 @@ pub(super) fn of(worker: &Worker, stored: &Value, phase: Option<&'static str>) -
         ("ephemeralContainerStatuses", &[Role::Ephemeral]),
     ] {
         let statuses: Vec<Value> = worker
-            .slots
+            .records
             .iter()
-            .filter(|slot| roles.contains(&slot.role))
-            .map(|slot| container_status(worker, slot))
+            .filter(|record| roles.contains(&record.role))
+            .map(|record| container_status(worker, record))
             .collect();
         if !statuses.is_empty() {
             object::set(&mut status, &[field], statuses);
@@ -44,66 +44,68 @@ pub(super) fn of(worker: &Worker, stored: &Value, phase: Option<&'static str>) -
 }
 
 /// The phase of a pod that has not come to its end.
-fn running_phase(slots: &[Slot]) -> &'static str {
-    let initialized = slots
-        .iter()
-        .all(|slot| slot.role == Role::Regular || slot.is_ephemeral() || slot.initialized());
-    let waiting = |slot: &Slot| match slot.state {
-        State::Pending | State::Starting | State::Waiting { .. } => slot.last.is_none(),
-        State::Running { .. } | State::Ended(..) => false,
+fn running_phase(records: &[ContainerRecord]) -> &'static str {
+    let initialized = records.iter().all(|record| {
+        record.role == Role::Regular || record.is_ephemeral() || record.initialized()
+    });
+    let waiting = |record: &ContainerRecord| match record.state {
+        Stage::Pending | Stage::Starting | Stage::Waiting { .. } => record.last.is_none(),
+        Stage::Running { .. } | Stage::Ended(..) => false,
     };
-    if initialized && !slots.iter().any(|slot| slot.role == Role::Regular && waiting(slot)) {
+    if initialized && !records.iter().any(|record| record.role == Role::Regular && waiting(record))
+    {
         "Running"
     } else {
         "Pending"
     }
 }
 
-impl Slot {
+impl ContainerRecord {
     fn is_ephemeral(&self) -> bool {
         self.role == Role::Ephemeral
     }
 
     fn running(&self) -> bool {
-        matches!(self.state, State::Running { .. })
+        matches!(self.state, Stage::Running { .. })
     }
 }
 
-fn container_status(worker: &Worker, slot: &Slot) -> Value {
-    let has_init = worker.slots.iter().any(|slot| matches!(slot.role, Role::Init | Role::Sidecar));
+fn container_status(worker: &Worker, record: &ContainerRecord) -> Value {
+    let has_init =
+        worker.records.iter().any(|record| matches!(record.role, Role::Init | Role::Sidecar));
     let default_reason = if has_init { "PodInitializing" } else { "ContainerCreating" };
     let scheme = worker.scheme();
-    let state = match &slot.state {
-        State::Pending | State::Starting => json!({ "waiting": { "reason": default_reason } }),
-        State::Waiting { reason, message } => {
+    let state = match &record.state {
+        Stage::Pending | Stage::Starting => json!({ "waiting": { "reason": default_reason } }),
+        Stage::Waiting { reason, message } => {
             json!({ "waiting": { "reason": reason, "message": message } })
         }
-        State::Running { since, .. } => json!({ "running": { "startedAt": object::time(*since) } }),
-        State::Ended(ended, _) => terminated(scheme, ended),
+        Stage::Running { since, .. } => json!({ "running": { "startedAt": object::time(*since) } }),
+        Stage::Ended(ended, _) => terminated(scheme, ended),
     };
-    let (id, image_id) = match &slot.state {
-        State::Running { id, image_id, .. } => (id.as_str(), image_id.as_str()),
-        State::Ended(ended, _) => (ended.id.as_str(), ended.image_id.as_str()),
-        _ => slot
+    let (id, image_id) = match &record.state {
+        Stage::Running { id, image_id, .. } => (id.as_str(), image_id.as_str()),
+        Stage::Ended(ended, _) => (ended.id.as_str(), ended.image_id.as_str()),
+        _ => record
             .last
             .as_ref()
             .map(|last| (last.id.as_str(), last.image_id.as_str()))
             .unwrap_or_default(),
     };
-    let ready = match slot.role {
-        Role::Init => slot.initialized(),
-        Role::Sidecar | Role::Regular => slot.running(),
+    let ready = match record.role {
+        Role::Init => record.initialized(),
+        Role::Sidecar | Role::Regular => record.running(),
         Role::Ephemeral => false,
     };
     let mut status = json!({
-        "name": slot.container.name,
-        "image": slot.container.image.as_deref().unwrap_or_default(),
+        "name": record.container.name,
+        "image": record.container.image.as_deref().unwrap_or_default(),
         "imageID": image_id,
         "ready": ready,
-        "started": slot.running() && slot.role != Role::Ephemeral,
-        "restartCount": slot.attempts.saturating_sub(1),
+        "started": record.running() && record.role != Role::Ephemeral,
+        "restartCount": record.attempts.saturating_sub(1),
         "state": state,
-        "lastState": slot.last.as_ref().map_or_else(|| json!({}), |last| terminated(scheme, last)),
+        "lastState": record.last.as_ref().map_or_else(|| json!({}), |last| terminated(scheme, last)),
     });
     if !id.is_empty() {
         object::set(&mut status, &["containerID"], format!("{scheme}://{id}"));
@@ -128,12 +130,13 @@ fn terminated(scheme: &str, ended: &Ended) -> Value {
 }
 
 fn conditions(worker: &Worker, phase: &str, stored: &[Value]) -> Vec<Value> {
-    let unready = |roles: &[Role], ready: fn(&Slot) -> bool| -> Vec<String> {
-        let slots = worker.slots.iter().filter(|slot| roles.contains(&slot.role) && !ready(slot));
-        slots.map(|slot| slot.container.name.clone()).collect()
+    let unready = |roles: &[Role], ready: fn(&ContainerRecord) -> bool| -> Vec<String> {
+        let records =
+            worker.records.iter().filter(|record| roles.contains(&record.role) && !ready(record));
+        records.map(|record| record.container.name.clone()).collect()
     };
-    let initializing = unready(&[Role::Init, Role::Sidecar], Slot::initialized);
-    let not_running = unready(&[Role::Sidecar, Role::Regular], Slot::running);
+    let initializing = unready(&[Role::Init, Role::Sidecar], ContainerRecord::initialized);
+    let not_running = unready(&[Role::Sidecar, Role::Regular], ContainerRecord::running);
     let told = |what: &str, names: &[String]| {
         format!("containers with {what} status: [{}]", names.join(" "))
     };

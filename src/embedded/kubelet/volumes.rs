@@ -15,7 +15,7 @@ use tokio::fs;
 use super::spec::field_value;
 
 /// What the contents of volumes come from.
-pub(super) trait Sources: Sync {
+pub(super) trait VolumeSources: Sync {
     /// The data of a ConfigMap of the pod's namespace.
     fn config_map(&self, name: &str) -> Option<BTreeMap<String, String>>;
     /// A token for the pod's service account.
@@ -30,7 +30,7 @@ type Files = BTreeMap<String, String>;
 pub(super) async fn make(
     root: &Path,
     pod: &Pod,
-    sources: &dyn Sources,
+    sources: &dyn VolumeSources,
 ) -> Result<BTreeMap<String, PathBuf>, String> {
     let uid = pod.metadata.uid.as_deref().unwrap_or_default();
     let mut made = BTreeMap::new();
@@ -56,7 +56,7 @@ async fn make_one(
     directory: &Path,
     pod: &Pod,
     volume: &Volume,
-    sources: &dyn Sources,
+    sources: &dyn VolumeSources,
 ) -> Result<PathBuf, String> {
     if let Some(host) = &volume.host_path {
         return Ok(PathBuf::from(&host.path));
@@ -101,12 +101,15 @@ fn inside(path: &str) -> Result<String, String> {
     }
 }
 
-fn config_map(sources: &dyn Sources, source: &ConfigMapVolumeSource) -> Result<Files, String> {
+fn config_map(
+    sources: &dyn VolumeSources,
+    source: &ConfigMapVolumeSource,
+) -> Result<Files, String> {
     keys(sources, &source.name, source.items.as_deref(), source.optional)
 }
 
 fn keys(
-    sources: &dyn Sources,
+    sources: &dyn VolumeSources,
     name: &str,
     items: Option<&[KeyToPath]>,
     optional: Option<bool>,
@@ -149,7 +152,7 @@ fn downward(pod: &Pod, items: Option<&[DownwardAPIVolumeFile]>) -> Result<Files,
 
 fn projected(
     pod: &Pod,
-    sources: &dyn Sources,
+    sources: &dyn VolumeSources,
     source: &ProjectedVolumeSource,
 ) -> Result<Files, String> {
     let mut files = Files::new();

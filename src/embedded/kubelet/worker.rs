@@ -12,12 +12,12 @@ use tokio::{
 
 use super::{
     HOST_IP, Kubelet,
-    slot::{Ended, Role, Slot, State},
+    record::{ContainerRecord, Ended, Role, Stage},
     spec::{Context, container_start},
     status, volumes,
 };
 use crate::embedded::{
-    api::{Forward, Identity, object, resources::CONFIG_MAPS, service_account},
+    api::{Forward, TokenIdentity, object, resources::CONFIG_MAPS, service_account},
     runtime::{ContainerStart, Exit, Runtime, Sandbox, StartError, Started},
 };
 
@@ -43,7 +43,7 @@ pub(super) struct Worker {
     pub(super) sandbox: Option<Sandbox>,
     sandbox_failures: u32,
     volumes: BTreeMap<String, PathBuf>,
-    pub(super) slots: Vec<Slot>,
+    pub(super) records: Vec<ContainerRecord>,
     pub(super) since: Timestamp,
     operations: FuturesUnordered<BoxFuture<'static, Done>>,
     exits: Exits,
@@ -64,14 +64,14 @@ impl Worker {
             sandbox: None,
             sandbox_failures: 0,
             volumes: BTreeMap::new(),
-            slots: Vec::new(),
+            records: Vec::new(),
             since: Timestamp::now(),
             operations: FuturesUnordered::new(),
             exits: FuturesUnordered::new(),
         };
         let mut finished = ["Succeeded", "Failed"].contains(&worker.phase());
         if !finished && !worker.deleted() {
-            worker.add_slots();
+            worker.add_records();
             worker.make_sandbox();
             worker.publish(None);
             finished = worker.live(&mut pods).await;
@@ -108,7 +108,7 @@ impl Worker {
                     if self.deleted() {
                         return false;
                     }
-                    self.add_slots();
+                    self.add_records();
                 }
                 Some(done) = self.operations.next() => self.done(done),
                 Some((index, exit)) = self.exits.next() => self.ended(index, exit),
@@ -151,12 +151,14 @@ impl Worker {
     }
 
     /// Takes up the containers of the spec that are not known yet: all at first, ephemeral ones later.
-    fn add_slots(&mut self) {
+    fn add_records(&mut self) {
         let Some(spec) = &self.pod.spec else { return };
-        let new: Vec<Slot> = Slot::all(spec)
-            .filter(|new| self.slots.iter().all(|slot| slot.container.name != new.container.name))
+        let new: Vec<ContainerRecord> = ContainerRecord::all(spec)
+            .filter(|new| {
+                self.records.iter().all(|record| record.container.name != new.container.name)
+            })
             .collect();
-        self.slots.extend(new);
+        self.records.extend(new);
     }
 
     fn make_sandbox(&mut self) {
@@ -164,7 +166,7 @@ impl Worker {
         let pod = self.pod.clone();
         self.operations.push(
             async move {
-                let sources = Sources { kubelet: &kubelet, pod: &pod };
+                let sources = PodSources { kubelet: &kubelet, pod: &pod };
                 let made = volumes::make(&kubelet.volumes, &pod, &sources).await;
                 let result = match made {
                     Ok(volumes) => {
@@ -200,23 +202,23 @@ impl Worker {
     }
 
     fn started(&mut self, index: usize, started: Started) {
-        let Some(slot) = self.slots.get_mut(index) else { return };
-        slot.attempts += 1;
-        slot.started = true;
-        slot.state =
-            State::Running { id: started.id, image_id: started.image_id, since: Timestamp::now() };
+        let Some(record) = self.records.get_mut(index) else { return };
+        record.attempts += 1;
+        record.started = true;
+        record.state =
+            Stage::Running { id: started.id, image_id: started.image_id, since: Timestamp::now() };
         self.exits.push(started.exit.map(move |exit| (index, exit)).boxed());
     }
 
     fn not_started(&mut self, index: usize, error: StartError) {
         let policy = self.restart_policy().to_owned();
-        let Some(slot) = self.slots.get_mut(index) else { return };
+        let Some(record) = self.records.get_mut(index) else { return };
         let StartError { reason, message } = error;
         let mut retry = true;
-        slot.state = State::Waiting { reason, message: message.clone() };
+        record.state = Stage::Waiting { reason, message: message.clone() };
         if reason == "RunContainerError" {
             // The container was made, and its program did not start.
-            slot.attempts += 1;
+            record.attempts += 1;
             let ended = Ended {
                 id: String::new(),
                 image_id: String::new(),
@@ -226,13 +228,13 @@ impl Worker {
                 since: None,
                 until: Timestamp::now(),
             };
-            retry =
-                slot.role != Role::Ephemeral && (policy != "Never" || slot.role == Role::Sidecar);
-            if policy == "Never" && slot.role != Role::Sidecar {
-                slot.state = State::Ended(ended, false);
+            retry = record.role != Role::Ephemeral
+                && (policy != "Never" || record.role == Role::Sidecar);
+            if policy == "Never" && record.role != Role::Sidecar {
+                record.state = Stage::Ended(ended, false);
             } else {
-                slot.last = Some(ended);
-                slot.state = State::Waiting { reason, message };
+                record.last = Some(ended);
+                record.state = Stage::Waiting { reason, message };
             }
         }
         if retry {
@@ -247,21 +249,21 @@ impl Worker {
     }
 
     fn retry_later(&mut self, index: usize) {
-        let Some(failures) = self.slots.get(index).map(|slot| slot.failures) else { return };
+        let Some(failures) = self.records.get(index).map(|record| record.failures) else { return };
         let pause = self.pause(failures);
-        if let Some(slot) = self.slots.get_mut(index) {
-            slot.failures += 1;
+        if let Some(record) = self.records.get_mut(index) {
+            record.failures += 1;
         }
         self.operations.push(sleep(pause).map(move |()| Done::Due(index)).boxed());
     }
 
     /// A back-off is over: start, or for a failed pull say first that there was a back-off, as a kubelet does.
     fn due(&mut self, index: usize) {
-        let Some(slot) = self.slots.get_mut(index) else { return };
-        if let State::Waiting { reason: "ErrImagePull", message, .. } = &slot.state {
-            let image = slot.container.image.as_deref().unwrap_or_default();
+        let Some(record) = self.records.get_mut(index) else { return };
+        if let Stage::Waiting { reason: "ErrImagePull", message, .. } = &record.state {
+            let image = record.container.image.as_deref().unwrap_or_default();
             let message = format!("Back-off pulling image {image:?}: ErrImagePull: {message}");
-            slot.state = State::Waiting { reason: "ImagePullBackOff", message };
+            record.state = Stage::Waiting { reason: "ImagePullBackOff", message };
             return self.retry_later(index);
         }
         self.start(index);
@@ -270,33 +272,33 @@ impl Worker {
     fn ended(&mut self, index: usize, exit: Exit) {
         let policy = self.restart_policy().to_owned();
         let pod = format!("{}({})", self.full_name(), self.uid());
-        let Some(slot) = self.slots.get(index) else { return };
-        let restart = match slot.role {
+        let Some(record) = self.records.get(index) else { return };
+        let restart = match record.role {
             Role::Sidecar => true,
             Role::Ephemeral => false,
             Role::Init => exit.code != 0 && policy != "Never",
             Role::Regular => policy == "Always" || policy == "OnFailure" && exit.code != 0,
         };
-        let pause = self.pause(slot.failures.saturating_sub(1));
-        let Some(slot) = self.slots.get_mut(index) else { return };
-        slot.end(exit, restart);
+        let pause = self.pause(record.failures.saturating_sub(1));
+        let Some(record) = self.records.get_mut(index) else { return };
+        record.end(exit, restart);
         if !restart {
             return;
         }
-        slot.failures += 1;
+        record.failures += 1;
         // The first restart comes at once.
-        if slot.failures == 1 {
+        if record.failures == 1 {
             return self.operations.push(async move { Done::Due(index) }.boxed());
         }
-        if let State::Ended(ended, _) = &slot.state {
-            slot.last = Some(ended.clone());
+        if let Stage::Ended(ended, _) = &record.state {
+            record.last = Some(ended.clone());
         }
         let message = format!(
             "back-off {} restarting failed container={} pod={pod}",
             humane(pause),
-            slot.container.name
+            record.container.name
         );
-        slot.state = State::Waiting { reason: "CrashLoopBackOff", message };
+        record.state = Stage::Waiting { reason: "CrashLoopBackOff", message };
         self.operations.push(sleep(pause).map(move |()| Done::Due(index)).boxed());
     }
 
@@ -311,19 +313,19 @@ impl Worker {
         if self.sandbox.is_none() {
             return;
         }
-        let pending = |slot: &Slot| slot.state == State::Pending;
+        let pending = |record: &ContainerRecord| record.state == Stage::Pending;
         let mut due: Vec<usize> = Vec::new();
         let mut initialized = true;
-        for (index, slot) in self.slots.iter().enumerate() {
-            match slot.role {
-                Role::Ephemeral if pending(slot) => due.push(index),
+        for (index, record) in self.records.iter().enumerate() {
+            match record.role {
+                Role::Ephemeral if pending(record) => due.push(index),
                 Role::Init | Role::Sidecar if initialized => {
-                    if pending(slot) {
+                    if pending(record) {
                         due.push(index);
                     }
-                    initialized = slot.initialized();
+                    initialized = record.initialized();
                 }
-                Role::Regular if initialized && pending(slot) => due.push(index),
+                Role::Regular if initialized && pending(record) => due.push(index),
                 _ => {}
             }
         }
@@ -337,15 +339,16 @@ impl Worker {
             Ok(start) => start,
             Err(error) => return self.not_started(index, error),
         };
-        let (Some(slot), Some(sandbox)) = (self.slots.get_mut(index), self.sandbox.clone()) else {
+        let (Some(record), Some(sandbox)) = (self.records.get_mut(index), self.sandbox.clone())
+        else {
             return;
         };
-        if let State::Ended(ended, _) = &slot.state {
-            slot.last = Some(ended.clone());
+        if let Stage::Ended(ended, _) = &record.state {
+            record.last = Some(ended.clone());
         }
         // A kubelet goes on showing why the last try failed while it tries again.
-        if !matches!(slot.state, State::Waiting { .. }) {
-            slot.state = State::Starting;
+        if !matches!(record.state, Stage::Waiting { .. }) {
+            record.state = Stage::Starting;
         }
         let (runtime, pod) = (Arc::clone(&self.runtime), self.pod.clone());
         self.operations.push(
@@ -356,35 +359,37 @@ impl Worker {
 
     fn container_start(&self, index: usize) -> Result<ContainerStart, StartError> {
         let broken = |message: String| StartError { reason: "CreateContainerConfigError", message };
-        let slot = self.slots.get(index).ok_or_else(|| broken("no such container".to_owned()))?;
-        let target = slot
+        let record =
+            self.records.get(index).ok_or_else(|| broken("no such container".to_owned()))?;
+        let target = record
             .target
             .as_ref()
             .map(|name| {
-                let found = self.slots.iter().find(|slot| slot.container.name == *name);
-                let id = found.and_then(Slot::id);
+                let found = self.records.iter().find(|record| record.container.name == *name);
+                let id = found.and_then(ContainerRecord::id);
                 id.ok_or_else(|| broken(format!("unable to find target container {name}")))
             })
             .transpose()?;
-        let sources = Sources { kubelet: &self.kubelet, pod: &self.pod };
+        let sources = PodSources { kubelet: &self.kubelet, pod: &self.pod };
         let context = Context {
             pod: &self.pod,
             pod_ip: self.ip(),
             api_server: self.kubelet.api_server,
             volumes: &self.volumes,
-            config_map: &|name| volumes::Sources::config_map(&sources, name),
+            config_map: &|name| volumes::VolumeSources::config_map(&sources, name),
         };
-        container_start(&context, &slot.container, slot.attempts, target)
+        container_start(&context, &record.container, record.attempts, target)
     }
 
     /// The phase that the pod ends in, if it has come to its end.
     fn final_phase(&self) -> Option<&'static str> {
-        let final_code = |slot: &Slot| match &slot.state {
-            State::Ended(ended, false) => Some(ended.code),
+        let final_code = |record: &ContainerRecord| match &record.state {
+            Stage::Ended(ended, false) => Some(ended.code),
             _ => None,
         };
-        let of =
-            |role: Role| self.slots.iter().filter(move |slot| slot.role == role).map(final_code);
+        let of = |role: Role| {
+            self.records.iter().filter(move |record| record.role == role).map(final_code)
+        };
         if of(Role::Init).any(|code| code.is_some_and(|code| code != 0)) {
             return Some("Failed");
         }
@@ -397,8 +402,8 @@ impl Worker {
         self.operations.clear();
         let seconds = self.pod.metadata.deletion_grace_period_seconds.unwrap_or_default();
         let grace = Duration::from_secs(u64::try_from(seconds).unwrap_or_default());
-        let running = self.slots.iter().filter_map(|slot| match &slot.state {
-            State::Running { id, .. } => Some(self.runtime.stop_container(id, grace)),
+        let running = self.records.iter().filter_map(|record| match &record.state {
+            Stage::Running { id, .. } => Some(self.runtime.stop_container(id, grace)),
             _ => None,
         });
         let stopped = futures::future::join_all(running).await;
@@ -415,12 +420,12 @@ impl Worker {
         let (uid, runtime) = (self.uid().to_owned(), Arc::clone(&self.runtime));
         self.kubelet.remove(&uid, runtime.as_ref()).await;
         self.last_exits().await;
-        for slot in &mut self.slots {
-            match &slot.state {
-                State::Running { .. } => {
-                    slot.end(Exit { code: 137, finished_at: Timestamp::now() }, false)
+        for record in &mut self.records {
+            match &record.state {
+                Stage::Running { .. } => {
+                    record.end(Exit { code: 137, finished_at: Timestamp::now() }, false)
                 }
-                State::Ended(ended, true) => slot.state = State::Ended(ended.clone(), false),
+                Stage::Ended(ended, true) => record.state = Stage::Ended(ended.clone(), false),
                 _ => {}
             }
         }
@@ -430,8 +435,8 @@ impl Worker {
     async fn last_exits(&mut self) {
         let last = async {
             while let Some((index, exit)) = self.exits.next().await {
-                if let Some(slot) = self.slots.get_mut(index) {
-                    slot.end(exit, false);
+                if let Some(record) = self.records.get_mut(index) {
+                    record.end(exit, false);
                 }
             }
         };
@@ -464,12 +469,12 @@ fn humane(pause: Duration) -> String {
 }
 
 /// What a pod's volumes and variables are read from.
-struct Sources<'a> {
+struct PodSources<'a> {
     kubelet: &'a Kubelet,
     pod: &'a Pod,
 }
 
-impl volumes::Sources for Sources<'_> {
+impl volumes::VolumeSources for PodSources<'_> {
     fn config_map(&self, name: &str) -> Option<BTreeMap<String, String>> {
         let namespace = self.pod.metadata.namespace.as_deref().unwrap_or_default();
         let map = self.kubelet.server.store.get(&CONFIG_MAPS, namespace, name)?;
@@ -485,7 +490,7 @@ impl volumes::Sources for Sources<'_> {
         let account = account.as_deref().unwrap_or("default");
         let user = service_account(&text(&self.pod.metadata.namespace), account, "");
         let pod_uid = text(&self.pod.metadata.uid);
-        self.kubelet.server.identities.issue(Identity {
+        self.kubelet.server.identities.issue(TokenIdentity {
             user,
             audiences: Vec::new(),
             expires_at: None,

@@ -35,7 +35,7 @@ use rustix::{
 use super::{
     launch::inherited_channel,
     netlink::Netlink,
-    plan::{Failure, Namespace, Plan, ProcessPlan, Report, SandboxPlan, receive, send},
+    plan::{Failure, LaunchReport, Namespace, Plan, ProcessPlan, SandboxPlan, receive, send},
     rootfs::{STAGE, make_read_only},
 };
 
@@ -51,7 +51,7 @@ pub(super) fn run() -> ExitCode {
         Ok(None) => return ExitCode::FAILURE,
         Err(error) => error.into(),
     };
-    let _ = send(&mut channel, &Report::Failed(failure));
+    let _ = send(&mut channel, &LaunchReport::Failed(failure));
     ExitCode::FAILURE
 }
 
@@ -163,7 +163,7 @@ fn execute(process: &ProcessPlan, channel: &mut UnixStream) -> Result<Never, Fai
         return Err(Failure::Execute("no command specified".to_owned()));
     };
     let program = find_program(name, &process.env).map_err(Failure::Execute)?;
-    send(channel, &Report::Executing).context("report to the shim")?;
+    send(channel, &LaunchReport::Executing).context("report to the shim")?;
     let error = Command::new(&program)
         .arg0(name)
         .args(arguments)

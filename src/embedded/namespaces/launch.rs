@@ -22,7 +22,7 @@ use nix::{
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, set_parent_process_death_signal};
 
 use super::{
-    plan::{Namespace, Plan, ProcessRef, Report, receive, send},
+    plan::{LaunchReport, Namespace, Plan, ProcessRef, receive, send},
     rootfs,
 };
 
@@ -30,8 +30,8 @@ use super::{
 pub(super) fn run() -> ExitCode {
     let Ok(mut channel) = inherited_channel() else { return ExitCode::FAILURE };
     let report = match launch(&mut channel) {
-        Ok(pid) => Report::Forked(pid),
-        Err(error) => Report::Failed(error.into()),
+        Ok(pid) => LaunchReport::Forked(pid),
+        Err(error) => LaunchReport::Failed(error.into()),
     };
     // Nobody to tell means that the shim is gone.
     let sent = send(&mut channel, &report);
@@ -65,7 +65,7 @@ fn launch(channel: &mut UnixStream) -> anyhow::Result<i32> {
     let mut create = plan.namespaces.create;
     if create.contains(&Namespace::User) {
         unshare(CloneFlags::CLONE_NEWUSER).context("make a user namespace")?;
-        send(channel, &Report::MapUsers).context("ask for the user mapping")?;
+        send(channel, &LaunchReport::MapUsers).context("ask for the user mapping")?;
         receive::<()>(channel).context("wait for the user mapping")?;
         become_root()?;
     }

@@ -154,7 +154,7 @@ pub(super) struct PodNetwork {
 
 /// What the launcher and the container's first process say to the shim.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) enum Report {
+pub(super) enum LaunchReport {
     /// The user namespace is made and wants its range.
     MapUsers,
     /// The container's first process exists, with this pid outside. It waits for its plan.
@@ -167,7 +167,7 @@ pub(super) enum Report {
 
 /// What the shim says to the runtime.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) enum Event {
+pub(super) enum ShimEvent {
     /// The container's program was executed.
     Started(ProcessRef),
     /// The container does not exist.

@@ -39,14 +39,14 @@ const DIRECTORIES: [&str; 9] =
 const HOST_PROGRAMS: [&str; 8] = ["bin", "sbin", "usr", "lib", "lib32", "lib64", "libx32", "nix"];
 
 /// Opened before the stage is mounted over, as they may lie below it.
-struct Source {
+struct HostSource {
     file: File,
     target: PathBuf,
     directory: bool,
     read_only: bool,
 }
 
-impl Source {
+impl HostSource {
     fn open(path: &Path, target: impl Into<PathBuf>, read_only: bool) -> anyhow::Result<Self> {
         let file = OpenOptions::new()
             .read(true)
@@ -66,7 +66,7 @@ pub(super) fn stage(plan: &RootPlan, user: Option<UserRange>) -> anyhow::Result<
     let mut links: Vec<(PathBuf, PathBuf)> =
         LINKS.map(|(link, target)| (PathBuf::from(link), PathBuf::from(target))).to_vec();
     let program = std::env::current_exe().context("find the podsonde binary")?;
-    sources.push(Source::open(&program, &plan.program, true)?);
+    sources.push(HostSource::open(&program, &plan.program, true)?);
     if plan.host_programs {
         for name in HOST_PROGRAMS {
             let path = Path::new("/").join(name);
@@ -74,7 +74,7 @@ pub(super) fn stage(plan: &RootPlan, user: Option<UserRange>) -> anyhow::Result<
                 Ok(metadata) if metadata.is_symlink() => {
                     links.push((path.clone(), relative_link(&path)?))
                 }
-                Ok(_) => sources.push(Source::open(&path, &path, true)?),
+                Ok(_) => sources.push(HostSource::open(&path, &path, true)?),
                 Err(_) => {}
             }
         }
@@ -90,21 +90,21 @@ pub(super) fn stage(plan: &RootPlan, user: Option<UserRange>) -> anyhow::Result<
             for link in link_names {
                 links.push((link, library.clone()));
             }
-            sources.push(Source::open(&library, &library, true)?);
+            sources.push(HostSource::open(&library, &library, true)?);
         }
     }
     for device in DEVICES {
-        sources.push(Source::open(
+        sources.push(HostSource::open(
             &Path::new("/dev").join(device),
             Path::new("/dev").join(device),
             false,
         )?);
     }
     if plan.host_proc {
-        sources.push(Source::open(Path::new("/proc"), "/proc", false)?);
+        sources.push(HostSource::open(Path::new("/proc"), "/proc", false)?);
     }
     for volume in &plan.mounts {
-        sources.push(Source::open(&volume.source, &volume.target, volume.read_only)?);
+        sources.push(HostSource::open(&volume.source, &volume.target, volume.read_only)?);
     }
 
     mount(
@@ -208,7 +208,7 @@ impl Tree {
         Ok(())
     }
 
-    fn bind(&self, source: &Source) -> anyhow::Result<()> {
+    fn bind(&self, source: &HostSource) -> anyhow::Result<()> {
         let target = if source.directory {
             self.directory(&source.target)?
         } else {

@@ -33,7 +33,7 @@ use rustix::{
 use super::{
     launch::start_time,
     netlink::Netlink,
-    plan::{Event, Failure, Plan, ProcessRef, Report, UserRange, receive, send},
+    plan::{Failure, LaunchReport, Plan, ProcessRef, ShimEvent, UserRange, receive, send},
 };
 
 /// How long each step of making a container may take.
@@ -49,7 +49,7 @@ pub(super) fn run() -> ExitCode {
     plan.placement.remove();
     // Last, so that nothing is left of a container that did not start when it is known.
     if let Err(failure) = outcome {
-        let _ = send(&mut events, &Event::Failed(failure));
+        let _ = send(&mut events, &ShimEvent::Failed(failure));
     }
     ExitCode::SUCCESS
 }
@@ -84,9 +84,9 @@ fn supervise(plan: &mut Plan, control: &File, events: &mut File) -> Result<(), F
         .context("make a signalfd")?;
     let container = start(plan)?;
     // A runtime that is gone shows at the other end too.
-    let _ = send(events, &Event::Started(container));
+    let _ = send(events, &ShimEvent::Started(container));
     let code = wait(container, control, &children).context("wait for the container")?;
-    let _ = send(events, &Event::Exited(code));
+    let _ = send(events, &ShimEvent::Exited(code));
     Ok(())
 }
 
@@ -105,14 +105,16 @@ fn start(plan: &mut Plan) -> Result<ProcessRef, Failure> {
     send(&mut channel, &plan).context("send the plan to the launcher")?;
     let pid = loop {
         match receive(&mut channel).context("the launcher ended unexpectedly")? {
-            Report::MapUsers => {
+            LaunchReport::MapUsers => {
                 let range = plan.namespaces.user.context("no user range in the plan")?;
                 map_users(&launcher, range).context("map the users of the pod")?;
                 send(&mut channel, &()).context("answer the launcher")?;
             }
-            Report::Forked(pid) => break pid,
-            Report::Failed(failure) => return Err(failure),
-            Report::Executing => return Err(anyhow!("unexpected report of the launcher").into()),
+            LaunchReport::Forked(pid) => break pid,
+            LaunchReport::Failed(failure) => return Err(failure),
+            LaunchReport::Executing => {
+                return Err(anyhow!("unexpected report of the launcher").into());
+            }
         }
     };
     launcher.wait().context("wait for the launcher")?;
@@ -126,15 +128,15 @@ fn start(plan: &mut Plan) -> Result<ProcessRef, Failure> {
     }
     send(&mut channel, &plan).context("send the plan to the container")?;
     match receive(&mut channel).context("the container's first process ended unexpectedly")? {
-        Report::Executing => {}
-        Report::Failed(failure) => return Err(failure),
-        Report::MapUsers | Report::Forked(_) => {
+        LaunchReport::Executing => {}
+        LaunchReport::Failed(failure) => return Err(failure),
+        LaunchReport::MapUsers | LaunchReport::Forked(_) => {
             return Err(anyhow!("unexpected report of the container").into());
         }
     }
     // A successful execve closes the channel.
     match receive(&mut channel) {
-        Ok(Report::Failed(failure)) => Err(failure),
+        Ok(LaunchReport::Failed(failure)) => Err(failure),
         Ok(_) => Err(anyhow!("unexpected report of the container").into()),
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(container),
         Err(error) => Err(anyhow!(error).context("wait for the program's execution").into()),

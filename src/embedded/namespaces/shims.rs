@@ -20,7 +20,7 @@ use tokio::{
 
 use super::{
     create_error, lock,
-    plan::{Event, Failure, Plan, ProcessRef, body_length, encode},
+    plan::{Failure, Plan, ProcessRef, ShimEvent, body_length, encode},
 };
 use crate::embedded::runtime::{Exit, StartError};
 
@@ -193,25 +193,25 @@ async fn follow(watched: Watched, mut events: pipe::Receiver) {
         }
     };
     let process = match next(&mut events).await {
-        Some(Event::Started(process)) => process,
-        Some(Event::Failed(failure)) => {
+        Some(ShimEvent::Started(process)) => process,
+        Some(ShimEvent::Failed(failure)) => {
             let _ = started.send(Err(failure.into()));
             // The shim cleans up, then ends.
             let _ = next(&mut events).await;
             return;
         }
-        Some(Event::Exited(_)) | None => return,
+        Some(ShimEvent::Exited(_)) | None => return,
     };
     set_process(Some(process));
     let _ = started.send(Ok(process));
-    if let Some(Event::Exited(code)) = next(&mut events).await {
+    if let Some(ShimEvent::Exited(code)) = next(&mut events).await {
         set_process(None);
         let _ = exited.send(Exit { code, finished_at: Timestamp::now() });
         let _ = next(&mut events).await;
     }
 }
 
-async fn next(events: &mut pipe::Receiver) -> Option<Event> {
+async fn next(events: &mut pipe::Receiver) -> Option<ShimEvent> {
     let mut header = [0; 4];
     events.read_exact(&mut header).await.ok()?;
     let mut body = vec![0; body_length(header).ok()?];

@@ -21,7 +21,7 @@ pub(super) enum Role {
 
 /// What is known of one container.
 #[derive(Debug)]
-pub(super) struct Slot {
+pub(super) struct ContainerRecord {
     pub(super) role: Role,
     pub(super) container: Container,
     /// Name of the container whose pid namespace an ephemeral one wants.
@@ -30,7 +30,7 @@ pub(super) struct Slot {
     pub(super) attempts: u32,
     /// Failures in a row, which the back-off grows with.
     pub(super) failures: u32,
-    pub(super) state: State,
+    pub(super) state: Stage,
     /// How the one before ended.
     pub(super) last: Option<Ended>,
     /// Ran at least once: a sidecar that did does not hold up the others any more.
@@ -39,7 +39,7 @@ pub(super) struct Slot {
 
 /// Where a container stands.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum State {
+pub(super) enum Stage {
     /// Its turn has not come.
     Pending,
     Starting,
@@ -69,7 +69,7 @@ pub(super) struct Ended {
     pub(super) until: Timestamp,
 }
 
-impl Slot {
+impl ContainerRecord {
     /// One for each container of the spec, init containers first.
     pub(super) fn all(spec: &PodSpec) -> impl Iterator<Item = Self> {
         let init = spec.init_containers.iter().flatten().map(|c| {
@@ -91,7 +91,7 @@ impl Slot {
             target,
             attempts: 0,
             failures: 0,
-            state: State::Pending,
+            state: Stage::Pending,
             last: None,
             started: false,
         })
@@ -99,7 +99,7 @@ impl Slot {
 
     /// It ended; `restart` tells whether it will be started again.
     pub(super) fn end(&mut self, exit: Exit, restart: bool) {
-        let State::Running { id, image_id, since } = &self.state else { return };
+        let Stage::Running { id, image_id, since } = &self.state else { return };
         let ended = Ended {
             id: id.clone(),
             image_id: image_id.clone(),
@@ -109,14 +109,14 @@ impl Slot {
             since: Some(*since),
             until: exit.finished_at,
         };
-        self.state = State::Ended(ended, restart);
+        self.state = Stage::Ended(ended, restart);
     }
 
     /// The id of the container that runs or ran last.
     pub(super) fn id(&self) -> Option<String> {
         match &self.state {
-            State::Running { id, .. } => Some(id.clone()),
-            State::Ended(ended, _) => Some(ended.id.clone()).filter(|id| !id.is_empty()),
+            Stage::Running { id, .. } => Some(id.clone()),
+            Stage::Ended(ended, _) => Some(ended.id.clone()).filter(|id| !id.is_empty()),
             _ => self.last.as_ref().map(|last| last.id.clone()).filter(|id| !id.is_empty()),
         }
     }
@@ -124,7 +124,7 @@ impl Slot {
     /// Whether what comes after this init container or sidecar may start.
     pub(super) fn initialized(&self) -> bool {
         match self.role {
-            Role::Init => matches!(&self.state, State::Ended(ended, _) if ended.code == 0),
+            Role::Init => matches!(&self.state, Stage::Ended(ended, _) if ended.code == 0),
             _ => self.started,
         }
     }
