@@ -1,4 +1,4 @@
-//! Starting an embedded cluster, and what tests and the demo do with it.
+//! Starts an embedded cluster, and gives tests and the demo a handle on it.
 
 use std::{
     collections::BTreeMap,
@@ -32,14 +32,15 @@ use super::{
     runtime::Runtime,
 };
 
-/// The namespace of the agents.
+/// The namespace in which clients look for agents.
 const AGENT_NAMESPACE: &str = "podsonde";
-/// The port that clients ask an agent's pod for.
+/// The port of an agent's pod that clients forward to. Clients have their own constant for it, so
+/// that a change of one alone fails the tests.
 const AGENT_PORT: u16 = 7463;
-/// Changes that watches can go back.
+/// The default number of changes that watches can go back.
 const HISTORY: usize = 4096;
 
-/// What an embedded cluster shall be made of.
+/// The configuration of an embedded cluster.
 pub struct Builder {
     nodes: BTreeMap<String, Arc<dyn Runtime>>,
     http: SocketAddr,
@@ -50,55 +51,59 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// Adds a node whose pods this runtime runs.
+    /// Adds a node, whose pods this runtime runs.
     #[must_use]
     pub fn node(mut self, name: &str, runtime: Arc<dyn Runtime>) -> Self {
         self.nodes.insert(name.to_owned(), runtime);
         self
     }
 
-    /// Where plain HTTP is served, which must be a loopback address. Default: a free port on 127.0.0.1.
+    /// The address for plain HTTP, which must be a loopback address. Default: a free port of
+    /// 127.0.0.1.
     #[must_use]
     pub fn http(mut self, address: SocketAddr) -> Self {
         self.http = address;
         self
     }
 
-    /// Also serves HTTPS there, with a certificate of an authority made for this cluster. The address is the one that
-    /// pods are told to find the API server at. Default: not served.
+    /// The address for HTTPS, with a certificate by an authority of this cluster. Pods find the API
+    /// server at this address. Default: no HTTPS.
     #[must_use]
     pub fn https(mut self, address: SocketAddr) -> Self {
         self.https = Some(address);
         self
     }
 
-    /// Takes this bearer token for an administrator's, and asks RBAC about all other users. Default: who shows no token that the server
-    /// knows is an administrator.
+    /// Makes this bearer token the administrator's, and applies RBAC to all other users. Default: a
+    /// request that shows no known token is an administrator's.
     #[must_use]
     pub fn token(mut self, token: &str) -> Self {
         self.token = Some(token.to_owned());
         self
     }
 
-    /// The first pause before a container that failed is tried again; it doubles up to 32 times that.
-    /// Default: 200 ms.
+    /// The pause before the first retry of a container that failed. It doubles with each retry, up
+    /// to 32 times this pause. Default: 200 ms.
     #[must_use]
     pub fn back_off(mut self, pause: Duration) -> Self {
         self.back_off = pause;
         self
     }
 
-    /// How many changes are remembered for watches. Default: 4096.
+    /// The number of changes that watches can go back. Default: 4096.
     #[must_use]
     pub fn history(mut self, changes: usize) -> Self {
         self.history = changes;
         self
     }
 
-    /// Starts the cluster. Errors: an address that can't be listened on, plain HTTP not
-    /// on loopback, no room for volumes.
+    /// Starts the cluster.
+    ///
+    /// # Errors
+    /// If an address cannot be listened on, if plain HTTP is not on loopback, or if the directory
+    /// of the volumes cannot be made.
     pub async fn start(self) -> anyhow::Result<Cluster> {
-        // Whoever reaches it is let in, and what it runs may run as root.
+        // Every request on this address may be an administrator's, whose containers run as root.
         anyhow::ensure!(self.http.ip().is_loopback(), "{} is no loopback address", self.http);
         let tasks = Tasks::new();
         let guard = tasks.token.clone().drop_guard();
@@ -166,7 +171,8 @@ impl Builder {
     }
 }
 
-/// An embedded cluster that runs. Dropping it ends its tasks; [`Cluster::shutdown`] also ends its pods.
+/// A running embedded cluster. Dropping it ends its tasks; [`Cluster::shutdown`] also ends its
+/// pods.
 pub struct Cluster {
     server: Arc<Server>,
     kubelet: Arc<Kubelet>,
@@ -181,7 +187,7 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// A cluster without nodes, to be added to.
+    /// A cluster without nodes, to configure and start.
     pub fn builder() -> Builder {
         Builder {
             nodes: BTreeMap::new(),
@@ -193,37 +199,43 @@ impl Cluster {
         }
     }
 
-    /// Where it is reached without TLS: `http://127.0.0.1:36001`.
+    /// The address without TLS, for example `http://127.0.0.1:36001`.
     pub fn url(&self) -> String {
         format!("http://{}", self.http)
     }
 
-    /// Where it is reached with TLS, if it is.
+    /// The address with TLS, if HTTPS is served.
     pub fn https_url(&self) -> Option<String> {
         self.https.map(|address| format!("https://{address}"))
     }
 
-    /// The certificate of its authority, PEM, if it serves HTTPS.
+    /// The certificate of the cluster's authority as PEM, if HTTPS is served.
     pub fn ca_pem(&self) -> Option<&str> {
         self.authority.as_ref().map(Authority::pem)
     }
 
-    /// A client for it, without TLS. Errors: the client can't be made.
+    /// An administrator's client, without TLS.
+    ///
+    /// # Errors
+    /// If the client cannot be made.
     pub fn client(&self) -> anyhow::Result<kube::Client> {
         let mut config = Config::new(self.url().parse()?);
         config.auth_info = self.auth_info();
         Ok(kube::Client::try_from(config)?)
     }
 
-    /// A client for it that shows this token instead of the administrator's. Errors: the client can't be made.
+    /// A client that shows this token, without TLS.
+    ///
+    /// # Errors
+    /// If the client cannot be made.
     pub fn client_with(&self, token: &str) -> anyhow::Result<kube::Client> {
         let mut config = Config::new(self.url().parse()?);
         config.auth_info = AuthInfo { token: Some(token.to_owned().into()), ..AuthInfo::default() };
         Ok(kube::Client::try_from(config)?)
     }
 
-    /// A new token for a user, which TokenReview knows. `audiences`: whom it is meant for; none: the API server.
-    /// What the user may do is up to the roles and bindings that the cluster holds.
+    /// Issues a token for a user, which TokenReview then knows. Without `audiences` it is for the
+    /// API server. The roles and bindings in the cluster decide what the user may do.
     pub fn issue_token(&self, user: UserInfo, audiences: &[&str], lifetime: Duration) -> String {
         self.server.identities.issue(TokenIdentity {
             user,
@@ -233,12 +245,15 @@ impl Cluster {
         })
     }
 
-    /// Makes a token worthless.
+    /// Revokes a token.
     pub fn revoke_token(&self, token: &str) {
         self.server.identities.revoke_token(token);
     }
 
-    /// A client for its HTTPS address. Errors: it has none, or the client can't be made.
+    /// An administrator's client for the HTTPS address.
+    ///
+    /// # Errors
+    /// If HTTPS is not served, or if the client cannot be made.
     pub fn https_client(&self) -> anyhow::Result<kube::Client> {
         let (url, authority) = self
             .https_url()
@@ -255,7 +270,8 @@ impl Cluster {
         AuthInfo { token, ..AuthInfo::default() }
     }
 
-    /// A kubeconfig for it, as JSON, which is YAML, too. It names the HTTPS address if there is one.
+    /// A kubeconfig for the cluster, with the HTTPS address if there is one. It is JSON, which is
+    /// also YAML.
     pub fn kubeconfig(&self) -> String {
         let mut cluster = json!({ "server": self.https_url().unwrap_or_else(|| self.url()) });
         if let Some(pem) = self.ca_pem() {
@@ -263,7 +279,7 @@ impl Cluster {
                 serde_json::to_value(ByteString(pem.as_bytes().to_vec())).unwrap_or_default();
             object::set(&mut cluster, &["certificate-authority-data"], base64);
         }
-        // Without any credentials kubectl asks for a user name as soon as it speaks TLS.
+        // kubectl asks for a user name if it has no credentials and speaks TLS.
         let user = json!({ "token": self.token.as_deref().unwrap_or("anyone") });
         let name = "podsonde-embedded";
         let config = json!({
@@ -275,8 +291,10 @@ impl Cluster {
         format!("{config:#}")
     }
 
-    /// Creates a pod, as a request would; its namespace is the one in its metadata, or `default`.
-    /// Errors: the API's.
+    /// Creates a pod as a request would, in the namespace of its metadata, or in `default`.
+    ///
+    /// # Errors
+    /// Those of the API.
     pub async fn create_pod(&self, pod: Value) -> Result<Pod, ApiStatus> {
         let namespace = match object::namespace(&pod) {
             "" => "default".to_owned(),
@@ -285,8 +303,11 @@ impl Cluster {
         typed(&*self.server.create(&PODS, &namespace, pod)?)
     }
 
-    /// Deletes a pod, as a request would that gives it so many seconds to end; 0 removes it from the API at once.
-    /// Errors: the API's.
+    /// Deletes a pod as a request would. `grace` is the grace period in seconds; 0 removes the pod
+    /// from the API at once.
+    ///
+    /// # Errors
+    /// Those of the API.
     pub async fn delete_pod(
         &self,
         namespace: &str,
@@ -296,8 +317,10 @@ impl Cluster {
         self.server.delete_pod(namespace, name, grace)
     }
 
-    /// Waits until a pod is as wanted and returns it. Errors: 404 once the pod is deleted. It has no deadline: put
-    /// one around it.
+    /// Waits until `wanted` accepts the pod, and returns it. There is no deadline.
+    ///
+    /// # Errors
+    /// 404 once the pod is deleted.
     pub async fn wait_pod(
         &self,
         namespace: &str,
@@ -328,17 +351,21 @@ impl Cluster {
         }
     }
 
-    /// Waits until no pod has this name. It has no deadline, either.
+    /// Waits until no pod has this name. There is no deadline.
     pub async fn wait_deleted(&self, namespace: &str, name: &str) {
         let mut latest = self.server.store.subscribe();
         while self.server.store.get(&PODS, namespace, name).is_some() {
-            // The sender lives in the store.
+            // The store owns the sender, and this cluster the store.
             let _ = latest.changed().await;
         }
     }
 
-    /// Adds a running agent pod on this node that no runtime runs: port-forwards to any of its ports lead to
-    /// `address`. Makes the node if there is none of that name. Returns the pod's name. Errors: the API's.
+    /// Registers an agent that is no container: adds a running pod for it on this node, whose
+    /// port-forwards all lead to `address`. Creates the node if it does not exist. Returns the
+    /// pod's name.
+    ///
+    /// # Errors
+    /// Those of the API.
     pub async fn register_agent(
         &self,
         node: &str,
@@ -351,7 +378,7 @@ impl Cluster {
         let pod = json!({
             "metadata": { "name": name, "labels": { "app.kubernetes.io/name": "podsonde-agent" } },
             "spec": {
-                // Nobody schedules it until its address is known.
+                // An unknown scheduler leaves the pod alone until its address is known.
                 "schedulerName": "none",
                 "serviceAccountName": "podsonde-agent", "automountServiceAccountToken": false,
                 "containers": [{
@@ -385,12 +412,12 @@ impl Cluster {
         Ok(name)
     }
 
-    /// What can be made to fail.
+    /// The faults that tests can give the API server.
     pub fn faults(&self) -> &Faults {
         &self.faults
     }
 
-    /// Stops serving and removes all pods from their runtimes.
+    /// Stops the API server, and removes all pods from their runtimes.
     pub async fn shutdown(self) {
         for listener in self.faults.listeners.lock().await.iter_mut() {
             listener.close().await;
@@ -404,8 +431,8 @@ fn typed(pod: &Value) -> Result<Pod, ApiStatus> {
     serde_json::from_value(pod.clone()).map_err(ApiStatus::internal)
 }
 
-/// Makes the API server of a cluster fail. All of it can be set and undone while it runs; none of it touches the
-/// kubelet.
+/// Makes the API server of a cluster fail. Every fault can be set and undone while it runs, and
+/// none affects the kubelet.
 #[derive(Clone)]
 pub struct Faults {
     state: Arc<FaultState>,
@@ -414,19 +441,22 @@ pub struct Faults {
 }
 
 impl Faults {
-    /// Breaks all connections and refuses new ones until [`Self::up`].
+    /// Closes all connections and refuses new ones until [`Self::up`].
     pub async fn refuse_connections(&self) {
         for listener in self.listeners.lock().await.iter_mut() {
             listener.close().await;
         }
     }
 
-    /// Accepts connections and answers nothing, watches included, until [`Self::up`].
+    /// Accepts connections but answers nothing, not even on open watches, until [`Self::up`].
     pub fn hang(&self) {
         self.state.hang(true);
     }
 
-    /// Ends what [`Self::refuse_connections`] and [`Self::hang`] began. Errors: the address can't be listened on.
+    /// Ends [`Self::refuse_connections`] and [`Self::hang`].
+    ///
+    /// # Errors
+    /// If an address cannot be listened on.
     pub async fn up(&self) -> io::Result<()> {
         self.state.hang(false);
         for listener in self.listeners.lock().await.iter_mut() {
@@ -435,39 +465,42 @@ impl Faults {
         Ok(())
     }
 
-    /// Answers every request so much later. Zero, the default, undoes it.
+    /// Delays every answer by this much. Zero, the default, ends the delay.
     pub fn delay(&self, delay: Duration) {
         self.state.delay(delay);
     }
 
-    /// Answers the next `times` requests with this verb (`patch`) for this resource (`pods/ephemeralcontainers`) with
-    /// this status instead; `*` stands for any. A watch that is answered 410 gets it as an `ERROR` event.
+    /// Answers the next `times` requests with this verb (`patch`) for this resource
+    /// (`pods/ephemeralcontainers`) with `status`; `*` stands for any. A watch gets a 410 as an
+    /// `ERROR` event.
     pub fn fail_next(&self, times: usize, verb: &str, resource: &str, status: ApiStatus) {
         self.state.fail(verb, resource, times, status);
     }
 
-    /// Resolves when the next request with this verb for this resource has arrived, also if it then hangs or fails.
+    /// Resolves when the next request with this verb for this resource has arrived, even if it then
+    /// hangs or fails.
     pub fn arrival(&self, verb: &'static str, resource: &str) -> impl Future<Output = ()> + use<> {
         self.state.arrival(verb, resource)
     }
 
-    /// Breaks the connections of all watches that are open.
+    /// Closes the connections of all open watches.
     pub fn break_watches(&self) {
         self.state.break_watches();
     }
 
-    /// Forgets all history: watches that are open or from a known version are too old from now on.
+    /// Forgets the history: all open watches, and all watches from a known version, are too old
+    /// from now on.
     pub fn compact(&self) {
         self.store.compact();
     }
 
-    /// Undoes [`Self::hang`], [`Self::delay`] and what is left of [`Self::fail_next`].
+    /// Ends [`Self::hang`], [`Self::delay`] and the rest of [`Self::fail_next`].
     pub fn clear(&self) {
         self.state.clear();
     }
 }
 
-/// A directory of our own, removed when dropped.
+/// A new directory, which is removed when this is dropped.
 struct Directory(PathBuf);
 
 impl Directory {

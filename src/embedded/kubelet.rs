@@ -1,7 +1,8 @@
-//! The embedded kubelet: runs the pods of its nodes on their runtimes and reports on them in the store.
+//! The embedded kubelet: runs the pods of all nodes on their runtimes and writes their statuses to
+//! the store.
 //!
-//! One [`worker`] for each pod; this module finds out which pods there are. It is driven by watches and by what the
-//! runtime's futures resolve to. Depends on the API server's store and on [`super::runtime`].
+//! Each pod has a [`worker`]; this module watches which pods exist. It acts on changes in the store
+//! and on the runtime's futures. It uses the API server's store and [`super::runtime`].
 
 mod record;
 mod spec;
@@ -33,22 +34,22 @@ use super::{
     runtime::Runtime,
 };
 
-/// The nodes' own address: they are all this machine.
+/// The address of every node: all of them are this machine.
 pub(crate) const HOST_IP: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
-/// What the kubelet of every node shares.
+/// The kubelet of all nodes.
 pub(crate) struct Kubelet {
     server: Arc<Server>,
     nodes: BTreeMap<String, Arc<dyn Runtime>>,
-    /// Holds the pods' volumes.
+    /// The directory with the pods' volumes.
     volumes: PathBuf,
-    /// The first pause before something that failed is tried again; it doubles up to [`Self::max_back_off`].
+    /// The pause before the first retry; it doubles with each, up to [`Self::max_back_off`].
     back_off: Duration,
     max_back_off: Duration,
-    /// Where pods find the API server, if they can.
+    /// The API server's address for pods; none if they cannot reach it.
     api_server: Option<SocketAddr>,
     tasks: Tasks,
-    /// Pods that a runtime was asked to run and not yet to remove, by UID.
+    /// The pods that a runtime was asked to run, and not yet to remove, by UID.
     started: Mutex<HashMap<String, Arc<dyn Runtime>>>,
 }
 
@@ -66,7 +67,7 @@ impl Kubelet {
         Self { server, nodes, volumes, back_off, max_back_off, api_server, tasks, started }
     }
 
-    /// Registers the nodes and starts to run their pods.
+    /// Creates the Node objects and starts to run pods.
     pub(crate) fn start(self: &Arc<Self>) -> Result<(), ApiStatus> {
         for (name, runtime) in &self.nodes {
             register_node(&self.server, name, runtime.scheme())?;
@@ -80,7 +81,7 @@ impl Kubelet {
         loop {
             let mut pods = Watch::new(&self.server.store, &PODS, None, Default::default(), 0);
             if !workers.is_empty() {
-                // The history was lost: pods may be gone without a word.
+                // Deletions may be missing from the lost history.
                 let (objects, _) = self.server.store.list(&PODS, None, None);
                 workers.retain(|uid, _| {
                     objects.iter().any(|pod| object::text(pod, "/metadata/uid") == uid)
@@ -91,7 +92,7 @@ impl Kubelet {
                     Ok(ObjectEvent::Added(pod) | ObjectEvent::Modified(pod)) => {
                         self.changed(&pod, &mut workers)
                     }
-                    // The worker sees its channel close.
+                    // The worker sees its channel close and takes the pod down.
                     Ok(ObjectEvent::Deleted(pod)) => {
                         drop(workers.remove(object::text(&pod, "/metadata/uid")))
                     }
@@ -111,7 +112,7 @@ impl Kubelet {
     ) {
         let uid = object::text(object, "/metadata/uid");
         if let Some(Forward::Address(_)) = self.server.forward(uid) {
-            // An agent in this process: nothing runs it, so nothing needs to be stopped.
+            // The pod of an agent in this process has no containers to stop.
             if object.pointer("/metadata/deletionTimestamp").is_some() {
                 self.delete(object);
             }
@@ -136,7 +137,7 @@ impl Kubelet {
         }
     }
 
-    /// The scheduler: gives a pod that asks for the default one to the node with the fewest pods.
+    /// The scheduler: assigns a pod of the default scheduler to the node with the fewest pods.
     fn schedule(&self, pod: &Value) {
         if object::text(pod, "/spec/schedulerName") != "default-scheduler" {
             return;
@@ -149,7 +150,7 @@ impl Kubelet {
         self.update(pod, |pod| object::set(pod, &["spec", "nodeName"], node.as_str()));
     }
 
-    /// Changes a pod in the store, unless it is gone or another one has its name.
+    /// Changes a pod in the store, unless it was deleted or replaced by another of its name.
     fn update(&self, pod: &Value, change: impl FnOnce(&mut Value)) {
         let uid = object::text(pod, "/metadata/uid");
         let updated =
@@ -165,7 +166,7 @@ impl Kubelet {
         }
     }
 
-    /// Removes a pod from the store: the last step of its deletion.
+    /// Removes a pod from the store, which ends its deletion.
     fn delete(&self, pod: &Value) {
         let uid = object::text(pod, "/metadata/uid");
         let deleted =
@@ -178,7 +179,7 @@ impl Kubelet {
         }
     }
 
-    /// Has the runtime end a pod, and forgets what was kept for it.
+    /// Ends a pod in its runtime, and frees its volumes, tokens and port-forwards.
     async fn remove(&self, uid: &str, runtime: &dyn Runtime) {
         runtime.remove_pod(uid).await;
         self.started.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
@@ -189,7 +190,7 @@ impl Kubelet {
         }
     }
 
-    /// Removes all pods from their runtimes. Call it when no worker runs any more.
+    /// Removes all pods from their runtimes. No worker may run any more.
     pub(crate) async fn remove_all(&self) {
         let started =
             std::mem::take(&mut *self.started.lock().unwrap_or_else(PoisonError::into_inner));
@@ -198,7 +199,7 @@ impl Kubelet {
     }
 }
 
-/// Creates the Node object of a node.
+/// Creates the object of a node.
 pub(crate) fn register_node(server: &Server, name: &str, runtime: &str) -> Result<(), ApiStatus> {
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let condition = json!({

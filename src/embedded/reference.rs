@@ -1,6 +1,8 @@
-//! Image references: `[DOMAIN/]PATH[:TAG][@ALGORITHM:HEX]`, by the grammar of the distribution project that kubelets use.
+//! Image references, `[DOMAIN/]PATH[:TAG][@ALGORITHM:HEX]`, in the grammar of the distribution
+//! project, which kubelets use.
 
-/// The reference with `:latest` added if it has neither tag nor digest, as a kubelet does before it asks the runtime.
+/// Adds `:latest` to a reference that has neither tag nor digest, as a kubelet does before it asks
+/// the runtime.
 ///
 /// # Errors
 /// What is wrong with it, in the words of the distribution project's parser.
@@ -19,7 +21,7 @@ pub fn with_default_tag(reference: &str) -> Result<String, &'static str> {
     if name.len() == 64 && name.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
         return Err("invalid repository name, cannot specify 64-byte hexadecimal strings");
     }
-    // What stands before the first slash is a domain only if it looks like one.
+    // The part before the first slash is a domain only if it looks like one.
     let (domain, path) = match name.split_once('/') {
         Some((domain, path))
             if domain.contains(['.', ':']) || domain == "localhost" || has_upper(domain) =>
@@ -49,7 +51,7 @@ fn has_upper(text: &str) -> bool {
     text.bytes().any(|byte| byte.is_ascii_uppercase())
 }
 
-/// `HOST[:PORT]`, the host a name, an IPv4 address, or an IPv6 one in brackets.
+/// `HOST[:PORT]`; the host is a name, an IPv4 address, or an IPv6 address in brackets.
 fn is_domain(domain: &str) -> bool {
     let (host, port) = match domain.rsplit_once(':') {
         Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
@@ -73,7 +75,7 @@ fn is_domain(domain: &str) -> bool {
             .is_none_or(|port| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// Runs of lowercase letters and digits, between them one `.`, one or two `_`, or any number of `-`.
+/// Lowercase letters and digits, separated by one `.`, one or two `_`, or any number of `-`.
 fn is_path_component(component: &str) -> bool {
     let alphanumeric = |byte: char| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     let edges = component.starts_with(alphanumeric) && component.ends_with(alphanumeric);

@@ -1,8 +1,8 @@
-//! What the embedded cluster asks of whatever runs its containers: the container runtime's part.
+//! The container runtime's interface, which only the embedded kubelet calls.
 //!
-//! Two things implement it: [`super::namespaces`] makes containers of plain Linux namespaces, without any
-//! package installed; [`super::cri`] drives a real containerd over CRI. The embedded kubelet
-//! is the only caller.
+//! There are two implementations: [`super::namespaces`] makes containers of plain Linux namespaces
+//! and needs no package; that of the node tier (`tests/support/cri`) drives a real containerd over
+//! CRI.
 
 use std::{collections::BTreeMap, io, net::IpAddr, path::PathBuf, time::Duration};
 
@@ -15,15 +15,16 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 /// Runs sandboxes and containers for the embedded kubelet.
 ///
-/// Every future may be dropped at any time; what it had started by then is found by [`Runtime::remove_pod`].
+/// Every future may be dropped at any time. [`Runtime::remove_pod`] finds what it had started by
+/// then.
 pub trait Runtime: Send + Sync + 'static {
-    /// Scheme of the container ids in pod statuses: `containerd`.
+    /// The scheme of container ids in pod statuses, for example `containerd`.
     fn scheme(&self) -> &'static str;
 
-    /// Makes the pod's sandbox: its net, ipc and uts namespaces, and its pause process.
+    /// Makes the pod's sandbox: its pause process and its net, ipc and uts namespaces.
     fn run_sandbox<'a>(&'a self, pod: &'a Pod) -> BoxFuture<'a, Result<Sandbox, StartError>>;
 
-    /// Creates and starts one container in the sandbox. Resolves once its program has been executed.
+    /// Creates and starts one container in the sandbox. Resolves once its program was executed.
     fn start_container<'a>(
         &'a self,
         pod: &'a Pod,
@@ -31,16 +32,17 @@ pub trait Runtime: Send + Sync + 'static {
         container: &'a ContainerStart,
     ) -> BoxFuture<'a, Result<Started, StartError>>;
 
-    /// Asks the container with this id to end, and ends it by force after `grace`. Resolves once it has ended; to
-    /// false if it has not. By default that is so at once: the container is left to [`Runtime::remove_pod`].
+    /// Asks the container with this id to end, and kills it after `grace`. Resolves to whether it
+    /// has ended. The default resolves to false at once and leaves the container to
+    /// [`Runtime::remove_pod`].
     fn stop_container<'a>(&'a self, _id: &'a str, _grace: Duration) -> BoxFuture<'a, bool> {
         Box::pin(std::future::ready(false))
     }
 
-    /// Ends the containers and the sandbox of the pod with this UID, and frees what they held.
+    /// Ends the containers and the sandbox of the pod with this UID, and frees their resources.
     fn remove_pod<'a>(&'a self, pod_uid: &'a str) -> BoxFuture<'a, ()>;
 
-    /// Connects to a TCP port on the loopback address inside the pod's network namespace, which is what a
+    /// Connects to a TCP port on the loopback address in the pod's network namespace, as a
     /// port-forward does.
     fn connect<'a>(
         &'a self,
@@ -53,96 +55,98 @@ pub trait Runtime: Send + Sync + 'static {
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
-/// A sandbox that runs.
+/// A running sandbox.
 #[derive(Debug, Clone)]
 pub struct Sandbox {
     /// The runtime's id, 64 hex digits, without scheme.
     pub id: String,
-    /// The pod's address, if it has a network namespace with one.
+    /// The pod's address; none if it has no network namespace of its own.
     pub ip: Option<IpAddr>,
 }
 
-/// Which pid namespace a container gets. The CRI's `NamespaceMode`, chosen by the kubelet from the pod's spec.
+/// The pid namespace of a container: the CRI's `NamespaceMode`, which the kubelet derives from the
+/// pod's spec.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PidMode {
-    /// Its own.
+    /// A new one for this container.
     Container,
-    /// The sandbox's (`shareProcessNamespace`).
+    /// The sandbox's: `shareProcessNamespace`.
     Pod,
-    /// The host's (`hostPID`).
+    /// The host's: `hostPID`.
     Node,
-    /// That of the container with this id (`targetContainerName`).
+    /// That of the container with this id: `targetContainerName`.
     Target(String),
 }
 
-/// All that is needed to start one container.
+/// The parameters of one container.
 #[derive(Debug, Clone)]
 pub struct ContainerStart {
-    /// Its name in the pod.
+    /// The container's name in the pod.
     pub name: String,
-    /// How often it was started before.
+    /// The number of earlier starts; the first start has 0.
     pub attempt: u32,
-    /// Image as the pod's spec has it.
+    /// The image reference in the pod's spec, as it stands there.
     pub image: String,
-    /// `imagePullPolicy`, with Kubernetes' default filled in: `Always`, `IfNotPresent`, `Never`.
+    /// `imagePullPolicy`: `Always`, `IfNotPresent` or `Never`, with Kubernetes' default filled in.
     pub pull_policy: String,
     /// Replaces the image's entrypoint; empty keeps it.
     pub command: Vec<String>,
     /// Replaces the image's arguments; empty keeps them.
     pub args: Vec<String>,
-    /// Environment, references resolved.
+    /// The environment, with all references resolved.
     pub env: Vec<(String, String)>,
-    /// Working directory; none keeps the image's.
+    /// The working directory; none keeps the image's.
     pub working_dir: Option<String>,
     /// The container's security context, with the pod's defaults merged in.
     pub security: SecurityContext,
-    /// Its pid namespace.
+    /// The pid namespace that it runs in.
     pub pid: PidMode,
-    /// Bind mounts: what `volumeMounts` come to on the node.
+    /// Bind mounts: the container's `volumeMounts`, with the volumes' paths on the node.
     pub mounts: Vec<Mount>,
     /// Labels for the runtime, as the kubelet sets them (`io.kubernetes.pod.name`, …).
     pub labels: BTreeMap<String, String>,
-    /// Whether stdin stays open.
+    /// Whether stdin stays open; otherwise reading it ends at once.
     pub stdin: bool,
-    /// Whether it has a terminal.
+    /// Whether the program gets a terminal.
     pub tty: bool,
 }
 
-/// A host path that a container sees.
+/// A host path that is mounted into a container.
 #[derive(Debug, Clone)]
 pub struct Mount {
-    /// Path on the host.
+    /// The path on the node.
     pub host_path: PathBuf,
-    /// Path in the container.
+    /// The path in the container.
     pub container_path: PathBuf,
-    /// Whether it is read-only there.
+    /// Whether the container sees it read-only.
     pub read_only: bool,
 }
 
-/// A container that runs.
+/// A running container.
 pub struct Started {
-    /// The runtime's id, 64 hex digits, without scheme.
+    /// The runtime's id: 64 hex digits, without a scheme.
     pub id: String,
-    /// What the image reference was resolved to.
+    /// The image that the reference was resolved to, by digest if the runtime knows one.
     pub image_id: String,
     /// Resolves when the container's first process has ended.
     pub exit: BoxFuture<'static, Exit>,
 }
 
-/// How a container ended.
+/// The end of a container.
 #[derive(Debug, Clone)]
 pub struct Exit {
-    /// Exit code; 128 + n for signal n.
+    /// The exit code; 128 + n if signal n ended the process.
     pub code: i32,
-    /// When.
+    /// The time at which the process ended.
     pub finished_at: Timestamp,
 }
 
-/// Why a container or sandbox did not start.
+/// The reason why a container or sandbox did not start.
 #[derive(Debug, Clone)]
 pub struct StartError {
-    /// The kubelet's reason: `ErrImagePull`, `CreateContainerConfigError`, `RunContainerError`, …
+    /// The kubelet's reason: `ErrImagePull`, `CreateContainerConfigError`, `RunContainerError` and
+    /// others.
     pub reason: &'static str,
-    /// The kubelet's message.
+    /// The kubelet's message, which pod statuses carry.
     pub message: String,
 }

@@ -1,4 +1,4 @@
-//! Faults that a test asks the server to have.
+//! The faults that a test can give the server.
 
 use std::{
     collections::HashMap,
@@ -10,14 +10,14 @@ use tokio::sync::watch;
 
 use super::{request::RequestTarget, status::ApiStatus};
 
-/// How the server fails at the moment.
+/// The faults that are in force.
 #[derive(Debug)]
 pub(crate) struct FaultState {
     gate: watch::Sender<Gate>,
     rules: Mutex<Vec<Rule>>,
-    /// Counts how often all watches were broken.
+    /// Counts how often [`Self::break_watches`] was called.
     breaks: watch::Sender<u64>,
-    /// Counts requests by verb and resource.
+    /// Requests so far by verb and resource.
     arrivals: watch::Sender<HashMap<(&'static str, String), u64>>,
 }
 
@@ -67,7 +67,7 @@ impl FaultState {
         self.breaks.send_modify(|breaks| *breaks += 1);
     }
 
-    /// Resolves when the next such request has arrived, whatever becomes of it.
+    /// Resolves when the next such request has arrived, even if it then hangs or fails.
     pub(crate) fn arrival(
         &self,
         verb: &'static str,
@@ -76,30 +76,30 @@ impl FaultState {
         let (key, mut arrivals) = ((verb, resource.to_owned()), self.arrivals.subscribe());
         let before = arrivals.borrow().get(&key).copied();
         async move {
-            // An error means that the server is gone, and then none will arrive.
+            // The sender is dropped with the server, after which no request arrives.
             let _ = arrivals.wait_for(|arrivals| arrivals.get(&key).copied() != before).await;
         }
     }
 
-    /// Notices when all watches are to break.
+    /// Changes whenever all watches are to break.
     pub(crate) fn breaks(&self) -> watch::Receiver<u64> {
         self.breaks.subscribe()
     }
 
-    /// Waits while the server hangs.
+    /// Waits until the server does not hang.
     pub(crate) async fn wait(&self) {
-        // An error means that the sender is gone, which outlives this borrow.
+        // The sender is a field of `self` and cannot be dropped while this waits.
         let _ = self.gate.subscribe().wait_for(|gate| !gate.hanging).await;
     }
 
-    /// Tells those who wait for it that a request has arrived.
+    /// Counts a request that has arrived.
     pub(crate) fn arrived(&self, target: &RequestTarget) {
         self.arrivals.send_modify(|arrivals| {
             *arrivals.entry((target.verb, target.resource_path())).or_default() += 1;
         });
     }
 
-    /// Holds every request up as long as it shall be, before anything else happens to it.
+    /// Delays a request by the set delay, and for as long as the server hangs.
     pub(crate) async fn hold(&self) {
         self.wait().await;
         let delay = self.gate.borrow().delay;
@@ -108,7 +108,7 @@ impl FaultState {
         }
     }
 
-    /// Refuses the request if a test wants that.
+    /// Returns the failure that a test wants for this request, if there is one.
     pub(crate) fn pass(&self, target: &RequestTarget) -> Result<(), ApiStatus> {
         let mut rules = self.rules.lock().unwrap_or_else(PoisonError::into_inner);
         let resource = target.resource_path();

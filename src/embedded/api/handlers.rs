@@ -1,4 +1,4 @@
-//! The verbs: what a request reads from the store or does to it.
+//! What each verb reads from the store or does to it.
 
 use std::sync::Arc;
 
@@ -23,10 +23,10 @@ use super::{
     strategy, watch,
 };
 
-/// The most a request's body may have, which is the real server's limit.
+/// The largest request body in bytes, which is the real server's limit.
 const BODY_LIMIT: usize = 3 * 1024 * 1024;
 
-/// What a request asks for; no target: something beside the resources.
+/// The options and the target of a request. Paths outside the resources have no target.
 fn understand(
     request: &Request<Body>,
     path: &str,
@@ -39,7 +39,7 @@ fn understand(
 }
 
 impl Server {
-    /// Answers a request.
+    /// Authenticates, authorises and answers a request.
     pub(super) async fn answer(self: Arc<Self>, request: Request<Body>) -> Response {
         self.serve(request).await.unwrap_or_else(IntoResponse::into_response)
     }
@@ -57,7 +57,7 @@ impl Server {
         rbac::authorize(&self.store, &user, &target)?;
         match self.faults.pass(&target) {
             Err(status) if target.verb == "watch" && status.code == 410 => {
-                // The real server, too, has said 200 by the time it finds out.
+                // The real server has sent its 200 by the time it finds this, too.
                 return Ok(stream(Body::from(watch::error_line(&status))));
             }
             passed => passed?,
@@ -199,7 +199,7 @@ impl Server {
     ) -> Result<Response, ApiStatus> {
         let resource = target.resource;
         if resource.is(&NAMESPACES) {
-            // It would have to take everything in it along.
+            // Every object in the namespace would have to be deleted with it.
             return Err(ApiStatus::method_not_allowed());
         }
         let object = self.store.update(resource, &target.namespace, &target.name, |old| {
@@ -250,7 +250,7 @@ impl Server {
         Ok(json_response(StatusCode::OK, &list_of(target.resource, &objects, version)))
     }
 
-    /// The objects that a list or delete of a collection is about.
+    /// The objects that a list or a delete of a collection selects.
     fn picked(
         &self,
         target: &RequestTarget,
@@ -301,7 +301,8 @@ fn list_of(resource: &Resource, objects: &[Arc<Value>], version: u64) -> Value {
     })
 }
 
-/// Namespace and name of the last object of the page before. A token from before the history is refused.
+/// The namespace and name of the previous page's last object. A token from before the history is
+/// refused.
 fn continue_after(token: &str, oldest: u64) -> Result<Option<(String, String)>, ApiStatus> {
     if token.is_empty() {
         return Ok(None);
@@ -329,7 +330,7 @@ fn parse(headers: &HeaderMap, body: &Bytes) -> Result<Value, ApiStatus> {
     })
 }
 
-/// What is no object: health, version, discovery.
+/// Answers for paths that are no resource: health, version, discovery.
 fn plain(method: &Method, path: &str) -> Result<Response, ApiStatus> {
     if !matches!(*method, Method::GET | Method::HEAD) {
         return Err(ApiStatus::no_such_path());

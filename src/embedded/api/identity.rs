@@ -17,31 +17,32 @@ use uuid::Uuid;
 
 use super::status::ApiStatus;
 
-/// The server's own audience.
+/// The API server's own audience.
 pub(crate) const AUDIENCE: &str = "https://kubernetes.default.svc";
-/// Group of those who may do everything.
+/// The group whose members may do everything.
 pub(crate) const MASTERS: &str = "system:masters";
-/// How long a token is remembered after its end, to say so.
+/// Seconds for which an expired token is kept, so that its error can say that it has expired.
 const REMEMBERED: i64 = 3600;
 
-/// Credentials that the server knows.
+/// The credentials that the server accepts.
 #[derive(Debug, Default)]
 pub(crate) struct Identities {
-    /// What an administrator shows. None lets everyone in as such.
+    /// The administrator's token. Without one, every request that shows no known token is the
+    /// administrator's.
     admin_token: Option<String>,
     tokens: RwLock<HashMap<String, TokenIdentity>>,
-    /// Whether pods can use one, that is, whether they find the server by an address and trust its certificate.
+    /// Whether pods get tokens: only a server with HTTPS is within their reach.
     pub(crate) for_pods: bool,
 }
 
-/// Whom a token stands for, and where.
+/// The user that a token stands for, and its limits.
 #[derive(Debug, Clone)]
 pub(crate) struct TokenIdentity {
     pub(crate) user: UserInfo,
-    /// For whom it is meant; empty for the server itself.
+    /// The token's audiences; empty for the API server's own.
     pub(crate) audiences: Vec<String>,
     pub(crate) expires_at: Option<Timestamp>,
-    /// The pod without which it is worth nothing; empty if there is none.
+    /// The pod with whose deletion the token ends; empty if it belongs to no pod.
     pub(crate) pod_uid: String,
 }
 
@@ -50,7 +51,8 @@ impl Identities {
         Self { admin_token, tokens: RwLock::default(), for_pods }
     }
 
-    /// A new token, a JSON Web Token in all but its signature, which nobody checks: what counts is that it is known here.
+    /// Issues a token. It has the form of a JSON Web Token, but its signature is meaningless: the
+    /// server accepts exactly the tokens that it remembers.
     pub(crate) fn issue(&self, mut identity: TokenIdentity) -> String {
         if identity.audiences.is_empty() {
             identity.audiences.push(AUDIENCE.to_owned());
@@ -73,18 +75,18 @@ impl Identities {
         token
     }
 
-    /// Makes a pod's tokens worthless.
+    /// Revokes the tokens of a pod.
     pub(crate) fn revoke(&self, pod_uid: &str) {
         let mut tokens = self.tokens.write().unwrap_or_else(PoisonError::into_inner);
         tokens.retain(|_, identity| identity.pod_uid != pod_uid);
     }
 
-    /// Makes a token worthless.
+    /// Revokes a token.
     pub(crate) fn revoke_token(&self, token: &str) {
         self.tokens.write().unwrap_or_else(PoisonError::into_inner).remove(token);
     }
 
-    /// Who makes a request with these headers.
+    /// Authentication: the tokens that the server knows, and the user that each stands for.
     pub(crate) fn authenticate(&self, headers: &HeaderMap) -> Result<UserInfo, ApiStatus> {
         let shown = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
         let shown = shown.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
@@ -95,7 +97,7 @@ impl Identities {
         }
     }
 
-    /// What a TokenReview of this token says. `audiences`: none for the server's own.
+    /// The result of a TokenReview. Without `audiences` the API server's own is meant.
     pub(crate) fn review(&self, token: &str, audiences: &[String]) -> TokenReviewStatus {
         let refused = |why: &str| TokenReviewStatus {
             error: Some(format!("[invalid bearer token, {why}]")),
@@ -135,7 +137,7 @@ impl Identities {
     }
 }
 
-/// When a token that lives so long ends.
+/// When a token with this lifetime expires; never if that is beyond what a timestamp can hold.
 pub(crate) fn expiry(lifetime: Duration) -> Option<Timestamp> {
     Timestamp::now().checked_add(lifetime).ok()
 }
@@ -149,7 +151,7 @@ fn admin() -> UserInfo {
     }
 }
 
-/// The user that a service account is.
+/// A service account as a user.
 pub(crate) fn service_account(namespace: &str, name: &str, uid: &str) -> UserInfo {
     let groups = [
         "system:serviceaccounts".to_owned(),

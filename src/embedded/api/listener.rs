@@ -1,4 +1,4 @@
-//! Listening sockets and the connections that come in on them.
+//! Listening sockets and their connections.
 
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -15,43 +15,44 @@ use tokio_rustls::TlsAcceptor;
 
 use super::{Server, Tasks};
 
-/// Connections at once; further ones wait.
+/// Connections that are served at a time; more wait to be accepted.
 const CONNECTIONS: usize = 1024;
-/// Connections that the kernel keeps waiting.
+/// The backlog of `listen`: connections that the kernel queues.
 const BACKLOG: u32 = 128;
-/// How long a TLS handshake and a request's head may take.
+/// The time limit of a TLS handshake, and of a request's head.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A listening address that can be closed and opened again.
 pub(crate) struct Listener {
     address: SocketAddr,
-    /// Bound, but not listening: keeps the port ours while it is closed, so that connections are refused.
+    /// Bound but not listening: the port stays this listener's while it is closed, and the kernel
+    /// refuses connections.
     _reserve: TcpSocket,
     server: Arc<Server>,
     tls: Option<TlsAcceptor>,
-    /// Accepts and serves while it is open.
+    /// The tasks that accept and serve; none while the listener is closed.
     open: Option<Tasks>,
 }
 
 impl Listener {
-    /// Takes the address. Port 0 takes a free one.
+    /// Binds the address. Port 0 takes a free port.
     pub(crate) fn bind(address: SocketAddr, server: Arc<Server>) -> io::Result<Self> {
         let reserve = bind(address)?;
         let address = reserve.local_addr()?;
         Ok(Self { address, _reserve: reserve, server, tls: None, open: None })
     }
 
-    /// Speaks TLS from the next [`Self::open`] on.
+    /// Makes the next [`Self::open`] speak TLS.
     pub(crate) fn set_tls(&mut self, acceptor: TlsAcceptor) {
         self.tls = Some(acceptor);
     }
 
-    /// The address, port included.
+    /// The bound address, with the port that was chosen for 0.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Listens, unless it does.
+    /// Starts to listen; an open listener stays as it is.
     pub(crate) fn open(&mut self) -> io::Result<()> {
         if self.open.is_some() {
             return Ok(());
@@ -63,7 +64,7 @@ impl Listener {
         Ok(())
     }
 
-    /// Breaks all connections and refuses new ones.
+    /// Closes all connections and refuses new ones.
     pub(crate) async fn close(&mut self) {
         if let Some(tasks) = self.open.take() {
             tasks.end().await;
@@ -73,7 +74,7 @@ impl Listener {
 
 fn bind(address: SocketAddr) -> io::Result<TcpSocket> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    // Lets the reserve and the listener share the port.
+    // The reserved socket and the listening one share the port.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     Ok(socket)
@@ -90,7 +91,8 @@ async fn accept(
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         let stream = match listener.accept().await {
             Ok((stream, _)) => {
-                // A watch's events go out one by one. That it cannot be set is no reason to refuse.
+                // A watch sends small events one by one, which Nagle's algorithm would delay.
+                // Without the option it is only slower.
                 let _ = stream.set_nodelay(true);
                 stream
             }

@@ -1,8 +1,8 @@
-//! The embedded API server: the slice of the Kubernetes API that podsonde uses, over real HTTP/1.1.
+//! The embedded API server: the slice of the Kubernetes API that podsonde uses, over HTTP/1.1.
 //!
-//! Objects are kept as JSON in one [`store`]; what kinds there are is a table in [`resources`]; the rules that
-//! are particular to a kind are in [`strategy`] and [`validation`]. The kubelet reads and writes the same store.
-//! Depends on nothing else of podsonde, but for the runtime that port-forwards lead to.
+//! Objects are JSON in one [`store`], their kinds a table in [`resources`], and the rules of each
+//! kind are in [`strategy`] and [`validation`]. The kubelet reads and writes the same store. The
+//! only thing that the server uses of the rest is the runtime, to which port-forwards lead.
 
 mod faults;
 mod handlers;
@@ -48,16 +48,16 @@ use super::runtime::{Runtime, Sandbox};
 pub(crate) enum Forward {
     /// Into the pod's network namespace.
     Sandbox(Arc<dyn Runtime>, Sandbox),
-    /// To one address, whatever the port.
+    /// To this address, whatever port is asked for.
     Address(Address),
 }
 
-/// Where something that is no pod listens.
+/// Where a program outside any pod listens.
 #[derive(Debug, Clone)]
 pub enum Address {
-    /// On this address.
+    /// A TCP address.
     Tcp(SocketAddr),
-    /// On this unix socket.
+    /// The path of a unix socket.
     Unix(PathBuf),
 }
 
@@ -73,7 +73,7 @@ impl From<PathBuf> for Address {
     }
 }
 
-/// Tasks that end together: when the token is cancelled, which dropping the cluster does.
+/// Tasks that end together, when the token is cancelled. Dropping the cluster cancels it.
 #[derive(Debug, Clone)]
 pub(crate) struct Tasks {
     pub(crate) token: CancellationToken,
@@ -97,7 +97,7 @@ impl Tasks {
         });
     }
 
-    /// Ends the tasks and waits until they have ended.
+    /// Cancels the tasks and waits until each has ended.
     pub(crate) async fn end(&self) {
         self.token.cancel();
         self.tracker.close();
@@ -110,7 +110,7 @@ pub(crate) struct Server {
     pub(crate) store: Arc<Store>,
     pub(crate) faults: Arc<FaultState>,
     pub(crate) identities: Identities,
-    /// By pod UID.
+    /// The key is the pod's UID.
     forwards: RwLock<HashMap<String, Forward>>,
     tasks: Tasks,
 }
@@ -121,7 +121,7 @@ impl Server {
         Self { store, faults, identities, forwards: RwLock::default(), tasks }
     }
 
-    /// Makes port-forwards of a pod possible.
+    /// Enables port-forwards to a pod.
     pub(crate) fn set_forward(&self, pod_uid: &str, forward: Forward) {
         let mut forwards = self.forwards.write().unwrap_or_else(PoisonError::into_inner);
         forwards.insert(pod_uid.to_owned(), forward);
@@ -135,7 +135,7 @@ impl Server {
         self.forwards.read().unwrap_or_else(PoisonError::into_inner).get(pod_uid).cloned()
     }
 
-    /// Creates an object as a request for it would.
+    /// Creates an object under the rules that a request is under, without authorisation.
     pub(crate) fn create(
         &self,
         resource: &'static Resource,
@@ -145,7 +145,8 @@ impl Server {
         self.create_object(resource, namespace, object, &request::RequestOptions::default())
     }
 
-    /// Deletes a pod as a request for it would, with so many seconds to end.
+    /// Deletes a pod as a request would. `grace` is the grace period in seconds; 0 removes it at
+    /// once.
     pub(crate) fn delete_pod(
         &self,
         namespace: &str,

@@ -1,4 +1,4 @@
-//! Reading and writing fields of objects that are kept as JSON.
+//! Reads and writes fields of objects that are kept as JSON.
 
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use serde_json::{Map, Value};
@@ -18,12 +18,12 @@ pub(crate) fn name(object: &Value) -> &str {
     text(object, "/metadata/name")
 }
 
-/// The object's namespace; empty for what has none.
+/// The object's namespace; empty for a cluster-scoped object.
 pub(crate) fn namespace(object: &Value) -> &str {
     text(object, "/metadata/namespace")
 }
 
-/// Sets the field at a path of keys, making the objects on the way.
+/// Sets the field at a path of keys and creates missing objects on the way.
 pub(crate) fn set(object: &mut Value, path: &[&str], value: impl Into<Value>) {
     let Some((last, parents)) = path.split_last() else { return };
     let mut at = object;
@@ -36,7 +36,7 @@ pub(crate) fn set(object: &mut Value, path: &[&str], value: impl Into<Value>) {
     }
 }
 
-/// Sets the field unless it is there.
+/// Sets the field unless it has a value other than null.
 pub(crate) fn set_default(object: &mut Value, path: &[&str], value: impl Into<Value>) {
     let pointer: String = path.iter().flat_map(|key| ["/", key]).collect();
     if object.pointer(&pointer).is_none_or(Value::is_null) {
@@ -54,7 +54,7 @@ pub(crate) fn remove(object: &mut Value, path: &[&str]) -> Option<Value> {
     at.as_object_mut()?.remove(*last)
 }
 
-/// Makes the field of one object equal to that of another, absence included.
+/// Makes a field of `to` equal to that of `from`; a missing field is removed.
 pub(crate) fn copy(to: &mut Value, from: &Value, path: &[&str]) {
     let pointer: String = path.iter().flat_map(|key| ["/", key]).collect();
     match from.pointer(&pointer) {
@@ -71,12 +71,12 @@ fn fields(value: &mut Value) -> Option<&mut Map<String, Value>> {
     value.as_object_mut()
 }
 
-/// The current time as objects carry it: whole seconds, UTC.
+/// The current time in the form of the API: UTC, whole seconds.
 pub(crate) fn now() -> Value {
     time(Timestamp::now())
 }
 
-/// A time as objects carry it.
+/// A time in the form of the API.
 pub(crate) fn time(at: Timestamp) -> Value {
     serde_json::to_value(Time(at)).unwrap_or_default()
 }

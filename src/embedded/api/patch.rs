@@ -4,10 +4,10 @@ use serde_json::{Map, Value};
 
 use super::status::ApiStatus;
 
-/// Media types that a patch may have.
+/// The media types of the patches that are understood, as the 415 error lists them.
 const ACCEPTED: &str = "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json";
 
-/// A decoded patch.
+/// A patch by its kind, parsed.
 pub(crate) enum Patch {
     Json(json_patch::Patch),
     Merge(Value),
@@ -28,7 +28,7 @@ impl Patch {
         .map_err(undecodable)
     }
 
-    /// The object with the patch applied.
+    /// Returns the object after the patch.
     pub(crate) fn apply(&self, mut object: Value) -> Result<Value, ApiStatus> {
         match self {
             Self::Json(patch) => json_patch::patch(&mut object, patch).map_err(|why| {
@@ -56,17 +56,18 @@ const RETAIN_KEYS: &str = "$retainKeys";
 const DELETE_FROM_LIST: &str = "$deleteFromPrimitiveList/";
 const ELEMENT_ORDER: &str = "$setElementOrder/";
 
-/// How the list at this field is merged.
+/// How a strategic merge treats a list.
 enum ListStrategy {
     Replace,
-    /// Items with the same value of this key are the same item.
+    /// Items with the same value of this key are merged.
     ByKey(&'static str),
-    /// Items are strings; the result is the union.
+    /// Items are strings, and the result is the union of both lists.
     Union,
 }
 
-/// The `patchStrategy` and `patchMergeKey` of the fields of the stored kinds. A field name has one strategy
-/// wherever it occurs in them, but for `ports` and `conditions`, which agree in all places that are stored here.
+/// The `patchStrategy` and `patchMergeKey` of a field of the stored kinds. Most field names have
+/// one strategy wherever they occur; `ports` and `conditions` do not in general, but in all kinds
+/// that are stored here.
 fn list_strategy(field: &str) -> ListStrategy {
     match field {
         "containers"
@@ -145,7 +146,7 @@ fn merge_field(original: &mut Map<String, Value>, key: String, value: Value) -> 
         (Some(Value::Object(old)), Value::Object(new)) => merge_map(old, new)?,
         (Some(Value::Array(old)), Value::Array(new)) => merge_list(&key, old, new)?,
         (_, Value::Object(new)) => {
-            // Merged into nothing, which takes out the directives.
+            // Merging into an empty object removes the directives.
             let mut fresh = Map::new();
             merge_map(&mut fresh, new)?;
             original.insert(key, Value::Object(fresh));
@@ -215,9 +216,11 @@ fn merge_list(field: &str, original: &mut Vec<Value>, patch: Vec<Value>) -> Resu
     Ok(())
 }
 
-/// The items in the order that a real server leaves them in: those named by `order` in that order, the others
-/// as they stood on the server, and where the two meet, the server's order where it knows both items, otherwise
-/// the patch's item first. A container that a patch adds without saying more therefore comes *first*.
+/// Orders merged items as a real server does.
+///
+/// Items that `order` names come in that order, others as they stood on the server. Where the two
+/// sequences meet, the server's order decides if it knows both items; otherwise the patch's item
+/// goes first. A container that a patch adds without an order therefore comes *first*.
 fn in_order(
     items: Vec<Value>,
     order: &[Value],

@@ -1,5 +1,7 @@
-//! `pods/portforward` over WebSocket, subprotocol `v4.channel.k8s.io`: two channels for each port, data and
-//! error, each beginning with a frame that holds the port.
+//! `pods/portforward` over WebSocket, subprotocol `v4.channel.k8s.io`.
+//!
+//! Each port has two channels, one for data and one for errors. Each channel begins with a frame
+//! that holds the port's number.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -36,18 +38,18 @@ use super::{
 use crate::embedded::runtime::Stream;
 
 const PROTOCOL: &str = "v4.channel.k8s.io";
-/// Ports of one connection; channel numbers are one byte and come in twos.
+/// The most ports of one connection: a channel number is one byte, and a port has two.
 const MAX_PORTS: usize = 128;
-/// Frames that wait for one slow side.
+/// Frames that are queued for a slow side.
 const QUEUE: usize = 16;
-/// Bytes of one frame to the client.
+/// Bytes of data in one frame to the client.
 const CHUNK: usize = 32 * 1024;
-/// How long the client may take to close its side, too.
+/// How long the server waits for the client's side of the close.
 const LINGER: Duration = Duration::from_secs(5);
-/// The largest frame from the client.
+/// The largest frame from the client, in bytes.
 const MAX_FRAME: usize = 4 * 1024 * 1024;
 
-/// Answers the upgrade and forwards from then on.
+/// Answers the upgrade request; a task then forwards.
 pub(super) fn answer(
     server: &Arc<Server>,
     target: &RequestTarget,
@@ -122,16 +124,16 @@ where
     let (mut to_client, mut from_client) = socket.split();
     let (frames, mut outgoing) = mpsc::channel::<Bytes>(QUEUE);
     let mut to_pod = Vec::new();
-    // Dropped on every way out, which ends the ports' tasks.
+    // Dropping the set ends the ports' tasks, however this function returns.
     let mut tasks = JoinSet::new();
     for (channel, port) in (0_u8..).step_by(2).zip(ports) {
         let (sender, receiver) = mpsc::channel(QUEUE);
         to_pod.push(sender);
         tasks.spawn(forward_port(forward.clone(), *port, channel, frames.clone(), receiver));
     }
-    // The sender that is left would keep the queue open.
+    // The queue ends once its last sender is dropped.
     drop(frames);
-    // Both directions at the same time: either may have to wait for the other side.
+    // Both directions run at the same time, as each may wait for the other side.
     let write = async {
         while let Some(frame) = outgoing.recv().await {
             if to_client.send(Message::Binary(frame)).await.is_err() {
@@ -145,9 +147,10 @@ where
                 Message::Binary(mut frame) if !frame.is_empty() => {
                     let channel =
                         usize::from(frame.split_to(1).first().copied().unwrap_or_default());
-                    // Data channels are even; nobody writes to the error channels.
+                    // Even channels carry data. The client sends nothing on the error channels,
+                    // which are odd.
                     if let Some(port) = to_pod.get(channel / 2).filter(|_| channel % 2 == 0) {
-                        // A port that has ended takes nothing more.
+                        // An error means that the port's task has ended, and the data with it.
                         let _ = port.send(frame).await;
                     }
                 }
@@ -160,7 +163,8 @@ where
         () = write => {}
         () = read => {}
     }
-    // In good order: bytes of the client that nobody read would turn the close into a reset, and cost it the answer.
+    // Reads what the client still sends: unread bytes would turn the close into a reset, which can
+    // destroy the answer on its way.
     let goodbye = async {
         let _ = to_client.close().await;
         while let Some(Ok(_)) = from_client.next().await {}

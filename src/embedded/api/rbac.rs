@@ -1,4 +1,4 @@
-//! Who may do what: the rules of RBAC, read from the roles and bindings in the store.
+//! RBAC: what the roles and bindings in the store allow.
 //! <https://kubernetes.io/docs/reference/access-authn-authz/rbac/>
 
 use k8s_openapi::api::{
@@ -18,7 +18,7 @@ use super::{
     store::Store,
 };
 
-/// Whether somebody may do something, and by which binding. None: no rule allows it.
+/// The reason why a user may do something, which names the binding. None: no rule allows it.
 pub(crate) fn allows(
     store: &Store,
     user: &UserInfo,
@@ -52,7 +52,7 @@ pub(crate) fn allows(
     None
 }
 
-/// Lets a request pass or refuses it as the real server does.
+/// Refuses a request that no rule allows, with the real server's error.
 pub(crate) fn authorize(
     store: &Store,
     user: &UserInfo,
@@ -104,7 +104,7 @@ fn is(user: &UserInfo, subject: &Subject) -> bool {
     }
 }
 
-/// The rules of a role. That of a binding in a namespace is of the same namespace, or of the cluster.
+/// The rules of a role. A RoleBinding names a Role of its own namespace, or a ClusterRole.
 fn rules(store: &Store, namespace: &str, role: &RoleRef) -> Vec<PolicyRule> {
     let object = match role.kind.as_str() {
         "ClusterRole" => store.get(&CLUSTER_ROLES, "", &role.name),
@@ -140,7 +140,7 @@ mod tests {
 
     use super::*;
 
-    /// What `kubectl auth can-i` says on a real server to each of these rules.
+    /// The expected answers are those of `kubectl auth can-i` on a real server.
     #[test]
     fn rules_cover_what_they_name() {
         let rule = |verbs: &[&str],

@@ -1,4 +1,4 @@
-//! What a request asks for: verb, resource and options, read off its method, path and query.
+//! The verb, resource and options of a request, from its method, path and query.
 
 use std::time::Duration;
 
@@ -9,21 +9,21 @@ use super::{
     status::ApiStatus,
 };
 
-/// A request for a kind that the server knows, in the terms of authorisation.
+/// The target of a request for a resource, in the terms of authorisation.
 #[derive(Debug, Clone)]
 pub(crate) struct RequestTarget {
     pub(crate) verb: &'static str,
     pub(crate) resource: &'static Resource,
-    /// Empty unless the path has one.
+    /// For example `ephemeralcontainers`; empty if the path has none.
     pub(crate) subresource: String,
-    /// Empty for all namespaces and for kinds without.
+    /// Empty for all namespaces, and for cluster-scoped kinds.
     pub(crate) namespace: String,
-    /// Empty for collections.
+    /// Empty for a whole collection.
     pub(crate) name: String,
 }
 
 impl RequestTarget {
-    /// What this method and path ask for. None if the path is no resource's.
+    /// Parses method and path. The path of no resource gives none.
     pub(crate) fn parse(
         method: &Method,
         path: &str,
@@ -37,7 +37,7 @@ impl RequestTarget {
         };
         let rest = segments.split_off(if group.is_empty() { 2 } else { 3 });
         let (namespace, rest) = match rest.as_slice() {
-            // A namespace's own subresource, not a namespaced kind.
+            // This is a subresource of the namespace itself and no kind within it.
             ["namespaces", _, "status" | "finalize"] => ("", rest.as_slice()),
             ["namespaces", namespace, rest @ ..] if !rest.is_empty() => (*namespace, rest),
             rest => ("", rest),
@@ -78,7 +78,7 @@ impl RequestTarget {
         }))
     }
 
-    /// `pods`, `pods/ephemeralcontainers`: how rules of authorisation name it.
+    /// The resource as RBAC rules name it: `pods`, `pods/ephemeralcontainers`.
     pub(crate) fn resource_path(&self) -> String {
         if self.subresource.is_empty() {
             self.resource.plural.to_owned()
@@ -88,12 +88,12 @@ impl RequestTarget {
     }
 }
 
-/// The query of a request. What is not listed here is ignored, as the real server does.
+/// The query parameters of a request. Others are ignored, as the real server does.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct RequestOptions {
     pub(crate) label_selector: String,
     pub(crate) field_selector: String,
-    /// Objects per page; 0 for all.
+    /// Objects per page; 0, the default, puts all on one page.
     pub(crate) limit: usize,
     pub(crate) continue_token: String,
     pub(crate) resource_version: String,
@@ -144,7 +144,7 @@ impl RequestOptions {
         Ok(options)
     }
 
-    /// The resource version, 0 if none is given.
+    /// The resource version; 0 if the request names none.
     pub(crate) fn version(&self) -> Result<u64, ApiStatus> {
         if self.resource_version.is_empty() {
             return Ok(0);

@@ -1,4 +1,4 @@
-//! Which kinds the server knows, and the discovery documents that say so.
+//! The kinds that the server knows, and the discovery documents that list them.
 
 use k8s_openapi::api::{
     authentication::v1::{SelfSubjectReview, TokenReview},
@@ -10,10 +10,10 @@ use k8s_openapi::api::{
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 
-/// One kind.
+/// A kind, with what the server needs to serve it.
 #[derive(Debug)]
 pub(crate) struct Resource {
-    /// API group; empty for the core group.
+    /// The API group; empty for the core group.
     pub(crate) group: &'static str,
     pub(crate) version: &'static str,
     pub(crate) plural: &'static str,
@@ -21,15 +21,17 @@ pub(crate) struct Resource {
     pub(crate) kind: &'static str,
     pub(crate) short: &'static [&'static str],
     pub(crate) namespaced: bool,
-    /// Fields that a field selector may name, beside `metadata.name` and `metadata.namespace`.
+    /// Fields that a field selector may name in addition to `metadata.name` and
+    /// `metadata.namespace`.
     pub(crate) fields: &'static [&'static str],
-    /// What can be done with it.
+    /// The verbs of the kind's own path.
     pub(crate) verbs: &'static [&'static str],
-    /// Name and verbs of each subresource.
+    /// The name and the verbs of each subresource.
     pub(crate) subresources: &'static [(&'static str, &'static [&'static str])],
-    /// Whether an update of an absent object creates it.
+    /// Whether a PUT of an absent object creates it.
     pub(crate) create_on_update: bool,
-    /// Checks an object against the kind's schema and drops what the schema does not know, as the real server does.
+    /// Parses an object by the kind's schema, which drops fields that the schema does not have, as
+    /// the real server does.
     pub(crate) decode: fn(Value) -> Result<Value, serde_json::Error>,
 }
 
@@ -213,7 +215,7 @@ const AUTHORIZATION: &str = "authorization.k8s.io";
 
 type Decode = fn(Value) -> Result<Value, serde_json::Error>;
 
-/// A kind that is stored, and about which there is nothing particular.
+/// A stored kind with the usual verbs and no subresources.
 const fn stored(
     group: &'static str,
     plural: &'static str,
@@ -238,7 +240,7 @@ const fn stored(
     }
 }
 
-/// A kind that is answered and never stored.
+/// A review: its create is answered at once, and nothing is stored.
 const fn review(
     group: &'static str,
     plural: &'static str,
@@ -249,7 +251,7 @@ const fn review(
     Resource { verbs: &["create"], ..stored(group, plural, singular, kind, false, decode) }
 }
 
-/// Every kind, those of a group together.
+/// Every kind, in the order of the groups, as discovery wants it.
 static ALL: [&Resource; 15] = [
     &PODS,
     &NODES,
@@ -277,7 +279,7 @@ impl Resource {
         ALL.into_iter().find(|r| r.group == group && r.version == version && r.plural == plural)
     }
 
-    /// `pods`, `leases.coordination.k8s.io`: how messages name it.
+    /// The kind as messages name it: `pods`, `leases.coordination.k8s.io`.
     pub(crate) fn qualified(&self) -> String {
         if self.group.is_empty() {
             self.plural.to_owned()
@@ -294,7 +296,7 @@ impl Resource {
         }
     }
 
-    /// `api/v1`, `apis/coordination.k8s.io/v1`: where its paths begin.
+    /// The prefix of the kind's paths: `api/v1`, `apis/coordination.k8s.io/v1`.
     fn root(&self) -> String {
         let prefix = if self.group.is_empty() { "api" } else { "apis" };
         format!("{prefix}/{}", self.api_version())
@@ -309,7 +311,7 @@ impl Resource {
     }
 }
 
-/// The document at a path that is not an object's: versions, discovery, health.
+/// The document at a path outside the resources: versions, discovery, health.
 pub(crate) fn document(path: &str) -> Option<Value> {
     let segments: Vec<&str> = path.trim_matches('/').split('/').collect();
     Some(match segments.as_slice() {
@@ -348,7 +350,7 @@ pub(crate) fn document(path: &str) -> Option<Value> {
     })
 }
 
-/// Just enough of a schema for kubectl to find out that the server validates fields itself.
+/// The least schema that makes kubectl leave the validation of fields to the server.
 fn openapi(root: &str) -> Option<Value> {
     let resources: Vec<&Resource> = ALL.into_iter().filter(|r| r.root() == root).collect();
     if resources.is_empty() {

@@ -1,4 +1,4 @@
-//! What is asked and answered in one request and never stored: whose a token is, who may do what, and tokens themselves.
+//! Requests that are answered and not stored: token reviews, access reviews, and new tokens.
 
 use std::{sync::Arc, time::Duration};
 
@@ -27,11 +27,11 @@ use super::{
     status::ApiStatus,
 };
 
-/// Shortest and default life of a token that is asked for, in seconds.
+/// The shortest and the default lifetime of a requested token, in seconds.
 const LIFETIME: (i64, i64) = (600, 3600);
 
 impl Server {
-    /// The answer to a review by `user`, whose body is `given`. None if the target is stored like any other.
+    /// Answers the review `given` for `user`. None if the target is a stored kind.
     pub(super) fn review(
         &self,
         target: &RequestTarget,

@@ -1,4 +1,5 @@
-//! Failures as the API server words them: `kind: Status` with reason, code and causes.
+//! Failures in the API's form: `kind: Status` with reason, code and causes, in the real server's
+//! words.
 
 use axum::{
     body::Body,
@@ -9,22 +10,22 @@ use serde_json::{Value, json};
 
 use super::resources::Resource;
 
-/// An answer of `kind: Status` that is not a success.
+/// A failure, which the API answers as an object of `kind: Status`.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error("{message}")]
 pub struct ApiStatus {
-    /// HTTP status code.
+    /// The HTTP status code, 400 or above.
     pub code: u16,
     /// Kubernetes' machine-readable reason: `NotFound`, `Conflict`, …
     pub reason: String,
-    /// What people read.
+    /// The message for people.
     pub message: String,
-    /// `details` of the Status object; null if it has none.
+    /// The `details` of the object; null if it has none.
     pub details: Value,
 }
 
 impl ApiStatus {
-    /// A status without details.
+    /// A failure without details.
     pub fn new(code: u16, reason: &str, message: impl Into<String>) -> Self {
         Self { code, reason: reason.to_owned(), message: message.into(), details: Value::Null }
     }
@@ -42,7 +43,7 @@ impl ApiStatus {
         Self { details, ..Self::new(code, reason, message) }
     }
 
-    /// 404 for an object.
+    /// 404: no such object.
     pub(crate) fn not_found(resource: &Resource, name: &str) -> Self {
         Self::of(
             404,
@@ -53,7 +54,7 @@ impl ApiStatus {
         )
     }
 
-    /// 404 for a path that no resource has.
+    /// 404: no such path.
     pub(crate) fn no_such_path() -> Self {
         Self::new(404, "NotFound", "the server could not find the requested resource")
     }
@@ -63,7 +64,7 @@ impl ApiStatus {
         Self::of(409, "AlreadyExists", resource, name, message)
     }
 
-    /// 409, `why` being the last part of the message.
+    /// 409; `why` ends the message.
     pub(crate) fn conflict(resource: &Resource, name: &str, why: &str) -> Self {
         let message =
             format!("Operation cannot be fulfilled on {} {name:?}: {why}", resource.qualified());
@@ -99,12 +100,12 @@ impl ApiStatus {
         }
     }
 
-    /// 410: `asked` is older than the history, which begins at `oldest`.
+    /// 410: the version `asked` is older than the history, which begins at `oldest`.
     pub(crate) fn expired(asked: u64, oldest: u64) -> Self {
         Self::new(410, "Expired", format!("too old resource version: {asked} ({oldest})"))
     }
 
-    /// 422 with one cause per wrong field.
+    /// 422 with one cause for each wrong field.
     pub(crate) fn invalid(resource: &Resource, name: &str, errors: &[FieldError]) -> Self {
         let mut texts: Vec<String> = Vec::new();
         for error in errors {
@@ -134,7 +135,7 @@ impl ApiStatus {
         status
     }
 
-    /// 403 as an admission webhook's refusal reads.
+    /// 403 with the text of a refusal by an admission webhook.
     pub fn denied_by_webhook(webhook: &str, why: &str) -> Self {
         Self::new(
             403,
@@ -143,7 +144,7 @@ impl ApiStatus {
         )
     }
 
-    /// 403 as a `ValidatingAdmissionPolicy`'s refusal of a change to this pod reads.
+    /// 403 with the text of a refusal by a `ValidatingAdmissionPolicy` of a change to this pod.
     pub fn denied_by_policy(pod: &str, policy: &str, binding: &str, why: &str) -> Self {
         let message = format!(
             "pods {pod:?} is forbidden: ValidatingAdmissionPolicy '{policy}' with binding '{binding}' denied request: {why}"
@@ -154,12 +155,12 @@ impl ApiStatus {
         }
     }
 
-    /// 409 as a lost race for a pod reads.
+    /// 409 with the text of a lost race for a pod.
     pub fn pod_conflict(pod: &str) -> Self {
         Self::modified(&super::resources::PODS, pod)
     }
 
-    /// 429 with `Retry-After`, in seconds.
+    /// 429 with this `Retry-After`, in seconds.
     pub fn too_many_requests(retry_after: u32) -> Self {
         Self {
             details: json!({ "retryAfterSeconds": retry_after }),
@@ -167,7 +168,7 @@ impl ApiStatus {
         }
     }
 
-    /// The Status object.
+    /// The failure as an object.
     pub(crate) fn to_object(&self) -> Value {
         let mut object = json!({
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
@@ -192,7 +193,7 @@ impl IntoResponse for ApiStatus {
     }
 }
 
-/// An answer with this object as its body.
+/// An HTTP answer with this object as its body.
 pub(crate) fn json_response(code: StatusCode, object: &Value) -> Response {
     let mut response = Response::new(Body::from(object.to_string()));
     *response.status_mut() = code;
@@ -202,7 +203,7 @@ pub(crate) fn json_response(code: StatusCode, object: &Value) -> Response {
     response
 }
 
-/// One wrong field of an object.
+/// A wrong field of an object, with its path and what is wrong.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct FieldError {
     kind: &'static str,

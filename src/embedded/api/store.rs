@@ -1,4 +1,4 @@
-//! The objects, their versions and their recent history: what etcd and the watch cache are to a real server.
+//! The objects, their versions and their history: etcd and the watch cache of a real server.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -11,15 +11,15 @@ use tokio::sync::watch;
 
 use super::{object, resources::Resource, status::ApiStatus};
 
-/// Group, plural, namespace, name.
+/// The group and plural of the kind, then namespace and name.
 type Key = (&'static str, &'static str, String, String);
 
-/// All objects of all kinds.
+/// The objects of every kind.
 #[derive(Debug)]
 pub(crate) struct Store {
     inner: Mutex<Inner>,
     latest: watch::Sender<u64>,
-    /// How many changes are remembered for watches.
+    /// How many changes the history keeps.
     history: usize,
 }
 
@@ -27,47 +27,47 @@ pub(crate) struct Store {
 struct Inner {
     /// The latest resource version. Every change takes the next one.
     version: u64,
-    /// Watches from before this version are refused.
+    /// A watch from before this version is refused with 410.
     oldest: u64,
     objects: BTreeMap<Key, Arc<Value>>,
     changes: VecDeque<Change>,
 }
 
-/// One change to one object.
+/// A change to one object.
 #[derive(Debug, Clone)]
 pub(crate) struct Change {
     pub(crate) version: u64,
     pub(crate) resource: &'static Resource,
-    /// The object before; none if it was created.
+    /// The object before the change; none if the change created it.
     pub(crate) old: Option<Arc<Value>>,
-    /// The object after; none if it was deleted.
+    /// The object after the change; none if the change deleted it.
     pub(crate) new: Option<Arc<Value>>,
 }
 
-/// What an update comes to.
+/// The result of an update's function.
 pub(crate) enum Next {
-    /// The object becomes this.
+    /// Stores this object.
     Store(Value),
-    /// The object is gone.
+    /// Deletes the object.
     Remove,
-    /// Nothing changes; this is the answer.
+    /// Changes nothing and answers with this object.
     Answer(Value),
 }
 
-/// At most this many objects are kept.
+/// The most objects of a cluster.
 const MAX_OBJECTS: usize = 20_000;
-/// At most this many changes are handed out at once.
+/// The most changes that one call returns.
 const BATCH: usize = 256;
 
 impl Store {
-    /// An empty store that remembers this many changes.
+    /// An empty store whose history keeps this many changes.
     pub(crate) fn new(history: usize) -> Self {
         let inner = Inner { version: 1, oldest: 1, ..Inner::default() };
         Self { inner: Mutex::new(inner), latest: watch::Sender::new(1), history }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        // No invariant spans a panic: every change is applied at once, at the end.
+        // A panic leaves the map whole: a change is applied in one step, at the end.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -80,7 +80,7 @@ impl Store {
         self.lock().objects.get(&key(resource, namespace, name)).cloned()
     }
 
-    /// The objects of a kind after this namespace and name, in order, and the version they are of.
+    /// The objects of a kind in order, from after this namespace and name, and the store's version.
     pub(crate) fn list(
         &self,
         resource: &'static Resource,
@@ -104,7 +104,7 @@ impl Store {
         (objects, inner.version)
     }
 
-    /// Adds an object; its metadata names it.
+    /// Adds an object under the name in its metadata.
     pub(crate) fn create(
         &self,
         resource: &'static Resource,
@@ -127,7 +127,8 @@ impl Store {
         Ok(new)
     }
 
-    /// Changes one object in one step: nothing happens to it between the call of `change` and its effect.
+    /// Changes one object. No other change to it happens between the call of `change` and its
+    /// effect.
     pub(crate) fn update(
         &self,
         resource: &'static Resource,
@@ -179,12 +180,12 @@ impl Store {
                 inner.oldest = forgotten.version;
             }
         }
-        // Under the lock, so that watchers never see the version go back.
+        // Sent under the lock, so that watchers never see the version go back.
         self.latest.send_replace(version);
     }
 
-    /// Changes after a version, oldest first, and the version up to which they reach; 410 if that is
-    /// further back than the history.
+    /// The changes after a version, oldest first, and the version up to which they reach. 410 if
+    /// the history does not reach back to `version`.
     pub(crate) fn changes_after(&self, version: u64) -> Result<(Vec<Change>, u64), ApiStatus> {
         let inner = self.lock();
         if version < inner.oldest {
@@ -196,20 +197,21 @@ impl Store {
         Ok((changes, reached))
     }
 
-    /// Tells the latest version, and when there is a later one.
+    /// A receiver of the latest version.
     pub(crate) fn subscribe(&self) -> watch::Receiver<u64> {
         self.latest.subscribe()
     }
 
-    /// The version before which nothing is remembered.
+    /// The version at which the history begins.
     pub(crate) fn oldest(&self) -> u64 {
         self.lock().oldest
     }
 
-    /// Forgets the history, as a compaction does.
+    /// Forgets the history, as a compaction of etcd does.
     pub(crate) fn compact(&self) {
         let mut inner = self.lock();
-        // A version of its own, so that a watch from what is now the latest version is too old, too.
+        // The compaction takes a version, so that a watch from the version before it is too old,
+        // too.
         inner.oldest = inner.next_version();
         inner.changes.clear();
         self.latest.send_replace(inner.version);

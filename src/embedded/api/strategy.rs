@@ -1,4 +1,4 @@
-//! What the server does to objects on their way into the store: defaults, rules for updates, deletion.
+//! What the server does to objects before it stores them: defaults, rules for updates, deletion.
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
@@ -12,16 +12,16 @@ use super::{
     validation,
 };
 
-/// The volume that carries a pod's identity, and where its containers find it.
+/// Where containers find the credentials of their pod's service account.
 const IDENTITY_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
-/// Decodes an object of this kind as the real server does: unknown fields are dropped, or refused if `strict`.
+/// Parses an object of this kind. Unknown fields are dropped, or refused if `strict`.
 pub(crate) fn decode(
     resource: &Resource,
     mut object: Value,
     strict: bool,
 ) -> Result<Value, ApiStatus> {
-    // Bodies may leave these out where the path says it all.
+    // A body may leave these out, as the path says them.
     set_default(&mut object, &["apiVersion"], resource.api_version());
     set_default(&mut object, &["kind"], resource.kind);
     let given = object.clone();
@@ -68,7 +68,7 @@ fn unknown_fields(given: &Value, known: &Value, path: &str, unknown: &mut Vec<St
     }
 }
 
-/// Makes a decoded object ready to be created: metadata, defaults, validation.
+/// Completes a parsed object that is to be created: metadata, defaults, validation.
 pub(crate) fn prepare_create(
     resource: &Resource,
     namespace: &str,
@@ -124,7 +124,7 @@ pub(crate) fn prepare_create(
     }
 }
 
-/// Five characters as the real server appends them to `generateName`.
+/// Five random characters, as the real server appends them to `generateName`.
 pub(crate) fn random_suffix() -> String {
     const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
     let random = Uuid::new_v4();
@@ -135,9 +135,10 @@ pub(crate) fn random_suffix() -> String {
         .collect()
 }
 
-/// Makes `new` what an update of `old` to it comes to, for the object itself or one of its subresources.
+/// Turns `new` into what an update of `old` stores, for the object itself or one of its
+/// subresources.
 ///
-/// `unconditional` tells a patch from a PUT, whose uid is a precondition.
+/// `unconditional` tells a patch from a PUT, whose UID is a precondition.
 pub(crate) fn prepare_update(
     resource: &Resource,
     subresource: &str,
@@ -216,14 +217,14 @@ pub(crate) fn prepare_update(
     Ok(new)
 }
 
-/// What a subresource's update may not touch.
+/// Restores the metadata that a subresource's update cannot change.
 fn metadata_of(new: &mut Value, old: &Value) {
     for field in ["labels", "annotations", "finalizers", "ownerReferences"] {
         copy(new, old, &["metadata", field]);
     }
 }
 
-/// What a delete of the object comes to. `grace` is in seconds; none asks for the pod's own.
+/// The effect of a delete. `grace` is in seconds; without it the pod's own grace period holds.
 pub(crate) fn delete(resource: &Resource, object: &Value, grace: Option<i64>) -> Next {
     if !resource.is(&PODS) {
         return Next::Remove;
@@ -292,7 +293,7 @@ fn default_pull_policy(image: &str) -> &'static str {
     }
 }
 
-/// The pod's quality of service class, from the resources of its containers.
+/// The pod's QoS class, from the resources of its containers.
 fn qos_class(pod: &Value) -> &'static str {
     let mut any = false;
     let mut all_limited = true;
@@ -311,7 +312,7 @@ fn qos_class(pod: &Value) -> &'static str {
     }
 }
 
-/// Gives the pod its service account's token, as the ServiceAccount admission plugin does.
+/// Mounts the service account's credentials, as the ServiceAccount admission plugin does.
 fn mount_identity(pod: &mut Value) {
     let declined = pod.pointer("/spec/automountServiceAccountToken") == Some(&Value::Bool(false));
     if declined || text(pod, "/spec/serviceAccountName").is_empty() {

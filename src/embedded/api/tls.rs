@@ -1,4 +1,4 @@
-//! The server's certificate authority, made anew at every start.
+//! The server's certificate authority, which is new at every start.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -13,7 +13,7 @@ use rustls::{
 };
 use tokio_rustls::TlsAcceptor;
 
-/// A certificate authority and the server certificate that it signed.
+/// A certificate authority, and the server's key with a certificate by that authority.
 pub(crate) struct Authority {
     pem: String,
     der: CertificateDer<'static>,
@@ -21,7 +21,7 @@ pub(crate) struct Authority {
 }
 
 impl Authority {
-    /// An authority for a server at this address.
+    /// Makes an authority, and a certificate for a server at this address.
     pub(crate) fn new(address: SocketAddr) -> anyhow::Result<Self> {
         let mut ca = CertificateParams::default();
         ca.distinguished_name.push(DnType::CommonName, "podsonde embedded cluster");
@@ -48,12 +48,12 @@ impl Authority {
         })
     }
 
-    /// The authority's certificate, PEM.
+    /// The authority's certificate as PEM, as kubeconfigs hold it.
     pub(crate) fn pem(&self) -> &str {
         &self.pem
     }
 
-    /// The authority's certificate, DER.
+    /// The authority's certificate as DER, as TLS libraries take it.
     pub(crate) fn der(&self) -> &[u8] {
         &self.der
     }

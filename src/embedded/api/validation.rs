@@ -1,5 +1,5 @@
-//! The real server's rules for pods, as far as podsonde can meet them, in its words
-//! (`pkg/apis/core/validation` of Kubernetes).
+//! The real server's rules for pods (`pkg/apis/core/validation` of Kubernetes) that podsonde can
+//! break, with its error messages.
 
 use serde_json::Value;
 
@@ -8,7 +8,7 @@ use super::{
     status::FieldError,
 };
 
-/// Fields that an ephemeral container must not have, in the order in which the real server complains.
+/// Fields that an ephemeral container cannot have, in the order of the real server's errors.
 const FORBIDDEN: [&str; 9] = [
     "ports",
     "resources",
@@ -22,10 +22,10 @@ const FORBIDDEN: [&str; 9] = [
 ];
 const NOT_FOR_EPHEMERAL: &str = "cannot be set for an Ephemeral Container";
 
-/// Marks a pod that a node's own manifest made.
+/// The annotation of a mirror pod, which a node makes for a static pod.
 const MIRROR: &str = "kubernetes.io/config.mirror";
 
-/// What is wrong with a new pod.
+/// The errors of a new pod.
 pub(crate) fn new_pod(pod: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let name = text(pod, "/metadata/name");
@@ -66,7 +66,7 @@ pub(crate) fn new_pod(pod: &Value) -> Vec<FieldError> {
     errors
 }
 
-/// What is wrong with a change of `spec.ephemeralContainers`, all else being equal.
+/// The errors of a change of `spec.ephemeralContainers`. Nothing else in the pod has changed.
 pub(crate) fn ephemeral_update(new: &Value, old: &Value) -> Vec<FieldError> {
     if old.pointer("/metadata/annotations").is_some_and(|all| all.get(MIRROR).is_some()) {
         return vec![FieldError::forbidden("", "static pods do not support ephemeral containers")];
@@ -118,7 +118,8 @@ pub(crate) fn ephemeral_update(new: &Value, old: &Value) -> Vec<FieldError> {
     errors
 }
 
-/// What is wrong with a change of a pod's spec: only images, tolerations and the active deadline may change.
+/// The errors of a change of a pod's spec: only images, tolerations and the active deadline can
+/// change.
 pub(crate) fn spec_update(new: &Value, old: &Value) -> Vec<FieldError> {
     let frozen = |pod: &Value| {
         let mut spec = pod.get("spec").cloned().unwrap_or_default();
@@ -144,7 +145,8 @@ pub(crate) fn spec_update(new: &Value, old: &Value) -> Vec<FieldError> {
     vec![FieldError::forbidden("spec", why)]
 }
 
-/// Whether the real server takes the value for not set: nothing in `resources` is, all else counts once it is there.
+/// Whether the real server takes the value as not set. An empty `resources` is not set; any other
+/// value that is present is set.
 fn unset(field: &str, value: &Value) -> bool {
     match (field, value) {
         (_, Value::Null) => true,
@@ -153,7 +155,7 @@ fn unset(field: &str, value: &Value) -> bool {
     }
 }
 
-/// The rules that all containers share.
+/// The rules for containers of every kind.
 fn container(c: &Value, pod: &Value, path: &str, errors: &mut Vec<FieldError>) {
     let name = text(c, "/name");
     if name.is_empty() {
@@ -267,7 +269,7 @@ fn volume_devices(c: &Value, pod: &Value, path: &str, errors: &mut Vec<FieldErro
         let path = format!("{path}.volumeDevices[{i}]");
         let name = text(device, "/name");
         if has_volume(pod, name) {
-            // None of the volumes that exist here is a block device.
+            // No supported kind of volume is a block device.
             let why = "can only use volume source type of PersistentVolumeClaim or Ephemeral for block mode";
             errors.push(FieldError::invalid(format!("{path}.name"), &name.into(), why));
         } else {
@@ -331,7 +333,7 @@ fn label(name: &str, path: &str, errors: &mut Vec<FieldError>) {
     errors.push(FieldError::invalid(path, &value, why));
 }
 
-/// Why this is no DNS subdomain, if it is none.
+/// Why the name is not a DNS subdomain; none if it is one.
 pub(crate) fn subdomain(name: &str) -> Option<&'static str> {
     if name.len() > 253 {
         return Some("must be no more than 253 bytes");

@@ -1,4 +1,4 @@
-//! Watches: the changes to the objects that a selector picks, from a version on.
+//! Watches: the changes from a version on to the objects that a selector selects.
 
 use std::{collections::VecDeque, io, sync::Arc, time::Duration};
 
@@ -20,12 +20,12 @@ use super::{
     store::{Change, Store},
 };
 
-/// How often an idle watch is told the current version, if it asked to be.
+/// The interval of the bookmarks that tell an idle watch the current version.
 const BOOKMARK_PERIOD: Duration = Duration::from_secs(60);
-/// How long a watch lasts that does not say.
+/// The duration of a watch that does not name one.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 
-/// What happened to an object, as the watch that asks sees it.
+/// A change to an object from the point of view of one watch.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum ObjectEvent {
     Added(Arc<Value>),
@@ -33,7 +33,7 @@ pub(crate) enum ObjectEvent {
     Deleted(Arc<Value>),
 }
 
-/// A position in the store's history, and what to tell of what comes after it.
+/// A reader of the store's history that passes on what its selector selects.
 pub(crate) struct Watch {
     store: Arc<Store>,
     latest: watch::Receiver<u64>,
@@ -45,7 +45,7 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// A watch for what changes after `version`; for version 0 first the objects that there are.
+    /// Watches the changes after `version`. Version 0 begins with the objects that exist.
     pub(crate) fn new(
         store: &Arc<Store>,
         resource: &'static Resource,
@@ -66,7 +66,8 @@ impl Watch {
         Self { store: Arc::clone(store), latest, resource, namespace, selector, position, ready }
     }
 
-    /// The next event; 410 once the history does not reach back to this watch any more. May be dropped at any await.
+    /// The next event, or 410 once the history no longer reaches back to this watch. Safe to
+    /// cancel.
     pub(crate) async fn next(&mut self) -> Result<ObjectEvent, ApiStatus> {
         loop {
             if let Some(event) = self.ready.pop_front() {
@@ -76,7 +77,7 @@ impl Watch {
             let (changes, reached) = self.store.changes_after(self.position)?;
             self.position = reached;
             if changes.is_empty() {
-                // The sender lives in the store, which this watch keeps.
+                // The store owns the sender, and this watch holds the store.
                 let _ = self.latest.changed().await;
                 continue;
             }
@@ -99,7 +100,8 @@ impl Watch {
             (None, Some(new)) => ObjectEvent::Added(new),
             (Some(_), Some(new)) => ObjectEvent::Modified(new),
             (Some(old), None) => {
-                // Deleted, or not picked any more: the last picked state, at the version of the change.
+                // The object was deleted or left the selection: the event has its last selected
+                // state, with the version of the change.
                 let mut last = Value::clone(&old);
                 object::set(
                     &mut last,
@@ -111,26 +113,26 @@ impl Watch {
         })
     }
 
-    /// The version up to which everything was told.
+    /// The version up to which all events were returned.
     fn reached(&self) -> u64 {
         self.position
     }
 }
 
-/// The body of a watch's response.
+/// The body of a watch's response, one line an event.
 struct Body {
     watch: Watch,
     faults: Arc<FaultState>,
     breaks: watch::Receiver<u64>,
     bookmarks: bool,
-    /// The initial events are yet to be ended with a bookmark.
+    /// Whether the bookmark that ends the initial events is still to come.
     initial: bool,
     deadline: Instant,
     next_bookmark: Instant,
     ended: bool,
 }
 
-/// Opens a watch and returns its body, one JSON object a line.
+/// Opens a watch. Its body has one JSON object a line.
 pub(crate) fn open(
     store: &Arc<Store>,
     faults: &Arc<FaultState>,
@@ -172,7 +174,7 @@ pub(crate) fn open(
     }))
 }
 
-/// A body of one `ERROR` event, which is how a watch that can't begin says so.
+/// A body of one `ERROR` event, by which a watch that cannot begin reports why.
 pub(crate) fn error_line(status: &ApiStatus) -> Bytes {
     line("ERROR", &status.to_object())
 }
@@ -194,7 +196,7 @@ impl Body {
             biased;
             _ = self.breaks.changed() => {
                 self.ended = true;
-                // The connection ends without the end of the body.
+                // An error in the body makes the connection end without its last chunk.
                 return Some(Err(io::Error::new(io::ErrorKind::ConnectionReset, "the watch was broken on purpose")));
             }
             next = self.watch.next() => next,

@@ -1,4 +1,4 @@
-//! What a worker knows of one container.
+//! A worker's record of one container.
 
 use k8s_openapi::{
     api::core::v1::{Container, PodSpec},
@@ -8,42 +8,42 @@ use k8s_openapi::{
 use super::spec::as_container;
 use crate::embedded::runtime::Exit;
 
-/// What a container is to its pod.
+/// The part that a container plays in its pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
-    /// Runs to its end before the next one starts.
+    /// An init container: it ends before the next one starts.
     Init,
-    /// An init container that keeps running.
+    /// An init container with `restartPolicy: Always`, which keeps running.
     Sidecar,
     Regular,
     Ephemeral,
 }
 
-/// What is known of one container.
+/// What a worker knows of one container.
 #[derive(Debug)]
 pub(super) struct ContainerRecord {
     pub(super) role: Role,
     pub(super) container: Container,
-    /// Name of the container whose pid namespace an ephemeral one wants.
+    /// The name of the container whose pid namespace an ephemeral container wants.
     pub(super) target: Option<String>,
-    /// Containers made so far.
+    /// The number of containers that were made so far.
     pub(super) attempts: u32,
-    /// Failures in a row, which the back-off grows with.
+    /// The number of failures in a row, which determines the back-off.
     pub(super) failures: u32,
     pub(super) state: Stage,
-    /// How the one before ended.
+    /// The end of the previous container, which `lastState` shows.
     pub(super) last: Option<Ended>,
-    /// Ran at least once: a sidecar that did does not hold up the others any more.
+    /// Whether a container ran at least once. A sidecar that did lets the next containers start.
     pub(super) started: bool,
 }
 
-/// Where a container stands.
+/// The stage that a container has reached.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Stage {
-    /// Its turn has not come.
+    /// It waits for the sandbox or for earlier init containers.
     Pending,
     Starting,
-    /// Did not start, or ended and is in back-off.
+    /// It did not start, or it ended and is in back-off.
     Waiting {
         reason: &'static str,
         message: String,
@@ -56,10 +56,10 @@ pub(super) enum Stage {
     Ended(Ended, /** It will be started again. */ bool),
 }
 
-/// A container that ended.
+/// The end of a container.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Ended {
-    /// Empty for one that never ran.
+    /// The container's id; empty if it never ran.
     pub(super) id: String,
     pub(super) image_id: String,
     pub(super) code: i32,
@@ -70,7 +70,7 @@ pub(super) struct Ended {
 }
 
 impl ContainerRecord {
-    /// One for each container of the spec, init containers first.
+    /// A record for each container of the spec, init containers first.
     pub(super) fn all(spec: &PodSpec) -> impl Iterator<Item = Self> {
         let init = spec.init_containers.iter().flatten().map(|c| {
             let role = if c.restart_policy.as_deref() == Some("Always") {
@@ -97,7 +97,7 @@ impl ContainerRecord {
         })
     }
 
-    /// It ended; `restart` tells whether it will be started again.
+    /// Records the end of the running container. `restart`: it will be started again.
     pub(super) fn end(&mut self, exit: Exit, restart: bool) {
         let Stage::Running { id, image_id, since } = &self.state else { return };
         let ended = Ended {
@@ -112,7 +112,7 @@ impl ContainerRecord {
         self.state = Stage::Ended(ended, restart);
     }
 
-    /// The id of the container that runs or ran last.
+    /// The id of the running container, or of the last that ran.
     pub(super) fn id(&self) -> Option<String> {
         match &self.state {
             Stage::Running { id, .. } => Some(id.clone()),
@@ -121,7 +121,7 @@ impl ContainerRecord {
         }
     }
 
-    /// Whether what comes after this init container or sidecar may start.
+    /// Whether the containers after this init container or sidecar may start.
     pub(super) fn initialized(&self) -> bool {
         match self.role {
             Role::Init => matches!(&self.state, Stage::Ended(ended, _) if ended.code == 0),

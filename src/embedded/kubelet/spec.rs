@@ -1,4 +1,4 @@
-//! From a pod's spec to what the runtime is told to start, as a kubelet derives it.
+//! Derives from a pod's spec what the runtime is told to start, as a kubelet does.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -13,19 +13,19 @@ use k8s_openapi::api::core::v1::{
 use super::HOST_IP;
 use crate::embedded::runtime::{ContainerStart, Mount, PidMode, StartError};
 
-/// What a derivation looks up beside the container itself.
+/// The values outside the container that its start depends on.
 pub(super) struct Context<'a> {
     pub(super) pod: &'a Pod,
     pub(super) pod_ip: Option<IpAddr>,
-    /// Where pods find the API server, if they can.
+    /// The API server's address for pods; none if they cannot reach it.
     pub(super) api_server: Option<SocketAddr>,
-    /// Host directories of the pod's volumes, by name.
+    /// The host directories of the pod's volumes, by volume name.
     pub(super) volumes: &'a BTreeMap<String, PathBuf>,
-    /// The data of a ConfigMap of the pod's namespace, if there is one of that name.
+    /// The data of a ConfigMap in the pod's namespace; none if it does not exist.
     pub(super) config_map: &'a (dyn Fn(&str) -> Option<BTreeMap<String, String>> + Sync),
 }
 
-/// The container that an ephemeral container is, but for its target.
+/// An ephemeral container as an ordinary one, without its target.
 pub(super) fn as_container(ephemeral: &EphemeralContainer) -> Container {
     let c = ephemeral.clone();
     Container {
@@ -46,8 +46,8 @@ pub(super) fn as_container(ephemeral: &EphemeralContainer) -> Container {
     }
 }
 
-/// All that the runtime needs to start the container. `target` is the id of the container it shall share a pid
-/// namespace with, for an ephemeral container that names one.
+/// The parameters of a container. `target` is the id of the container whose pid namespace an
+/// ephemeral container shares.
 pub(super) fn container_start(
     context: &Context<'_>,
     container: &Container,
@@ -106,7 +106,7 @@ fn config_error(message: String) -> StartError {
     StartError { reason: "CreateContainerConfigError", message }
 }
 
-/// `hostPID` and `shareProcessNamespace` go before a target.
+/// `hostPID` and `shareProcessNamespace` take precedence over a target.
 fn pid_mode(spec: Option<&PodSpec>, target: Option<String>) -> PidMode {
     let is = |field: fn(&PodSpec) -> Option<bool>| spec.and_then(field) == Some(true);
     if is(|spec| spec.host_pid) {
@@ -129,7 +129,7 @@ fn labels(pod: &Pod, container: &str) -> BTreeMap<String, String> {
     .into()
 }
 
-/// The container's security context, the pod's values filling its gaps.
+/// The container's security context, completed by the pod's.
 fn effective_security(spec: Option<&PodSpec>, own: Option<&SecurityContext>) -> SecurityContext {
     let mut own = own.cloned().unwrap_or_default();
     if let Some(pod) = spec.and_then(|spec| spec.security_context.as_ref()) {
@@ -209,7 +209,7 @@ fn set(env: &mut Vec<(String, String)>, name: &str, value: String) {
     env.push((name.to_owned(), value));
 }
 
-/// A variable's value; none if what it refers to is absent and may be.
+/// The value of a variable; none if an optional reference has no target.
 fn value_of(
     context: &Context<'_>,
     var: &EnvVar,
@@ -253,7 +253,7 @@ fn value_of(
     }
 }
 
-/// A field of the pod by the path that the downward API uses. None if it has no such field.
+/// A field of the pod by its path in the downward API; none if the API has no such path.
 pub(super) fn field_value(pod: &Pod, pod_ip: Option<IpAddr>, path: &str) -> Option<String> {
     let text = |value: &Option<String>| value.clone().unwrap_or_default();
     let spec = pod.spec.as_ref();
@@ -284,7 +284,7 @@ pub(super) fn field_value(pod: &Pod, pod_ip: Option<IpAddr>, path: &str) -> Opti
     })
 }
 
-/// Replaces `$(NAME)` by the variable's value; unknown names stay, and `$$` is a dollar.
+/// Replaces `$(NAME)` by the variable's value. Unknown names stay, and `$$` becomes `$`.
 fn expand<'a>(text: &str, lookup: impl Fn(&str) -> Option<&'a str>) -> String {
     let mut expanded = String::new();
     let mut rest = text;

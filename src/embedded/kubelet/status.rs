@@ -1,4 +1,4 @@
-//! A pod's status, as a kubelet words it.
+//! Composes a pod's status in the kubelet's words.
 
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Map, Value, json};
@@ -10,8 +10,8 @@ use super::{
 };
 use crate::embedded::api::object::{self, list, text};
 
-/// The status of the worker's pod. `stored` is the pod as the store has it now; `phase` is the pod's last, if it has
-/// come to its end.
+/// The status of the worker's pod. `stored` is the pod in the store; `phase` is the final phase,
+/// once the pod has one.
 pub(super) fn of(worker: &Worker, stored: &Value, phase: Option<&'static str>) -> Value {
     let mut status = stored.get("status").cloned().unwrap_or_else(|| json!({}));
     let phase = phase.unwrap_or_else(|| running_phase(&worker.records));
@@ -43,7 +43,7 @@ pub(super) fn of(worker: &Worker, stored: &Value, phase: Option<&'static str>) -
     status
 }
 
-/// The phase of a pod that has not come to its end.
+/// The phase of a pod that has not ended: `Pending` or `Running`.
 fn running_phase(records: &[ContainerRecord]) -> &'static str {
     let initialized = records.iter().all(|record| {
         record.role == Role::Regular || record.is_ephemeral() || record.initialized()
@@ -179,7 +179,7 @@ fn conditions(worker: &Worker, phase: &str, stored: &[Value]) -> Vec<Value> {
         }
         conditions.push(Value::Object(condition));
     }
-    // Others may add conditions of their own.
+    // Conditions of other types belong to others and stay.
     conditions.extend(
         stored.iter().filter(|c| ours.iter().all(|(kind, _)| text(c, "/type") != *kind)).cloned(),
     );

@@ -1,4 +1,4 @@
-//! The pods' volumes: directories on the host, filled with what the pod's spec asks for.
+//! The pods' volumes: directories on the host with the content that the pod's spec describes.
 
 use std::{
     collections::BTreeMap,
@@ -14,19 +14,21 @@ use tokio::fs;
 
 use super::spec::field_value;
 
-/// What the contents of volumes come from.
+/// Where the content of volumes comes from.
 pub(super) trait VolumeSources: Sync {
-    /// The data of a ConfigMap of the pod's namespace.
+    /// The data of a ConfigMap in the pod's namespace; none if it does not exist.
     fn config_map(&self, name: &str) -> Option<BTreeMap<String, String>>;
-    /// A token for the pod's service account.
+    /// A new token for the pod's service account.
     fn token(&self) -> String;
 }
 
-/// Files of a volume: path in it, contents.
+/// The files of a volume: paths in it with their contents.
 type Files = BTreeMap<String, String>;
 
-/// Makes the pod's volumes below `root`. Returns where each is. Errors are for people, in the kubelet's words where
-/// it has some.
+/// Makes the pod's volumes below `root` and returns the path of each.
+///
+/// # Errors
+/// A message for people, the kubelet's where it has one.
 pub(super) async fn make(
     root: &Path,
     pod: &Pod,
@@ -78,7 +80,7 @@ async fn make_one(
 
 async fn write(directory: &Path, files: &Files, mode: u32) -> io::Result<()> {
     fs::create_dir_all(directory).await?;
-    // Not left to the umask: containers run as any user.
+    // Containers run as any user, so that the umask must not count.
     fs::set_permissions(directory, std::fs::Permissions::from_mode(mode)).await?;
     for (path, contents) in files {
         let path = directory.join(path);
@@ -91,7 +93,7 @@ async fn write(directory: &Path, files: &Files, mode: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// A path that stays inside its volume.
+/// Checks that a path stays inside its volume.
 fn inside(path: &str) -> Result<String, String> {
     let stays = Path::new(path).components().all(|part| matches!(part, Component::Normal(_)));
     if stays && !path.is_empty() {

@@ -1,4 +1,5 @@
-//! One pod: brings its containers up in order, keeps them up as its restart policy says, and takes them down.
+//! Runs one pod: starts its containers in order, restarts them by the restart policy, and ends
+//! them.
 
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -21,21 +22,21 @@ use crate::embedded::{
     runtime::{ContainerStart, Exit, Runtime, Sandbox, StartError, Started},
 };
 
-/// How long exit codes are waited for once a pod's containers were ended.
+/// How long the worker waits for exit codes after it ended a pod's containers.
 const LAST_EXITS: Duration = Duration::from_secs(2);
 
-/// Something that a worker was waiting for. Containers go by their index.
+/// The end of an operation of a worker. Containers are given by their index.
 enum Done {
     Sandbox(Result<(BTreeMap<String, PathBuf>, Sandbox), StartError>),
     Started(usize, Result<Started, StartError>),
-    /// A back-off is over.
+    /// The back-off of a container is over.
     Due(usize),
     SandboxDue,
 }
 
 type Exits = FuturesUnordered<BoxFuture<'static, (usize, Exit)>>;
 
-/// A pod's worker.
+/// The worker of one pod.
 pub(super) struct Worker {
     kubelet: Arc<Kubelet>,
     runtime: Arc<dyn Runtime>,
@@ -50,7 +51,7 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    /// Runs the pod until it is deleted, which the closing of `pods` also means.
+    /// Runs the pod until it is deleted, or until `pods` is closed, which means the same.
     pub(super) async fn run(
         kubelet: Arc<Kubelet>,
         runtime: Arc<dyn Runtime>,
@@ -77,7 +78,7 @@ impl Worker {
             finished = worker.live(&mut pods).await;
         }
         if finished {
-            // It stays until somebody deletes it.
+            // A finished pod stays in the store until a request deletes it.
             while !worker.deleted() && pods.changed().await.is_ok() {
                 worker.pod = pods.borrow_and_update().clone();
             }
@@ -96,7 +97,8 @@ impl Worker {
         }
     }
 
-    /// Returns true once the pod has finished and was taken down, false once it is to be deleted.
+    /// Runs the containers. Returns true once the pod has finished and was taken down, and false
+    /// once it is being deleted.
     async fn live(&mut self, pods: &mut watch::Receiver<Pod>) -> bool {
         loop {
             tokio::select! {
@@ -144,13 +146,13 @@ impl Worker {
         policy.unwrap_or("Always")
     }
 
-    /// The pod's address, once it has one.
+    /// The pod's address; none before the sandbox runs.
     pub(super) fn ip(&self) -> Option<IpAddr> {
         let host = self.pod.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true));
         self.sandbox.as_ref().and_then(|sandbox| if host { Some(HOST_IP) } else { sandbox.ip })
     }
 
-    /// Takes up the containers of the spec that are not known yet: all at first, ephemeral ones later.
+    /// Adds records for new containers of the spec: all at first, ephemeral ones later.
     fn add_records(&mut self) {
         let Some(spec) = &self.pod.spec else { return };
         let new: Vec<ContainerRecord> = ContainerRecord::all(spec)
@@ -217,7 +219,7 @@ impl Worker {
         let mut retry = true;
         record.state = Stage::Waiting { reason, message: message.clone() };
         if reason == "RunContainerError" {
-            // The container was made, and its program did not start.
+            // The container exists, but its program did not start.
             record.attempts += 1;
             let ended = Ended {
                 id: String::new(),
@@ -242,7 +244,7 @@ impl Worker {
         }
     }
 
-    /// The pause before the retry after this many earlier failures.
+    /// The pause before a retry. `failures` counts the failures before the last.
     fn pause(&self, failures: u32) -> Duration {
         let factor = 1_u32.checked_shl(failures).unwrap_or(u32::MAX);
         self.kubelet.back_off.saturating_mul(factor).min(self.kubelet.max_back_off)
@@ -257,7 +259,8 @@ impl Worker {
         self.operations.push(sleep(pause).map(move |()| Done::Due(index)).boxed());
     }
 
-    /// A back-off is over: start, or for a failed pull say first that there was a back-off, as a kubelet does.
+    /// Handles the end of a back-off. Normally the container starts; after a failed pull, like with
+    /// a kubelet, its state first becomes a back-off of its own.
     fn due(&mut self, index: usize) {
         let Some(record) = self.records.get_mut(index) else { return };
         if let Stage::Waiting { reason: "ErrImagePull", message, .. } = &record.state {
@@ -286,7 +289,7 @@ impl Worker {
             return;
         }
         record.failures += 1;
-        // The first restart comes at once.
+        // The first restart happens without a pause.
         if record.failures == 1 {
             return self.operations.push(async move { Done::Due(index) }.boxed());
         }
@@ -308,7 +311,7 @@ impl Worker {
         format!("{}_{}", text(&metadata.name), text(&metadata.namespace))
     }
 
-    /// Starts the containers whose turn has come.
+    /// Starts the containers whose predecessors are ready.
     fn start_what_is_due(&mut self) {
         if self.sandbox.is_none() {
             return;
@@ -346,7 +349,7 @@ impl Worker {
         if let Stage::Ended(ended, _) = &record.state {
             record.last = Some(ended.clone());
         }
-        // A kubelet goes on showing why the last try failed while it tries again.
+        // A kubelet shows the last failure until the retry has succeeded.
         if !matches!(record.state, Stage::Waiting { .. }) {
             record.state = Stage::Starting;
         }
@@ -381,7 +384,7 @@ impl Worker {
         container_start(&context, &record.container, record.attempts, target)
     }
 
-    /// The phase that the pod ends in, if it has come to its end.
+    /// The pod's final phase; none while a container runs or will run.
     fn final_phase(&self) -> Option<&'static str> {
         let final_code = |record: &ContainerRecord| match &record.state {
             Stage::Ended(ended, false) => Some(ended.code),
@@ -397,7 +400,7 @@ impl Worker {
         Some(if codes.iter().all(|code| *code == 0) { "Succeeded" } else { "Failed" })
     }
 
-    /// Lets the containers end by themselves, for as long as whoever deleted the pod gives them.
+    /// Asks the containers to end, with the grace period of the pod's deletion.
     async fn stop(&mut self) {
         self.operations.clear();
         let seconds = self.pod.metadata.deletion_grace_period_seconds.unwrap_or_default();
@@ -408,14 +411,14 @@ impl Worker {
         });
         let stopped = futures::future::join_all(running).await;
         if stopped.contains(&true) {
-            // Their exit codes are forgotten with the containers.
+            // The runtime forgets their exit codes with the containers.
             self.last_exits().await;
         }
     }
 
-    /// Ends what runs of the pod.
+    /// Removes the pod from the runtime and records the containers' ends.
     async fn take_down(&mut self) {
-        // What is being started is found by the runtime when it removes the pod.
+        // The runtime also removes what it was about to start.
         self.operations.clear();
         let (uid, runtime) = (self.uid().to_owned(), Arc::clone(&self.runtime));
         self.kubelet.remove(&uid, runtime.as_ref()).await;
@@ -431,7 +434,7 @@ impl Worker {
         }
     }
 
-    /// Takes note of the containers that end now.
+    /// Records the exit codes that arrive now.
     async fn last_exits(&mut self) {
         let last = async {
             while let Some((index, exit)) = self.exits.next().await {
@@ -457,7 +460,7 @@ impl Worker {
     }
 }
 
-/// A pause as Go prints durations, to the millisecond.
+/// Formats a pause as Go does, to the millisecond.
 fn humane(pause: Duration) -> String {
     let seconds = pause.as_secs();
     match (seconds / 60, seconds % 60, pause.subsec_millis()) {
@@ -468,7 +471,7 @@ fn humane(pause: Duration) -> String {
     }
 }
 
-/// What a pod's volumes and variables are read from.
+/// The objects in the store that a pod's volumes and variables refer to.
 struct PodSources<'a> {
     kubelet: &'a Kubelet,
     pod: &'a Pod,
