@@ -1,4 +1,5 @@
-//! Captures: from a pod to a thread that captures its packets, within what the agent may spend on all of them.
+//! Captures: from a pod to a thread that captures its packets, within what the agent may spend on
+//! all of them.
 //!
 //! What is asked for has been checked and authorised by then (`super::rpc::capture`).
 
@@ -41,7 +42,8 @@ use crate::{
     },
 };
 
-/// Filters that are compiled at a time. Each may take [`MAX_MEMORY`](crate::sys::capture::compiler::MAX_MEMORY).
+/// Filters that are compiled at a time. Each may take
+/// [`MAX_MEMORY`](crate::sys::capture::compiler::MAX_MEMORY).
 pub const COMPILERS: usize = 2;
 
 /// What captures are made with.
@@ -169,8 +171,8 @@ impl Captures {
     /// The pod, and a process of the container in it; of any that runs if none is named.
     ///
     /// # Errors
-    /// POD_NOT_FOUND, POD_ON_OTHER_NODE, POD_REPLACED, CONTAINER_NOT_FOUND, CONTAINER_NOT_RUNNING, VM_ISOLATED, PROCESS_NOT_FOUND and what
-    /// keeps it from being told.
+    /// POD_NOT_FOUND, POD_ON_OTHER_NODE, POD_REPLACED, CONTAINER_NOT_FOUND, CONTAINER_NOT_RUNNING,
+    /// VM_ISOLATED, PROCESS_NOT_FOUND and what keeps it from being told.
     pub async fn target(
         &self,
         namespace: &str,
@@ -262,7 +264,8 @@ impl Captures {
     /// Starts a capture for `user`, whose request came over `connection`: from, to.
     ///
     /// # Errors
-    /// INTERFACE_NOT_FOUND, INVALID_FIELD, TOO_MANY_CAPTURES, CAPTURE_MEMORY, PROCESS_GONE, BROKER_LOST.
+    /// INTERFACE_NOT_FOUND, INVALID_FIELD, TOO_MANY_CAPTURES, CAPTURE_MEMORY, PROCESS_GONE,
+    /// BROKER_LOST.
     pub async fn start(
         &self,
         target: &CaptureTarget,
@@ -275,7 +278,8 @@ impl Captures {
         let full = |_| {
             let most = self.limits.capture_memory >> 20;
             let message = format!(
-                "the rings of running captures take most of the {most} MiB that they may; ask for a smaller ring"
+                "the rings of running captures take most of the {most} MiB that they may; ask \
+                for a smaller ring"
             );
             Error::new(Reason::CaptureMemory, message)
         };
@@ -310,7 +314,8 @@ impl Captures {
         let open = move || {
             let socket = entry.socket(process.pidfd().as_fd(), source.socket())?;
             let tap = Tap::open(socket, source, &selection, ring_bytes, max_delay)?;
-            // What was paid for the ring goes with it, wherever that ends: a caller who stops waiting does not stop this.
+            // What was paid for the ring goes with it, wherever that ends: a caller who stops
+            // waiting does not stop this.
             Ok((tap, slot, memory))
         };
         let opened: Result<_, SysError> = blocking(open).await?;
@@ -435,7 +440,8 @@ fn without((local, peer): &(SocketAddr, SocketAddr), filter: &str) -> (String, S
         peer.port()
     );
     let note = format!(
-        "the packets that carry this capture, between {here} port {} and {there} port {}, are left out",
+        "the packets that carry this capture, between {here} port {} and {there} port {}, are \
+        left out",
         local.port(),
         peer.port()
     );
@@ -480,13 +486,15 @@ fn failed(error: SysError) -> Error {
     match (error.op, error.errno) {
         ("broker", Errno::PIPE) => Error::new(
             Reason::BrokerLost,
-            "the agent's broker has ended, so no network namespace can be entered until the agent is started again",
+            "the agent's broker has ended, so no network namespace can be entered until the \
+            agent is started again",
         ),
         _ => error.into(),
     }
 }
 
-/// The ring that is asked for, in whole blocks and as large as it may be; `asked` 0 is the agent's default.
+/// The ring that is asked for, in whole blocks and as large as it may be; `asked` 0 is the agent's
+/// default.
 ///
 /// # Errors
 /// INVALID_FIELD if it is larger than it may be.
@@ -515,7 +523,8 @@ mod tests {
         let (filter, note) = without(&own, " tcp or udp ");
         assert_eq!(
             filter,
-            "not (tcp and host 10.0.0.1 and host 10.0.0.2 and port 7463 and port 40000) and (tcp or udp)"
+            "not (tcp and host 10.0.0.1 and host 10.0.0.2 and port 7463 and port 40000) and (tcp \
+            or udp)"
         );
         assert!(note.contains("10.0.0.1 port 7463"), "{note}");
         assert!(without(&own, "").0.ends_with("port 40000)"));

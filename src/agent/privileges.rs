@@ -1,4 +1,5 @@
-//! What the agent's processes may do: the broker is started, then this process gives up what only the broker needs.
+//! What the agent's processes may do: the broker is started, then this process gives up what only
+//! the broker needs.
 
 use anyhow::Context;
 use rustix::thread::CapabilitySet;
@@ -8,8 +9,9 @@ use crate::sys::{
     confine::{self, Confined, Filter, Keep},
 };
 
-/// What the process that speaks gRPC keeps: looking into other users' processes, and ending them. And at hand for threads that read files, and
-/// for these alone: being another user, and reading any file.
+/// What the process that speaks gRPC keeps in force: looking into other users' processes and ending
+/// them. Threads that read files, and they alone, can also take up another user's identity and the
+/// right to read any file.
 const CAPABILITIES: Keep = Keep {
     effective: CapabilitySet::SYS_PTRACE.union(CapabilitySet::KILL),
     at_hand: CapabilitySet::SETUID
@@ -17,7 +19,8 @@ const CAPABILITIES: Keep = Keep {
         .union(CapabilitySet::DAC_READ_SEARCH),
 };
 
-/// Starts the broker and gives up everything else, for good. To be called before there is a second thread or a socket.
+/// Starts the broker and gives up everything else, for good. Must be called before there is a
+/// second thread or a socket.
 ///
 /// # Errors
 /// If the broker cannot be started, or the kernel refuses to take something away.
@@ -28,7 +31,8 @@ pub fn separate() -> anyhow::Result<NamespaceEntry> {
         confine::confine(CAPABILITIES, Filter::Agent).context("cannot give up privileges")?;
     if !(bounded && broker.hello().bounded) {
         tracing::warn!(
-            "capabilities stay in the bounding set, where only no_new_privs keeps them out of reach; add SETPCAP, \
+            "capabilities stay in the bounding set, where only no_new_privs keeps them out of \
+            reach; add SETPCAP, \
              which is given up at once"
         );
     }

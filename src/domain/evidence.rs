@@ -1,4 +1,4 @@
-//! What is seen from inside a namespace, for a person to recognise it by. Evidence never decides a
+//! What is seen from inside a namespace, by which a person recognises it. Evidence never decides a
 //! verdict.
 
 /// Seen from inside the namespaces of one process. Absent where it could not be taken.
@@ -19,7 +19,7 @@ pub struct NetEvidence {
     pub cookie: u64,
     /// At most [`NetEvidence::MAX_INTERFACES`].
     pub interfaces: Vec<Interface>,
-    /// How many there are in all.
+    /// Number of interfaces, listed or not.
     pub interface_count: u32,
 }
 

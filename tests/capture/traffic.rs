@@ -158,7 +158,8 @@ fn large_fragmented_and_ipv6_packets_are_those_of_tcpdump() {
             count(&|ip| ip[0] >> 4 == 4 && u16::from_be_bytes([ip[6], ip[7]]) & 0x3fff != 0);
         let fragments_6 = count(&|ip| ip[0] >> 4 == 6 && ip[6] == 44);
         println!(
-            "{what}: {} packets of at most {largest} bytes, {fragments} and {fragments_6} fragments",
+            "{what}: {} packets of at most {largest} bytes, {fragments} and {fragments_6} \
+            fragments",
             packets.len()
         );
         // Segments as the network stack hands them to the interface, which would have cut them.

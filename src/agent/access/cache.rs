@@ -1,4 +1,4 @@
-//! What was answered a moment ago.
+//! The API server's answers of the last seconds.
 
 use std::{
     collections::HashMap,
@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Answers of the last seconds, at most so many.
+/// Answers by question, of a limited number and age.
 #[derive(Debug)]
 pub(super) struct Cache<K, V> {
     entries: Mutex<HashMap<K, (Instant, V)>>,
@@ -16,7 +16,7 @@ pub(super) struct Cache<K, V> {
 }
 
 impl<K: Eq + Hash, V: Clone> Cache<K, V> {
-    /// A cache whose answers live so long.
+    /// A cache of `capacity` answers that are given for `lifetime`; none if that is zero.
     pub(super) fn new(lifetime: Duration, capacity: usize) -> Self {
         Self { entries: Mutex::default(), lifetime, capacity }
     }

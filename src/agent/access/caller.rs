@@ -29,7 +29,7 @@ pub struct Caller {
     pub user: User,
     /// How that was found out.
     pub by: Authentication,
-    /// When the credentials are worth nothing any more. None: they do not say.
+    /// When the credentials expire. None if they do not say.
     pub expires_at: Option<Timestamp>,
 }
 
@@ -114,8 +114,8 @@ impl Credentials {
     }
 }
 
-/// Where a request comes from, for the audit log: an address, which is the pod's own loopback for whoever comes by port-forward, or
-/// the unix socket.
+/// Where a request comes from, for the audit log: an address, which is the pod's own loopback for
+/// whoever comes by port-forward, or the unix socket.
 pub fn peer<Q>(request: &Request<Q>) -> String {
     let extensions = request.extensions();
     match extensions.get::<TcpConnectInfo>().and_then(|info| info.remote_addr) {
@@ -140,7 +140,8 @@ fn bearer(header: &str) -> Option<Token> {
     (sound && scheme.eq_ignore_ascii_case("bearer")).then(|| Token::new(token))
 }
 
-/// What a token says of itself. Unproven: good for nothing but to know when a proven one ends, and why a refused one was refused.
+/// What a token says of itself. None of it is proven, so it is only used against the caller: to end
+/// a proven token in time, and to refuse one without a review.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Claims {
     /// `exp`.
@@ -181,7 +182,8 @@ impl Claims {
     }
 }
 
-/// The user that a verified client certificate names, as the API server reads it: CN is the user, O are the groups.
+/// The user that a verified client certificate names, as the API server reads it: CN is the user, O
+/// are the groups.
 /// <https://kubernetes.io/docs/reference/access-authn-authz/authentication/#x509-client-certificates>
 ///
 /// # Errors

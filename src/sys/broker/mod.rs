@@ -59,7 +59,8 @@ impl NamespaceEntry {
     /// A socket that lives in the net namespace of the process that the pidfd names. Blocks, a few
     /// seconds at most.
     ///
-    /// # Errors As [`enter::inside`]; `socket` EPERM without CAP_NET_RAW; `broker` as for
+    /// # Errors
+    /// As [`enter::inside`]; `socket` EPERM without CAP_NET_RAW; `broker` as for
     /// [`Self::evidence`].
     pub fn socket(&self, pidfd: BorrowedFd<'_>, kind: SocketKind) -> Result<OwnedFd, SysError> {
         match self {

@@ -101,9 +101,9 @@ impl Request {
 
     /// Reads it.
     ///
-    /// # Errors The id, 0 if there is none, with EMSGSIZE for a wrong size, EPROTO for another
-    /// version, EOPNOTSUPP for an unknown purpose and EINVAL for an argument that the purpose does
-    /// not have.
+    /// # Errors
+    /// The id, 0 if there is none, with EMSGSIZE for a wrong size, EPROTO for another version,
+    /// EOPNOTSUPP for an unknown purpose and EINVAL for an argument that the purpose does not have.
     pub fn decode(message: &[u8]) -> Result<Self, (u64, Errno)> {
         let message: &[u8; REQUEST] = message.try_into().map_err(|_| (0, Errno::MSGSIZE))?;
         let [version, purpose, argument, a, b, c, d, e, id @ ..] = *message;

@@ -1,10 +1,10 @@
 //! Compiling a filter in a process that can do nothing else.
 //!
-//! libpcap's parser is C, its optimiser may take for ever, and both would read what a caller wrote
-//! inside a daemon that has rights. So each filter is compiled by this program, executed again with
-//! [`ARGUMENT`]: it gives up every capability and every system call but those that use memory and
-//! its two pipes, then reads one filter, writes one program, and ends, or is killed at its
-//! [`DEADLINE`]. Without files and sockets it cannot look up a name either.
+//! libpcap's parser is C and its optimiser may run for ever, and both would read what a caller
+//! wrote inside a privileged daemon. So each filter is compiled by this program, executed again
+//! with [`ARGUMENT`]. It gives up every capability, and every system call except those for memory
+//! and its two pipes; then it reads one filter, writes one program, and exits, or is killed at its
+//! [`DEADLINE`]. Without files and sockets it cannot look up names either.
 //!
 //! The request is the link type (`DLT_…`) and the snaplen, 4 bytes each, then the filter's text.
 //! The answer is one byte, then: 0, the number of instructions in 4 bytes, those, and the program
@@ -35,7 +35,8 @@ use crate::{
     sys::{SysError, confine, ffi},
 };
 
-/// The first argument that makes this program the compiler. Not for people: it wants pipes.
+/// The first argument that makes this program the compiler. It expects pipes, and is not for
+/// people.
 pub const ARGUMENT: &str = "filter-compiler";
 
 /// How long compiling one filter may take.
@@ -50,7 +51,7 @@ pub const DEADLINE: Duration = Duration::from_secs(3);
 pub const MAX_MEMORY: u64 = 48 << 20;
 /// Size of the largest answer: the most instructions, and a line for each.
 const MAX_ANSWER: usize = 1 << 20;
-/// Names in one filter that are replaced by numbers.
+/// Most names of ports and protocols in one filter that are replaced by numbers.
 const MAX_NAMES: usize = 32;
 
 /// A filter, compiled.
@@ -83,7 +84,8 @@ impl Compiler {
 
     /// Compiles a filter for packets of a link type (`DLT_…`). Blocks, [`DEADLINE`] at most.
     ///
-    /// # Errors INVALID_FIELD with libpcap's message; FILTER_UNSUPPORTED if there is no libpcap;
+    /// # Errors
+    /// INVALID_FIELD with libpcap's message; FILTER_UNSUPPORTED if there is no libpcap;
     /// SYSTEM_CALL.
     pub fn compile(&self, linktype: u32, snaplen: u32, text: &str) -> Result<Compiled> {
         if text.len() > MAX_TEXT {
@@ -105,11 +107,13 @@ impl Compiler {
             }
             Some((2, _)) => Err(Error::new(
                 Reason::FilterUnsupported,
-                "the agent has no libpcap to compile filters with; capture without a filter, or add libpcap to the agent's image",
+                "the agent has no libpcap to compile filters with; capture without a filter, or \
+                add libpcap to the agent's image",
             )),
             Some((3, why)) => Err(Error::new(Reason::SystemCall, String::from_utf8_lossy(why))),
             Some((4, _)) => Err(refused(format!(
-                "is too large: compiling its {} bytes takes more than {} MiB of memory; write fewer terms, or \
+                "is too large: compiling its {} bytes takes more than {} MiB of memory; write \
+                fewer terms, or \
                  ranges and networks instead of lists",
                 text.len(),
                 MAX_MEMORY >> 20

@@ -7,7 +7,7 @@
 //! - [`compiler`]: filters, compiled by libpcap in a process that can do nothing else (`libpcap`);
 //! - [`Tap`]: a packet socket with its ring (`ring`) and its filter, packets coming in;
 //! - [`Pump`]: a thread that moves packets from the ring into buffers (`frame`), and counts;
-//! - [`pool`]: those buffers, of which there are only so many.
+//! - [`pool`]: those buffers, whose number is bounded.
 //!
 //! # What always holds
 //!
@@ -35,7 +35,7 @@ use crate::domain::{
     pcapng::linktype,
 };
 
-/// Memory that a ring has at least, whatever is asked for.
+/// Smallest ring in bytes, whatever size is asked for.
 pub const MIN_RING: usize = ring::MIN_BLOCKS * ring::BLOCK;
 /// Ring sizes are multiples of this.
 pub const RING_UNIT: usize = ring::BLOCK;
@@ -104,9 +104,9 @@ pub struct Selection {
     pub filter: Option<Program>,
     /// Whether the program wants VLAN tags, and so cannot be run by the kernel.
     pub on_tags: bool,
-    /// Of which direction.
+    /// The directions that are captured.
     pub ways: Ways,
-    /// At most so many bytes of each.
+    /// Bytes of each packet that are captured, at most.
     pub snaplen: u32,
 }
 
@@ -149,8 +149,9 @@ impl Tap {
     /// ring or counted. `ring_bytes` may come out smaller. A packet waits for others at most
     /// `max_delay`.
     ///
-    /// # Errors `bind` ENODEV if the interface is gone; `setsockopt` EINVAL if the kernel does not
-    /// take the filter, ENOMEM.
+    /// # Errors
+    /// `bind` ENODEV if the interface is gone; `setsockopt` EINVAL if the kernel does not take the
+    /// filter, ENOMEM.
     pub fn open(
         socket: OwnedFd,
         source: Source,

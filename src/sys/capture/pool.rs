@@ -1,5 +1,5 @@
-//! The buffers between a capture and its reader. There are only so many, and the capture waits
-//! until one is back: that is what bounds the memory that a slow reader costs.
+//! The buffers between a capture and its reader. Their number is bounded, and the capture waits
+//! until one comes back, which bounds the memory that a slow reader costs.
 
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -26,27 +26,27 @@ pub struct Pool {
     wake: OwnedFd,
     /// Whether the thread waits for a buffer.
     starving: AtomicBool,
-    state: Mutex<State>,
+    buffers: Mutex<Buffers>,
 }
 
 #[derive(Debug)]
-struct State {
+struct Buffers {
     free: Vec<Vec<u8>>,
     /// How many may still be made.
     unmade: usize,
 }
 
 impl Pool {
-    /// A pool of so many buffers as `bytes` hold, two at least: one is filled while another is
-    /// read. They are made when they are needed.
+    /// A pool of as many buffers as fit into `bytes`, but at least two: one is filled while another
+    /// is read. Buffers are allocated when they are first needed.
     ///
     /// # Errors
     /// If there are no more descriptors.
     pub fn new(bytes: usize) -> Result<Arc<Self>, SysError> {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(SysError::of("eventfd", "the pool"))?;
-        let state = State { free: Vec::new(), unmade: (bytes / BUFFER).max(2) };
-        Ok(Arc::new(Self { wake, starving: AtomicBool::new(false), state: Mutex::new(state) }))
+        let buffers = Buffers { free: Vec::new(), unmade: (bytes / BUFFER).max(2) };
+        Ok(Arc::new(Self { wake, starving: AtomicBool::new(false), buffers: Mutex::new(buffers) }))
     }
 
     /// An empty buffer. None if all are in use: the pool's descriptor then becomes readable once
@@ -64,11 +64,11 @@ impl Pool {
     }
 
     fn take_now(&self) -> Option<Vec<u8>> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(buffer) = state.free.pop() {
+        let mut buffers = self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(buffer) = buffers.free.pop() {
             return Some(buffer);
         }
-        state.unmade = state.unmade.checked_sub(1)?;
+        buffers.unmade = buffers.unmade.checked_sub(1)?;
         Some(Vec::with_capacity(BUFFER))
     }
 
@@ -79,7 +79,7 @@ impl Pool {
 
     fn give_back(&self, mut buffer: Vec<u8>) {
         buffer.clear();
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).free.push(buffer);
+        self.buffers.lock().unwrap_or_else(PoisonError::into_inner).free.push(buffer);
         if self.starving.swap(false, Ordering::SeqCst) {
             self.wake();
         }

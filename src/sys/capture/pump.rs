@@ -235,7 +235,22 @@ impl Pump {
         self.tell_statistics(true)
     }
 
-    /// Until the end. The ring has been emptied then, unless the end is a limit.
+    /// Moves packets until the capture ends, and says why it ended.
+    ///
+    /// Each turn of the loop does the first of these that is due: it ends the capture, sends the
+    /// figures, rests, copies one block, or waits in `poll`. Two ideas keep it cheap and exact.
+    ///
+    /// - *Resting.* A wake-up for each block costs more than the copying. After the ring was
+    ///   emptied it is left alone for as long as a few blocks will take to fill at the rate of the
+    ///   last ones ([`Self::rest`]), at most half of the delay that packets may have; meanwhile a
+    ///   look at the ring now and then notices a burst.
+    /// - *Ending in two steps.* A capture that is stopped, or whose interface is gone, first gets a
+    ///   filter that lets nothing more in, and then empties the ring: what had passed the filter is
+    ///   handed on, for at most [`LAST`]. The ring is empty once as many packets were taken as the
+    ///   kernel says it put in. A capture that reached its limit ends at once, because what comes
+    ///   after its last packet is no part of it.
+    ///
+    /// Without a free buffer nothing is taken: the ring fills and the kernel counts what it drops.
     fn work(&mut self) -> Result<End, Gone> {
         let mut last: Option<(End, Instant)> = None;
         loop {
@@ -464,7 +479,7 @@ impl Pump {
     }
 }
 
-/// Nobody wants to know any more.
+/// Nobody receives the events any longer.
 struct Gone;
 
 fn nanoseconds(time: SystemTime) -> u64 {

@@ -1,5 +1,5 @@
-//! Any bytes as a request of the service Files: decoded, checked, written to the audit log, and its path resolved in a small root full of
-//! links that lead out. Nothing of the host's may be seen.
+//! Any bytes as a request of the service Files: decoded, checked, written to the audit log, and its
+//! path resolved in a small root full of links that lead out. Nothing of the host's may be seen.
 #![no_main]
 
 use std::{
@@ -68,12 +68,12 @@ fn look(path: &[u8]) {
 
 fn ask<Q: Operation + Message + Default>(data: &[u8], path: impl Fn(&Q) -> &[u8]) {
     let Ok(mut request) = Q::decode(data) else { return };
-    let _ = request.object();
-    let _ = request.as_root();
+    let _ = request.subject().as_root();
+    let _ = request.subject().object();
     for (_, value) in request.parameters() {
         assert!(value.len() <= 5 * data.len() + 64);
     }
-    request.bind("uid");
+    let _ = request.subject().bind("uid");
     look(path(&request));
 }
 
