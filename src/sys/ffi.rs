@@ -11,12 +11,14 @@ use nix::libc;
 use rustix::io::Errno;
 use tokio::io::{Interest, unix::AsyncFd};
 
-/// `SO_NETNS_COOKIE` of a socket: the identity of its network namespace, unique per boot. Linux 5.14.
+/// `SO_NETNS_COOKIE` of a socket: the identity of its network namespace, unique per boot. Linux
+/// 5.14.
 /// <https://git.kernel.org/torvalds/c/e8b9eab99232>
 pub(super) fn netns_cookie(socket: impl AsFd) -> Result<u64, Errno> {
     let mut cookie = 0_u64;
     let mut length = libc::socklen_t::try_from(size_of::<u64>()).map_err(|_| Errno::INVAL)?;
-    // SAFETY: the descriptor is open for the call; the pointers are to live locals, and `length` says how large the first is.
+    // SAFETY: the descriptor is open for the call; the pointers are to live locals, and `length`
+    // says how large the first is.
     let done = unsafe {
         libc::getsockopt(
             socket.as_fd().as_raw_fd(),
@@ -29,8 +31,9 @@ pub(super) fn netns_cookie(socket: impl AsFd) -> Result<u64, Errno> {
     if done == 0 { Ok(cookie) } else { Err(last_errno()) }
 }
 
-/// `NS_GET_TGID_IN_PIDNS`: the pid that process `pid` of our own pid namespace has in the pid namespace `ns`. ESRCH if it has
-/// none there. Linux 6.11. <https://man7.org/linux/man-pages/man2/NS_GET_PID_FROM_PIDNS.2const.html>
+/// `NS_GET_TGID_IN_PIDNS`: the pid that process `pid` of our own pid namespace has in the pid
+/// namespace `ns`. ESRCH if it has none there. Linux 6.11.
+/// <https://man7.org/linux/man-pages/man2/NS_GET_PID_FROM_PIDNS.2const.html>
 pub(super) fn pid_in_namespace(ns: BorrowedFd<'_>, pid: u32) -> Result<u32, Errno> {
     nix::ioctl_read_bad!(get, nix::request_code_read!(0xb7, 9, size_of::<c_int>()), c_int);
     let pid = usize::try_from(pid).map_err(|_| Errno::INVAL)?;
@@ -44,13 +47,23 @@ pub(super) fn pid_in_namespace(ns: BorrowedFd<'_>, pid: u32) -> Result<u32, Errn
     }
 }
 
+/// Makes a system call with arguments that no call can use: zeros and -1 as a descriptor.
+#[cfg(test)]
+pub(super) fn call(number: i64) -> Result<i64, Errno> {
+    // SAFETY: null pointers and descriptor -1 are refused by every call that takes them.
+    let done = unsafe { libc::syscall(number, -1_i64, 0_i64, 0_i64, 0_i64, 0_i64, 0_i64) };
+    if done < 0 { Err(last_errno()) } else { Ok(done) }
+}
+
 /// Registers a descriptor with the runtime's reactor, to wait until it is readable.
 pub(super) fn readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    // SAFETY: an `OwnedFd` names the same open descriptor for as long as it lives, and it lives inside the registration.
+    // SAFETY: an `OwnedFd` names the same open descriptor for as long as it lives, and it lives
+    // inside the registration.
     unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }.map_err(Into::into)
 }
 
-/// Marks every descriptor but stdin, stdout and stderr as not to be inherited, whoever opened it. Linux 5.11.
+/// Marks every descriptor but stdin, stdout and stderr as not to be inherited, whoever opened it.
+/// Linux 5.11.
 pub(super) fn inherit_only_stdio() -> Result<(), Errno> {
     let flags = libc::CLOSE_RANGE_CLOEXEC.cast_signed();
     // SAFETY: the flag closes nothing; it takes no pointers.
@@ -58,7 +71,8 @@ pub(super) fn inherit_only_stdio() -> Result<(), Errno> {
     if done == 0 { Ok(()) } else { Err(last_errno()) }
 }
 
-/// Closes every descriptor but stdin, stdout and stderr, which whoever started the process may have left open. Linux 5.9.
+/// Closes every descriptor but stdin, stdout and stderr, which whoever started the process may have
+/// left open. Linux 5.9.
 ///
 /// To be called first thing in a process: what its own code has opened would be closed, too.
 pub(super) fn close_beyond_stdio() -> Result<(), Errno> {
