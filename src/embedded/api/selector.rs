@@ -151,7 +151,7 @@ fn is_label_value(value: &str) -> bool {
     value.len() <= 63 && value.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
 }
 
-/// A field's value as selectors compare it. An absent field is empty, or `false` if it is a boolean.
+/// A field's value as selectors compare it. An absent field is empty, or `false` if it is boolean.
 fn field(object: &Value, path: &str) -> String {
     match object.pointer(&format!("/{}", path.replace('.', "/"))) {
         Some(Value::String(text)) => text.clone(),

@@ -1,8 +1,8 @@
-//! The programs of the built-in images: parts of the podsonde binary, so that a container needs
-//! nothing else.
+//! The programs of the built-in images. They are parts of the podsonde binary, so that a container
+//! needs no other file.
 //!
-//! They only use the standard library and signals. As first process of a pid namespace a program is
-//! not ended by a signal it does not handle, so each handles SIGTERM.
+//! They use only the standard library and signals. The kernel does not end the first process of a
+//! pid namespace by a signal that it does not handle, so that each program handles SIGTERM.
 
 use std::{
     fs::File,
@@ -18,21 +18,22 @@ use nix::sys::{
     wait::{WaitPidFlag, WaitStatus, waitpid},
 };
 
-/// Requests served at a time.
+/// Requests that are served at a time.
 const WEB_THREADS: usize = 8;
-/// Longest request head in bytes.
+/// The longest request head in bytes.
 const MAX_HEAD: u64 = 8 << 10;
-/// How long a client may take to send its request or to read the answer.
+/// The time limit for a client to send its request, and to read the answer.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Blocks the signals, so that they can be waited for. Threads started later inherit that.
+/// Blocks the signals, so that they can be waited for. Threads that start later inherit the mask.
 fn block(signals: &[Signal]) -> nix::Result<SigSet> {
     let set: SigSet = signals.iter().copied().collect();
     set.thread_block()?;
     Ok(set)
 }
 
-/// Waits until it is told to end, as `sleep infinity` in a shell would: exit code 143 for SIGTERM.
+/// Waits for SIGTERM or SIGINT, and then ends with the exit code of `sleep infinity` in a shell:
+/// 143 for SIGTERM.
 pub(super) fn sleep() -> ExitCode {
     let Ok(signals) = block(&[Signal::SIGTERM, Signal::SIGINT]) else { return ExitCode::FAILURE };
     match signals.wait() {
@@ -42,7 +43,7 @@ pub(super) fn sleep() -> ExitCode {
     }
 }
 
-/// Holds the sandbox's namespaces, and reaps what is orphaned in its pid namespace.
+/// Holds the sandbox's namespaces, and reaps orphans in its pid namespace.
 pub(super) fn pause() -> ExitCode {
     let Ok(signals) = block(&[Signal::SIGTERM, Signal::SIGINT, Signal::SIGCHLD]) else {
         return ExitCode::FAILURE;
@@ -67,7 +68,7 @@ pub(super) fn exit(code: Option<&str>) -> ExitCode {
     code.and_then(|code| code.parse::<u8>().ok()).map_or(ExitCode::FAILURE, ExitCode::from)
 }
 
-/// A web server with one page, on all IPv4 addresses. Its argument is the port: 80.
+/// A web server with one page, on all IPv4 addresses. The argument is the port; default: 80.
 pub(super) fn web(port: Option<&str>) -> ExitCode {
     let served = (|| {
         let signals = block(&[Signal::SIGTERM, Signal::SIGINT])?;
@@ -75,11 +76,11 @@ pub(super) fn web(port: Option<&str>) -> ExitCode {
         let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))?;
         for _ in 0..WEB_THREADS {
             let listener = listener.try_clone()?;
-            // Not writable for a container that does not run as root: then there is no log.
+            // A container that does not run as root cannot write it, and then has no log.
             let log = File::options().create(true).append(true).open("/var/log/web.log").ok();
             thread::Builder::new().spawn(move || {
                 for client in listener.incoming().flatten() {
-                    // A client that went away has had its answer, or wants none.
+                    // A client that has gone away needs no answer.
                     let _ = answer(client, log.as_ref());
                 }
             })?;

@@ -1,9 +1,9 @@
-//! Where a container's id shows in `/proc/<pid>/cgroup`, which is how an agent finds its processes.
+//! The cgroups of containers: an agent finds a container's processes by the id in
+//! `/proc/<pid>/cgroup`.
 //!
-//! Each container gets a cgroup directory of its own, shaped as on a real node. Nothing is limited
-//! by it. Where no hierarchy can be written, a file with the line that would stand there is mounted
-//! over the process's `cgroup` file instead; processes that the container forks are then not
-//! covered.
+//! Each container gets a cgroup directory of its own, named as on a real node, without limits. If
+//! no hierarchy is writable, a file with that line is mounted over the process's `cgroup` file
+//! instead; processes that the container forks are then not covered.
 
 use std::{
     fs,
@@ -30,8 +30,8 @@ pub enum CgroupDriver {
     /// `kubepods/besteffort/pod<uid>/<id>`.
     #[default]
     Cgroupfs,
-    /// `kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod<uid>.slice/cri-containerd-<id>.scope`,
-    /// with underscores in the uid.
+    /// `kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod<uid>.slice` and in it
+    /// `cri-containerd-<id>.scope`, with underscores in the UID.
     Systemd,
 }
 
@@ -57,16 +57,16 @@ impl CgroupDriver {
 /// The part of the cgroup tree that one runtime owns.
 #[derive(Debug)]
 pub(super) struct CgroupTree {
-    /// A directory of its own, so that a real kubelet's `kubepods` is left alone; none where
-    /// nothing can be written.
+    /// The runtime's own directory, so that it leaves a real kubelet's `kubepods` alone; none if no
+    /// hierarchy is writable.
     top: Option<PathBuf>,
     driver: CgroupDriver,
-    /// Whether the node is one that runs containers on cgroup v2.
+    /// Whether the node runs containers on cgroup v2.
     unified: bool,
 }
 
 impl CgroupTree {
-    /// Finds a hierarchy to write, cgroup v2 before v1, or only `hierarchy` if one is given. `name`
+    /// Finds a writable hierarchy, cgroup v2 before v1, or takes `hierarchy` if it is given. `name`
     /// must be unique on the machine.
     pub(super) fn find(hierarchy: Option<&Path>, driver: CgroupDriver, name: &str) -> Self {
         let mounts: Vec<PathBuf> = match hierarchy {
@@ -102,7 +102,7 @@ impl CgroupTree {
         }
     }
 
-    /// Ends what is left in the pod's cgroups and removes them. Blocks.
+    /// Kills the processes in the pod's cgroups and removes the cgroups. Blocks.
     pub(super) fn remove_pod(&self, pod_uid: &str) {
         if let Some(top) = &self.top {
             remove(top, &top.join(self.driver.pod(pod_uid)));
@@ -114,7 +114,7 @@ fn is_type(path: &Path, kind: FsType) -> bool {
     statfs(path).is_ok_and(|stat| stat.filesystem_type() == kind)
 }
 
-/// The directory of this process in the hierarchy mounted there: writable where it was delegated.
+/// This process's directory in the hierarchy at that mount: it is writable if it was delegated.
 fn own_directory(mount: &Path) -> PathBuf {
     let controller = mount.file_name().unwrap_or_default().to_string_lossy();
     let lines = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
@@ -131,29 +131,30 @@ fn own_directory(mount: &Path) -> PathBuf {
     mount.join(path.unwrap_or_default())
 }
 
-/// Whether directories can be made there, and processes moved from there into them. Only asked, not
-/// tried: a runtime that is killed while it tries would leave a directory that no shim knows of.
+/// Whether directories can be made there, and processes moved from there into them. This only asks
+/// for permissions: a runtime that is killed during an attempt would leave a directory that no shim
+/// knows.
 fn writable(directory: &Path) -> bool {
     [directory, &directory.join("cgroup.procs")]
         .iter()
         .all(|path| access(*path, AccessFlags::W_OK).is_ok())
 }
 
-/// Where one container's id shows.
+/// Where the id of one container appears.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) enum Placement {
-    /// In a cgroup of its own; `top` and below is the runtime's.
+    /// In a cgroup of its own. The runtime owns `top` and what is below it.
     Directory { top: PathBuf, path: PathBuf },
     /// In this line, mounted over the first process's `/proc/<pid>/cgroup`.
     ProcFile { line: String },
 }
 
 impl Placement {
-    /// Moves a process there.
+    /// Moves a process into the cgroup.
     pub(super) fn add(&self, pid: i32) -> anyhow::Result<()> {
         match self {
             Self::Directory { path, .. } => {
-                // Another container's removal may take an empty parent away in between.
+                // The removal of another container can take an empty parent away in between.
                 let mut made = fs::create_dir_all(path);
                 for _ in 0..16 {
                     if made.is_ok() {
@@ -170,7 +171,8 @@ impl Placement {
         }
     }
 
-    /// Kills what is left there and removes it, and the directories above that are empty then.
+    /// Kills the processes in the cgroup, then removes it and the directories above it that are
+    /// empty.
     pub(super) fn remove(&self) {
         if let Self::Directory { top, path } = self {
             remove(top, path);
@@ -178,7 +180,7 @@ impl Placement {
     }
 }
 
-/// The mount goes with the process: the kernel detaches it when the proc entry does.
+/// The kernel detaches the mount together with the process's entry in `/proc`.
 fn mount_over(pid: i32, line: &str) -> anyhow::Result<()> {
     let file = std::env::temp_dir().join(format!(".podsonde-cgroup-{}-{pid}", std::process::id()));
     fs::File::options().write(true).create_new(true).open(&file)?.write_all(line.as_bytes())?;
@@ -189,8 +191,8 @@ fn mount_over(pid: i32, line: &str) -> anyhow::Result<()> {
     mounted
 }
 
-/// Kills and removes `path` and what is below it, then the directories above up to `top` that are
-/// empty.
+/// Kills the processes in `path` and removes it with everything below, then the empty directories
+/// above, up to `top`.
 fn remove(top: &Path, path: &Path) {
     kill_and_remove(path);
     for directory in path.ancestors().skip(1).take_while(|directory| directory.starts_with(top)) {
@@ -206,7 +208,7 @@ fn kill_and_remove(path: &Path) {
     {
         kill_and_remove(&entry.path());
     }
-    // A killed process leaves its cgroup a moment later: about a second is waited for it.
+    // A killed process leaves its cgroup a moment later: this waits for it for about a second.
     for _ in 0..500 {
         for pid in fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default().lines() {
             if let Ok(pid) = pid.parse::<i32>()

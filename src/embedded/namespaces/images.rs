@@ -2,21 +2,21 @@
 
 use crate::embedded::runtime::StartError;
 
-/// Where the podsonde binary is found in every image.
+/// The path of the podsonde binary in every image.
 pub(super) const PROGRAM: &str = "/podsonde";
 
-/// An image: what its file tree holds and what it runs.
+/// An image: its files and its program.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Image {
-    /// Whether the host's programs are in it, a shell above all.
+    /// Whether it contains the host's programs, above all a shell.
     pub host_programs: bool,
-    /// Text files beside those that every image has.
+    /// Text files in addition to those of every image.
     pub files: &'static [(&'static str, &'static str)],
-    /// Directories beside those that every image has.
+    /// Directories in addition to those of every image.
     pub directories: &'static [&'static str],
-    /// Runs unless the container's `command` replaces it.
+    /// The program, unless the container's `command` replaces it.
     pub entrypoint: Vec<String>,
-    /// Its arguments unless `command` or `args` replace them.
+    /// The program's arguments, unless `command` or `args` replace them.
     pub arguments: Vec<String>,
 }
 
@@ -25,7 +25,7 @@ const INDEX: &str = "<!doctype html>\n<title>podsonde</title>\n<h1>It works</h1>
 const WEB_CONF: &str =
     "# The demo's web server\nlisten 0.0.0.0:80;\nroot /srv/www;\naccess_log /var/log/web.log;\n";
 
-/// Finds an image by the reference in a pod's spec. `stdin` is whether the container keeps stdin
+/// Finds an image by the reference in a pod's spec. `stdin` tells whether the container keeps stdin
 /// open: the shell of `busybox` runs only then, as it would end at once otherwise.
 ///
 /// # Errors
@@ -91,8 +91,8 @@ fn built_in(normalized: &str, stdin: bool) -> Option<Image> {
     })
 }
 
-/// Images whose containers fail: `exit<code>` ends at once, `noexec` has a program without execute
-/// permission, `noformat` one that is no program.
+/// Images whose containers fail: the program of `exit<code>` ends at once, that of `noexec` is not
+/// executable, and that of `noformat` is no program.
 fn test_image(name: &str) -> Option<Image> {
     if let Some(code) = name.strip_prefix("exit").and_then(|code| code.parse::<u8>().ok()) {
         let arguments = vec![code.to_string()];
@@ -113,8 +113,8 @@ fn builtin(name: &str) -> Vec<String> {
     [PROGRAM, super::HIDDEN, name].map(str::to_owned).to_vec()
 }
 
-/// The reference with registry, `library/` and tag filled in, as containerd has it; none if it is
-/// not valid.
+/// The reference with registry, `library/` and tag filled in, as by containerd; none if it is not
+/// valid.
 fn normalize(reference: &str) -> Option<String> {
     let (name, digest) = match reference.split_once('@') {
         Some((name, digest)) => (name, Some(digest)),
@@ -156,7 +156,7 @@ fn normalize(reference: &str) -> Option<String> {
     Some(normalized)
 }
 
-/// A normalized reference without tag and digest.
+/// A normalized reference without its tag and digest.
 fn repository(normalized: &str) -> &str {
     let name = normalized.split('@').next().unwrap_or_default();
     let slash = name.rfind('/').unwrap_or_default();
@@ -166,7 +166,7 @@ fn repository(normalized: &str) -> &str {
     }
 }
 
-/// Lower-case letters and digits, with separators between them.
+/// Whether it is lowercase letters and digits, with single separators between them.
 fn valid_component(component: &str) -> bool {
     let alphanumeric = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     component.bytes().next().is_some_and(alphanumeric)

@@ -1,5 +1,6 @@
-//! The container's first process until it executes the container's program: it is in all its namespaces but the mount
-//! and the cgroup namespace, makes these, and gives up what the container must not have.
+//! The container's first process, until it executes the container's program. It starts in all
+//! namespaces but the mount and the cgroup namespace, which it makes itself, and then drops the
+//! privileges that the container must not have.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -39,7 +40,7 @@ use super::{
     rootfs::{STAGE, make_read_only},
 };
 
-/// Entry: the channel to the shim is stdin. Only returns if the program was not executed.
+/// The entry point. Stdin is the channel to the shim. Returns only if the program was not executed.
 pub(super) fn run() -> ExitCode {
     let Ok(mut channel) = inherited_channel() else { return ExitCode::FAILURE };
     let failure = match prepare(&mut channel) {
@@ -47,7 +48,7 @@ pub(super) fn run() -> ExitCode {
             Ok(never) => match never {},
             Err(failure) => failure,
         },
-        // The shim is gone.
+        // The shim has ended.
         Ok(None) => return ExitCode::FAILURE,
         Err(error) => error.into(),
     };
@@ -55,9 +56,9 @@ pub(super) fn run() -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// Waits for the plan and makes the container of it. None if the shim ended meanwhile.
+/// Waits for the plan and sets up the container. None if the shim ended meanwhile.
 fn prepare(channel: &mut UnixStream) -> anyhow::Result<Option<Plan>> {
-    // The plan comes when the launcher has ended and this process is the shim's child.
+    // The plan arrives once the launcher has ended and this process is the shim's child.
     let plan: Plan = receive(channel).context("read the plan")?;
     set_parent_process_death_signal(Some(Signal::KILL)).context("ask to end with the shim")?;
     if is_closed(channel)? {
@@ -71,7 +72,8 @@ fn prepare(channel: &mut UnixStream) -> anyhow::Result<Option<Plan>> {
     unshare(flags).context("make a mount namespace")?;
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     mount(None::<&str>, "/", None::<&str>, private, None::<&str>).context("make mounts private")?;
-    // A mount that came from a less privileged namespace is locked and cannot become the root; a copy can.
+    // A mount that came from a less privileged namespace is locked and cannot become the root; a
+    // bind mount of it can.
     let copy = MsFlags::MS_BIND | MsFlags::MS_REC;
     mount(Some(STAGE), STAGE, None::<&str>, copy, None::<&str>).context("copy the root mount")?;
     mount_kernel_files(&plan)?;
@@ -90,7 +92,7 @@ fn prepare(channel: &mut UnixStream) -> anyhow::Result<Option<Plan>> {
     Ok(Some(plan))
 }
 
-/// Whether the other side is gone: a death before the death signal was asked for is not signalled.
+/// Whether the shim has ended: no signal tells of a death before the death signal was requested.
 fn is_closed(channel: &UnixStream) -> anyhow::Result<bool> {
     let mut fds = [PollFd::new(channel, PollFlags::empty())];
     poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).context("look for the shim")?;
@@ -133,14 +135,14 @@ fn set_up_sandbox(sandbox: &SandboxPlan) -> anyhow::Result<()> {
             netlink.default_route(host).context("default route")?;
         }
     }
-    // As containerd does: ports below 1024 need no privilege in a pod.
+    // containerd does the same: ports below 1024 need no privilege in a pod.
     fs::write(staged("/proc/sys/net/ipv4/ip_unprivileged_port_start"), "0")
         .context("unprivileged ports")
 }
 
 fn protect_proc() -> anyhow::Result<()> {
     for path in ["/proc/sys", "/proc/sysrq-trigger"].map(staged) {
-        // Without CONFIG_MAGIC_SYSRQ there is nothing to protect.
+        // A kernel without CONFIG_MAGIC_SYSRQ does not have the file.
         if path.exists() {
             mount(Some(&path), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>)
                 .and_then(|()| make_read_only(&path))
@@ -153,7 +155,7 @@ fn protect_proc() -> anyhow::Result<()> {
 enum Never {}
 
 fn execute(process: &ProcessPlan, channel: &mut UnixStream) -> Result<Never, Failure> {
-    // runc makes a missing working directory.
+    // runc creates a missing working directory.
     let _ = fs::create_dir_all(&process.working_dir);
     chdir(process.working_dir.as_str())
         .with_context(|| format!("change to the working directory {}", process.working_dir))?;
@@ -176,7 +178,8 @@ fn execute(process: &ProcessPlan, channel: &mut UnixStream) -> Result<Never, Fai
     Err(Failure::Execute(format!("exec {}: {}", program.display(), describe(&error))))
 }
 
-/// An open stdin is a pipe whose other end the container itself holds: reading it waits until it is told to end.
+/// An open stdin is a pipe whose other end the container itself holds: a read waits until the
+/// container ends.
 fn stdin(open: bool) -> io::Result<Stdio> {
     if !open {
         return Ok(Stdio::null());
@@ -189,7 +192,7 @@ fn stdin(open: bool) -> io::Result<Stdio> {
 fn drop_privileges(process: &ProcessPlan) -> anyhow::Result<()> {
     if let Some(kept) = process.capabilities {
         let kept = CapabilitySet::from_bits_retain(kept);
-        // Beyond the last capability the kernel knows, the question itself is an error.
+        // The kernel answers a question about an unknown capability with an error.
         for bit in (0..64).map(|bit| CapabilitySet::from_bits_retain(1 << bit)) {
             if !kept.contains(bit) && capability_is_in_bounding_set(bit).unwrap_or(false) {
                 remove_capability_from_bounding_set(bit).context("drop a capability")?;
@@ -201,7 +204,7 @@ fn drop_privileges(process: &ProcessPlan) -> anyhow::Result<()> {
     }
     let groups: Vec<Gid> = process.groups.iter().map(|group| Gid::from_raw(*group)).collect();
     match setgroups(&groups) {
-        // Without root the groups stay as they are.
+        // An ordinary user cannot change the groups.
         Err(Errno::EPERM) if groups.is_empty() => {}
         set => set.context("set the supplementary groups")?,
     }
@@ -212,7 +215,7 @@ fn drop_privileges(process: &ProcessPlan) -> anyhow::Result<()> {
                 "become user {uid}, group {gid} (without root, a pod has only user and group 0)"
             )
         })?;
-        // Another user means that the kernel forgets this.
+        // The kernel drops the death signal when the user changes.
         set_parent_process_death_signal(Some(Signal::KILL)).context("ask to end with the shim")?;
     }
     if process.no_new_privs {
@@ -221,7 +224,7 @@ fn drop_privileges(process: &ProcessPlan) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Finds the program as runc does, with its words for what is wrong.
+/// Finds the program as runc does, with its error messages.
 fn find_program(name: &str, env: &[(String, String)]) -> Result<PathBuf, String> {
     let fail = |what: &str| format!("exec: {name:?}: {what}");
     let path = if name.contains('/') {
@@ -242,7 +245,7 @@ fn find_program(name: &str, env: &[(String, String)]) -> Result<PathBuf, String>
             .find(|path| path.is_file() && eaccess(path, AccessFlags::X_OK).is_ok())
             .ok_or_else(|| fail("executable file not found in $PATH"))?
     };
-    // The C library would hand what the kernel does not know to a shell, which runc does not.
+    // The C library would give a file of an unknown format to a shell; runc does not.
     let mut magic = [0; 4];
     let known = OpenOptions::new()
         .read(true)
@@ -254,7 +257,7 @@ fn find_program(name: &str, env: &[(String, String)]) -> Result<PathBuf, String>
 }
 
 fn describe(error: &io::Error) -> String {
-    // The words of Go's errno, which people know from runc.
+    // The messages of Go's errno, which runc shows.
     error
         .raw_os_error()
         .map_or_else(|| error.to_string(), |errno| Errno::from_raw(errno).desc().to_lowercase())

@@ -1,7 +1,8 @@
-//! The launcher enters and makes a container's namespaces and forks its first process into them, then ends.
+//! The launcher enters and makes a container's namespaces, forks the container's first process into
+//! them, and ends.
 //!
-//! It is a process between the shim and the container, because the shim has to keep the runtime's own
-//! namespaces and rights, and because a process enters a pid namespace only by being forked into it.
+//! It is a process of its own between the shim and the container: the shim must keep the runtime's
+//! namespaces and rights, and only a forked process enters a pid namespace.
 
 use std::{
     io,
@@ -26,19 +27,19 @@ use super::{
     rootfs,
 };
 
-/// Entry of the launcher: the channel to the shim is its stdin.
+/// The entry point. Stdin is the channel to the shim.
 pub(super) fn run() -> ExitCode {
     let Ok(mut channel) = inherited_channel() else { return ExitCode::FAILURE };
     let report = match launch(&mut channel) {
         Ok(pid) => LaunchReport::Forked(pid),
         Err(error) => LaunchReport::Failed(error.into()),
     };
-    // Nobody to tell means that the shim is gone.
+    // An error means that the shim has ended.
     let sent = send(&mut channel, &report);
     if sent.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// The channel that the parent process left as stdin.
+/// The channel that the parent process passed as stdin.
 pub(super) fn inherited_channel() -> io::Result<UnixStream> {
     Ok(UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?))
 }
@@ -69,7 +70,7 @@ fn launch(channel: &mut UnixStream) -> anyhow::Result<i32> {
         receive::<()>(channel).context("wait for the user mapping")?;
         become_root()?;
     }
-    // The cgroup namespace is made by the container's first process, as its root is the maker's cgroup.
+    // The container's first process makes the cgroup namespace, whose root is its maker's cgroup.
     create.retain(|kind| !matches!(kind, Namespace::User | Namespace::Cgroup));
     unshare(Namespace::flags(&create)).with_context(|| format!("make {create:?}"))?;
 
@@ -84,7 +85,7 @@ fn launch(channel: &mut UnixStream) -> anyhow::Result<i32> {
     i32::try_from(child.id()).map_err(|_| anyhow!("pid {} is out of range", child.id()))
 }
 
-/// A pidfd of exactly that process.
+/// A pidfd of this process, and of no other with its pid.
 fn open(process: ProcessRef) -> anyhow::Result<OwnedFd> {
     let pid = Pid::from_raw(process.pid).context("pid 0")?;
     let pidfd = pidfd_open(pid, PidfdFlags::empty())
@@ -95,16 +96,16 @@ fn open(process: ProcessRef) -> anyhow::Result<OwnedFd> {
     Ok(pidfd)
 }
 
-/// When the process started, in clock ticks since boot.
+/// The start time of a process, in clock ticks since boot.
 pub(super) fn start_time(pid: i32) -> anyhow::Result<u64> {
     let stat = procfs::process::Process::new(pid).and_then(|process| process.stat());
     Ok(stat.with_context(|| format!("read /proc/{pid}/stat"))?.starttime)
 }
 
-/// User 0 of the user namespace that was just entered.
+/// Becomes user 0 of the user namespace that was just entered.
 fn become_root() -> anyhow::Result<()> {
     let (uid, gid) = (Uid::from_raw(0), Gid::from_raw(0));
-    // Where setgroups is denied there is no group to get rid of that the namespace could name.
+    // A namespace that denies setgroups cannot name any group to drop.
     let _ = setgroups(&[]);
     setresgid(gid, gid, gid).context("become group 0 of the user namespace")?;
     setresuid(uid, uid, uid).context("become user 0 of the user namespace")

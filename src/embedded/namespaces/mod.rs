@@ -1,30 +1,25 @@
-//! A container runtime made of nothing but Linux namespaces: no daemon, no packages, no images to
-//! pull, no `unsafe`.
+//! A container runtime made of Linux namespaces only: no daemon, no packages, no images to pull, no
+//! `unsafe`.
 //!
-//! A container takes three processes, each the podsonde binary executed again with a hidden first
-//! argument ([`dispatch`] recognises it, before any thread exists):
+//! A container takes three processes. Each is the podsonde binary, executed again with a hidden
+//! first argument, which [`dispatch`] recognises before any thread exists:
 //!
 //! ```text
-//! runtime ── shim       one per container; stays in the runtime's namespaces; cleans up when the runtime lets go
+//! runtime ── shim       one per container; stays in the runtime's namespaces; cleans up
 //!              ├─ launcher   enters and makes namespaces, forks, ends
 //!              └─ init       in all namespaces; mounts; becomes the container's program
 //! ```
 //!
 //! A sandbox is a pause container whose namespaces the others enter. Everything a container holds
 //! (processes, mounts, namespaces, cgroups) goes with its shim, and a shim ends with the runtime,
-//! also when that is killed.
+//! even if that is killed.
 //!
-//! Without root ([`enter_user_namespace`]) all of it works the same, with these differences: a
-//! pod's address is on its `lo` and not reached from the host, the only user is 0, and the
-//! container id shows only in the `cgroup` file of a container's first process (see
-//! [`CgroupDriver`]).
+//! It also works without root ([`enter_user_namespace`]), with these differences: a pod's address
+//! is on its `lo` and cannot be reached from the host, the only user is 0, and the container's id
+//! appears only in the `cgroup` file of the container's first process (see [`CgroupDriver`]).
 //!
-//! What it leaves out of a real runtime: logs, terminals (`tty` only keeps stdin open), resource
-//! limits, seccomp, AppArmor and SELinux profiles, masked files in `/proc`, `/sys`, a device
-//! cgroup.
-//!
-//! May depend on [`super::runtime`] and the kernel; only the embedded cluster and the binary depend
-//! on it.
+//! Left out of a real runtime: logs, terminals (`tty` only keeps stdin open), resource limits,
+//! seccomp, AppArmor and SELinux profiles, masked files in `/proc`, `/sys`, a device cgroup.
 
 mod builtins;
 mod cgroup;
@@ -73,14 +68,15 @@ use self::{
 };
 use super::runtime::{ContainerStart, PidMode, Runtime, Sandbox, StartError, Started, Stream};
 
-/// First argument of the processes that make and are containers.
+/// The first argument of the processes that make and are containers.
 const HIDDEN: &str = "embedded-container";
 
-/// How long a connection into a pod may take to be made.
+/// The time limit of a connection into a pod.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Runs this process's part of a container, if that is what it was executed for; the first thing a
-/// binary calls that is [`NamespaceOptions::executable`]. None for any other command line.
+/// Runs this process's part of a container, if it was executed for one, and returns its exit code;
+/// none for any other command line. A binary that is [`NamespaceOptions::executable`] calls this
+/// first.
 #[must_use]
 pub fn dispatch() -> Option<ExitCode> {
     let mut arguments = std::env::args().skip(1);
@@ -105,22 +101,22 @@ pub fn dispatch() -> Option<ExitCode> {
     })
 }
 
-/// How the runtime works.
+/// The settings of a [`NamespaceRuntime`].
 #[derive(Debug, Clone)]
 pub struct NamespaceOptions {
-    /// A binary that calls [`dispatch`]: this process's own by default.
+    /// A binary that calls [`dispatch`]. Default: this process's own.
     pub executable: PathBuf,
-    /// The shape of cgroup paths.
+    /// The shape of cgroup paths. Default: that of the cgroupfs driver.
     pub cgroup_driver: CgroupDriver,
-    /// The mount of the cgroup hierarchy to use; by default the first that can be written, v2
-    /// before v1.
+    /// The mount of the cgroup hierarchy. Default: the first that is writable, v2 before v1.
     pub cgroup_hierarchy: Option<PathBuf>,
-    /// Whether a container that is not privileged gets a cgroup namespace; by default it does where
-    /// the machine has cgroup v2 only, as with a real runtime.
+    /// Whether an unprivileged container gets a cgroup namespace. Default: only on a machine with
+    /// cgroup v2 alone, as with a real runtime.
     pub cgroup_namespace: Option<bool>,
-    /// Treat a container with a target as if it had none, as some runtimes do without a word.
+    /// Whether to silently treat a container with a target as if it had none, as some runtimes do.
+    /// Default: false.
     pub ignore_target: bool,
-    /// Wait before each container start.
+    /// The pause before each container start. Default: none.
     pub start_delay: Duration,
 }
 
@@ -137,20 +133,20 @@ impl Default for NamespaceOptions {
     }
 }
 
-/// The runtime. Needs root or [`enter_user_namespace`], and a tokio runtime. Dropping it ends all
-/// its containers soon.
+/// The runtime. It needs root or [`enter_user_namespace`], and a tokio runtime. Dropping it ends
+/// its containers.
 pub struct NamespaceRuntime {
     options: NamespaceOptions,
     cgroups: Arc<CgroupTree>,
-    /// Whether other users than 0 exist.
+    /// Whether users other than 0 exist.
     privileged: bool,
-    /// By UID.
+    /// The key is the pod's UID.
     pods: Mutex<HashMap<String, Arc<RunningPod>>>,
 }
 
 #[derive(Default)]
 struct RunningPod {
-    /// By id.
+    /// The key is the sandbox's id.
     sandboxes: Mutex<HashMap<String, RunningSandbox>>,
     shims: Arc<PodShims>,
 }
@@ -158,7 +154,7 @@ struct RunningPod {
 #[derive(Clone)]
 struct RunningSandbox {
     process: ProcessRef,
-    /// Made for the sandbox; the others are the runtime's own.
+    /// The namespaces that were made for the sandbox; the others are the runtime's own.
     namespaces: Vec<Namespace>,
     user: Option<plan::UserRange>,
     hostname: Option<String>,
@@ -354,8 +350,7 @@ impl NamespaceRuntime {
         })
     }
 
-    /// A range of users that no other pod of this runtime is likely to have; without root only user
-    /// 0.
+    /// A range of users that probably no other pod of this runtime has; without root only user 0.
     fn user_range(&self) -> io::Result<plan::UserRange> {
         if !self.privileged {
             return Ok(plan::UserRange { base: 0, size: 1 });
@@ -365,8 +360,7 @@ impl NamespaceRuntime {
         Ok(plan::UserRange { base, size: 1 << 16 })
     }
 
-    /// An unused pair of addresses of 198.18.0.0/15, which is set aside for tests within one
-    /// machine or laboratory.
+    /// An unused pair of addresses in 198.18.0.0/15, which is reserved for tests.
     fn pod_network(&self) -> io::Result<PodNetwork> {
         let routes = fs::read_to_string("/proc/net/route").unwrap_or_default();
         for _ in 0..64 {
@@ -426,9 +420,9 @@ impl Runtime for NamespaceRuntime {
             let running = running
                 .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no such sandbox"))?;
             let (sender, receiver) = oneshot::channel();
-            // A thread that entered a foreign namespace is not used for anything else.
+            // A thread that entered a foreign namespace must not be used for anything else.
             std::thread::Builder::new().name("pod-connect".to_owned()).spawn(move || {
-                // A receiver that is gone no longer wants it.
+                // A receiver that is gone no longer waits.
                 let _ = sender.send(connect_from(&running, port));
             })?;
             let stream =
@@ -456,7 +450,7 @@ fn connect_from(sandbox: &RunningSandbox, port: u16) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// What every container's file tree has, and what its image adds.
+/// The file tree of every container, completed by its image.
 fn root_plan(program: &str, image: &Image) -> RootPlan {
     let common = [
         (
@@ -481,7 +475,7 @@ fn root_plan(program: &str, image: &Image) -> RootPlan {
     }
 }
 
-/// The pod's UID, if it is one that can stand in a path.
+/// The pod's UID; none if it cannot be part of a path.
 fn pod_uid(pod: &Pod) -> Option<&str> {
     let valid = |uid: &&str| {
         (1..=128).contains(&uid.len())
@@ -490,7 +484,7 @@ fn pod_uid(pod: &Pod) -> Option<&str> {
     pod.metadata.uid.as_deref().filter(valid)
 }
 
-/// At most 63 bytes, as the kubelet cuts it.
+/// The pod's host name, at most 63 bytes as with the kubelet.
 fn pod_hostname(pod: &Pod, spec: &PodSpec) -> String {
     let name =
         [&spec.hostname_override, &spec.hostname, &pod.metadata.name].into_iter().flatten().next();
@@ -526,7 +520,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A panic while a lock is held leaves these maps whole.
+/// These maps stay whole if a holder of the lock panics.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,4 @@
-//! The few routing messages (`NETLINK_ROUTE`) that give a pod's network namespace its interfaces.
+//! The routing messages (`NETLINK_ROUTE`) that set up a pod's network interfaces.
 
 use std::{
     fs::File,
@@ -8,7 +8,7 @@ use std::{
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 
-// From linux/netlink.h, linux/rtnetlink.h, linux/if_link.h, linux/if_addr.h, linux/veth.h.
+// The values are those of linux/netlink.h, rtnetlink.h, if_link.h, if_addr.h and veth.h.
 const NLM_F_REQUEST_ACK: u16 = 0x1 | 0x4;
 const NLM_F_CREATE_EXCL: u16 = 0x400 | 0x200;
 const NLMSG_ERROR: u16 = 2;
@@ -44,14 +44,14 @@ impl Netlink {
         Ok(Self(File::from(socket)))
     }
 
-    /// Takes an interface up.
+    /// Brings an interface up.
     pub(super) fn up(&mut self, interface: &str) -> io::Result<()> {
         let mut body = link_header(IFF_UP);
         attribute(&mut body, IFLA_IFNAME, &name(interface));
         self.request(RTM_NEWLINK, 0, &body)
     }
 
-    /// Makes a pair of interfaces, one here and one in the network namespace of a process.
+    /// Makes a veth pair: one end here, the other in the network namespace of a process.
     pub(super) fn veth(&mut self, here: &str, there: &str, pid: u32) -> io::Result<()> {
         let mut peer = link_header(0);
         attribute(&mut peer, IFLA_IFNAME, &name(there));
@@ -67,7 +67,7 @@ impl Netlink {
         self.request(RTM_NEWLINK, NLM_F_CREATE_EXCL, &body)
     }
 
-    /// Gives an interface an address.
+    /// Adds an address to an interface.
     pub(super) fn address(
         &mut self,
         interface: &str,
@@ -83,7 +83,7 @@ impl Netlink {
         self.request(RTM_NEWADDR, NLM_F_CREATE_EXCL, &body)
     }
 
-    /// Sends what has no other route to `gateway`.
+    /// Makes `gateway` the default route.
     pub(super) fn default_route(&mut self, gateway: Ipv4Addr) -> io::Result<()> {
         // struct rtmsg
         let mut body =
@@ -92,7 +92,7 @@ impl Netlink {
         self.request(RTM_NEWROUTE, NLM_F_CREATE_EXCL, &body)
     }
 
-    /// Sends one message and waits for the kernel's answer to it.
+    /// Sends one message and waits for the kernel's acknowledgement.
     fn request(&mut self, kind: u16, flags: u16, body: &[u8]) -> io::Result<()> {
         let length = u32::try_from(16 + body.len()).map_err(io::Error::other)?;
         // struct nlmsghdr
@@ -120,7 +120,7 @@ impl Netlink {
     }
 }
 
-/// `struct ifinfomsg` for an interface that is named by an attribute.
+/// `struct ifinfomsg` for an interface that an attribute names.
 fn link_header(up: u32) -> Vec<u8> {
     let mut header = vec![0; 8];
     header.extend_from_slice(&up.to_ne_bytes());
@@ -134,7 +134,8 @@ fn name(interface: &str) -> Vec<u8> {
     name
 }
 
-/// Appends a `struct rtattr` with its value, padded. Values are far below its limit of 64 KiB.
+/// Appends a `struct rtattr` with its value and padding. All values here are far below the limit of
+/// 64 KiB.
 fn attribute(to: &mut Vec<u8>, kind: u16, value: &[u8]) {
     let length = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
     to.extend_from_slice(&length.to_ne_bytes());

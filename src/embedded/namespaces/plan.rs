@@ -1,6 +1,6 @@
-//! What the runtime tells the processes that make a container, and what they answer.
+//! The messages between the runtime and the processes that make a container.
 //!
-//! Everything is one frame: a length of four bytes, big endian, and JSON.
+//! Each message is one frame: its length in four bytes, big endian, then JSON.
 
 use std::{
     io::{self, Read, Write},
@@ -13,21 +13,21 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::cgroup::Placement;
 
-/// Longest frame in bytes: a container's whole plan, environment included.
+/// The longest frame in bytes: it holds a container's whole plan with its environment.
 const MAX_FRAME: usize = 1 << 20;
 
-/// One container, or the pause process that holds a sandbox's namespaces.
+/// The plan of one container, or of the pause process that holds a sandbox's namespaces.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Plan {
-    /// Where its container id shows.
+    /// Where the container's id appears.
     pub placement: Placement,
-    /// Namespaces to enter and to make.
+    /// The namespaces to enter and to make.
     pub namespaces: NamespacePlan,
-    /// Its file tree.
+    /// The container's file tree.
     pub root: RootPlan,
-    /// Its program.
+    /// The container's program.
     pub process: ProcessPlan,
-    /// Only for the pause process.
+    /// Set for the pause process only.
     pub sandbox: Option<SandboxPlan>,
 }
 
@@ -60,24 +60,24 @@ impl Namespace {
     }
 }
 
-/// A process, named so that another one with the same pid is not taken for it.
+/// A process by pid and start time, which no other process with the same pid has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct ProcessRef {
-    /// As the runtime sees it.
+    /// The pid in the runtime's pid namespace.
     pub pid: i32,
-    /// In clock ticks since boot, as in `/proc/<pid>/stat`.
+    /// The start time in clock ticks since boot, from `/proc/<pid>/stat`.
     pub start_time: u64,
 }
 
-/// Namespaces that a container gets; what is in neither list is the runtime's own.
-/// The mount namespace is always new.
+/// The namespaces of a container. A kind in neither list is the runtime's own. The mount namespace
+/// is always new.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct NamespacePlan {
-    /// Entered, those of the first process first.
+    /// The namespaces to enter, those of the first process first.
     pub join: Vec<(ProcessRef, Vec<Namespace>)>,
-    /// Made after that.
+    /// The namespaces to make after that.
     pub create: Vec<Namespace>,
-    /// Set if the pod has a user namespace.
+    /// The users of the user namespace, if the pod has one.
     pub user: Option<UserRange>,
 }
 
@@ -88,22 +88,22 @@ pub(super) struct UserRange {
     pub size: u32,
 }
 
-/// A container's file tree: a file system in memory with bind mounts.
+/// A container's file tree: a tmpfs with bind mounts.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct RootPlan {
-    /// Where the podsonde binary is found in it.
+    /// The path of the podsonde binary in the tree.
     pub program: String,
-    /// Whether the host's programs and libraries are bound into it.
+    /// Whether the host's programs and libraries are bound into the tree.
     pub host_programs: bool,
     /// Directories to make.
     pub directories: Vec<String>,
-    /// Text files to make: path and content.
+    /// The text files to make: paths and contents.
     pub files: Vec<(String, String)>,
     /// Volumes.
     pub mounts: Vec<BindMount>,
     /// Whether the tree is read-only once made.
     pub read_only: bool,
-    /// Whether `/proc` is the runtime's, because the pid namespace is.
+    /// Whether `/proc` is the runtime's, as the pid namespace is.
     pub host_proc: bool,
     /// Whether `/proc/sys` is read-only.
     pub protect_proc: bool,
@@ -127,19 +127,19 @@ pub(super) struct ProcessPlan {
     pub uid: u32,
     pub gid: u32,
     pub groups: Vec<u32>,
-    /// The bounding set as in `/proc/<pid>/status`; none leaves the runtime's.
+    /// The bounding set, as `/proc/<pid>/status` shows it; none leaves the runtime's.
     pub capabilities: Option<u64>,
     pub no_new_privs: bool,
-    /// Whether reading from stdin waits instead of ending.
+    /// Whether a read from stdin waits; otherwise it ends at once.
     pub stdin: bool,
 }
 
-/// What only the sandbox's first process sets up.
+/// The settings of a sandbox, which only its first process applies.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct SandboxPlan {
-    /// For a new uts namespace.
+    /// The host name of a new uts namespace.
     pub hostname: Option<String>,
-    /// For a new network namespace.
+    /// The address of a new network namespace.
     pub network: Option<PodNetwork>,
 }
 
@@ -147,25 +147,26 @@ pub(super) struct SandboxPlan {
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(super) struct PodNetwork {
     pub address: Ipv4Addr,
-    /// The host's end of a pair of interfaces, with which the address shares a /31. Without it the address is a
-    /// second one of `lo`: all that is possible without root, and out of reach from outside.
+    /// The address of the host's end of the veth pair, which shares a /31 with the pod's address.
+    /// Without it the pod's address is a second one of `lo`, which needs no root but cannot be
+    /// reached from outside.
     pub host: Option<Ipv4Addr>,
 }
 
-/// What the launcher and the container's first process say to the shim.
+/// The messages of the launcher and of the container's first process to the shim.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum LaunchReport {
-    /// The user namespace is made and wants its range.
+    /// The user namespace exists and waits for its range of users.
     MapUsers,
-    /// The container's first process exists, with this pid outside. It waits for its plan.
+    /// The container's first process exists, with this pid outside, and waits for its plan.
     Forked(i32),
-    /// The next thing is `execve`: the channel then closes, or a failure follows.
+    /// `execve` comes next: the channel then closes, or a failure follows.
     Executing,
-    /// The end.
+    /// The container was not made.
     Failed(Failure),
 }
 
-/// What the shim says to the runtime.
+/// The shim's messages to the runtime.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum ShimEvent {
     /// The container's program was executed.
@@ -179,9 +180,9 @@ pub(super) enum ShimEvent {
 /// Why a container was not started.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Failure {
-    /// It could not be made: the failed operation and its error.
+    /// The container could not be made: the failed operation and its error.
     Create(String),
-    /// Its program could not be executed, in runc's words.
+    /// The program could not be executed: runc's message.
     Execute(String),
 }
 
@@ -191,7 +192,7 @@ impl From<anyhow::Error> for Failure {
     }
 }
 
-/// `message` as a frame.
+/// Encodes a message as a frame.
 ///
 /// # Errors
 /// If it is longer than a frame may be.
@@ -205,7 +206,7 @@ pub(super) fn encode(message: &impl Serialize) -> io::Result<Vec<u8>> {
     Ok(frame)
 }
 
-/// The length of the frame's body that these four bytes announce.
+/// The length of the body that a frame's first four bytes announce.
 ///
 /// # Errors
 /// If it is longer than a frame may be.

@@ -1,4 +1,4 @@
-//! Builds a container's file tree: a file system in memory into which single files and directories of the host are
+//! Builds a container's file tree: a tmpfs into which single files and directories of the host are
 //! bound. Nothing is written to disk, and all of it goes with the mount namespace.
 
 use std::{
@@ -21,10 +21,11 @@ use nix::{
 
 use super::plan::{RootPlan, UserRange};
 
-/// Where the tree is built: an existing directory that is mounted over in the launcher's mount namespace.
+/// The mount point of the tree while it is built: an existing directory, covered in the launcher's
+/// mount namespace only.
 pub(super) const STAGE: &str = "/tmp";
 
-/// Bound into every tree: what a container runtime provides.
+/// The device files that a container runtime puts into every container.
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 const LINKS: [(&str, &str); 5] = [
     ("/dev/fd", "/proc/self/fd"),
@@ -35,10 +36,11 @@ const LINKS: [(&str, &str); 5] = [
 ];
 const DIRECTORIES: [&str; 9] =
     ["/proc", "/sys", "/dev/pts", "/dev/shm", "/etc", "/root", "/run", "/tmp", "/var/log"];
-/// Top-level directories with programs and libraries, as different distributions have them.
+/// Top-level directories with programs and libraries on various distributions.
 const HOST_PROGRAMS: [&str; 8] = ["bin", "sbin", "usr", "lib", "lib32", "lib64", "libx32", "nix"];
 
-/// Opened before the stage is mounted over, as they may lie below it.
+/// A file or directory of the host to bind. It is opened before the stage covers what lies below
+/// it.
 struct HostSource {
     file: File,
     target: PathBuf,
@@ -59,8 +61,8 @@ impl HostSource {
     }
 }
 
-/// Mounts the tree on [`STAGE`]. The caller has a private mount namespace of its own and the rights in the
-/// pod's parent user namespace.
+/// Builds the tree and mounts it on [`STAGE`]. The caller must have a private mount namespace and
+/// the rights in the pod's parent user namespace.
 pub(super) fn stage(plan: &RootPlan, user: Option<UserRange>) -> anyhow::Result<()> {
     let mut sources = Vec::new();
     let mut links: Vec<(PathBuf, PathBuf)> =
@@ -135,14 +137,14 @@ pub(super) fn stage(plan: &RootPlan, user: Option<UserRange>) -> anyhow::Result<
     Ok(())
 }
 
-/// The tree being built. Paths are those inside of it.
+/// The tree while it is built. Paths are those inside the tree.
 struct Tree {
     owner: Option<u32>,
 }
 
 impl Tree {
-    /// Where the path is found while the tree is built. Symbolic links are not followed below a volume, because
-    /// what they say there is not ours: a path across one is refused.
+    /// The path from outside while the tree is built. A path across a symbolic link in a volume is
+    /// refused, because the link's target is not the runtime's to choose.
     fn path(&self, inside: &Path) -> anyhow::Result<PathBuf> {
         let mut path = PathBuf::from(STAGE);
         for component in inside.components() {
@@ -233,8 +235,8 @@ impl Tree {
     }
 }
 
-/// Remounts one mount read-only. What restricts it already must be repeated: in a user namespace the kernel refuses
-/// to lift it.
+/// Remounts one mount read-only, with the restrictions that it has: in a user namespace the kernel
+/// refuses to lift them.
 pub(super) fn make_read_only(path: &Path) -> nix::Result<()> {
     const KEPT: [(FsFlags, MsFlags); 6] = [
         (FsFlags::ST_NOSUID, MsFlags::MS_NOSUID),
@@ -253,27 +255,29 @@ pub(super) fn make_read_only(path: &Path) -> nix::Result<()> {
     mount(None::<&str>, path, None::<&str>, flags, None::<&str>)
 }
 
-/// Takes away what the rootless fallback for cgroups mounted over `/proc/<pid>/cgroup`: copied into a further user
-/// namespace these mounts would be locked, and the kernel would not let a new proc be mounted beside such a one.
+/// Unmounts what the rootless fallback mounted over `/proc/<pid>/cgroup`. Copied into another user
+/// namespace, these mounts would be locked, and the kernel then refuses to mount a new proc.
 pub(super) fn uncover_proc() -> anyhow::Result<()> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").context("read the mount table")?;
     for target in mounts.lines().filter_map(|line| line.split(' ').nth(4)) {
         if target.starts_with("/proc/") && target.ends_with("/cgroup") {
-            // It goes away by itself when its process ends.
+            // An error means that the process has ended, and the mount with it.
             let _ = umount2(target, MntFlags::MNT_DETACH);
         }
     }
     Ok(())
 }
 
-/// The target of a link in the host's root directory, relative, so that it holds in any root.
+/// The target of a link in the host's root directory, made relative, so that it holds below any
+/// root.
 fn relative_link(link: &Path) -> anyhow::Result<PathBuf> {
     let target =
         fs::read_link(link).with_context(|| format!("read the link {}", link.display()))?;
     Ok(target.strip_prefix("/").map(Path::to_owned).unwrap_or(target))
 }
 
-/// The shared libraries that this process has loaded, each with the names under which the loader looks for it.
+/// The shared libraries that this process has loaded, each with the names by which the loader finds
+/// it.
 fn libraries(program: &Path) -> anyhow::Result<Vec<(PathBuf, Vec<PathBuf>)>> {
     let maps = fs::read_to_string("/proc/self/maps").context("read the process's own mappings")?;
     let loaded: BTreeSet<PathBuf> = maps

@@ -1,4 +1,5 @@
-//! Becoming root of a user namespace, so that an ordinary user can make the other namespaces.
+//! Makes an ordinary user's process root of a user namespace, where it can make the other
+//! namespaces.
 
 use std::{
     fs,
@@ -15,34 +16,34 @@ use nix::{
 };
 use rustix::thread::CapabilitySet;
 
-/// Why an ordinary user cannot have a user namespace here, and what can be done.
+/// Why an ordinary user cannot have a user namespace here, and what to do about it.
 #[derive(Debug, thiserror::Error)]
 pub enum RootlessError {
-    /// The kernel or its configuration says no.
+    /// The kernel or its configuration forbids it.
     #[error(
         "this system does not let ordinary users make user namespaces: {hint} (unshare: {errno})"
     )]
     Forbidden {
-        /// What to do about it.
+        /// The remedy, a sentence for people.
         hint: String,
         /// The kernel's answer.
         errno: Errno,
     },
-    /// A namespace was made, but not set up.
+    /// The namespace was made, but could not be set up.
     #[error("{operation}: {error}")]
     SetUp {
-        /// What was done.
+        /// The step that failed.
         operation: &'static str,
-        /// The kernel's answer.
+        /// The error of the system call.
         error: io::Error,
     },
 }
 
-/// Gives a process that may not make namespaces a user namespace in which it may, and a mount
-/// namespace in it. Its user and group become 0 there; no other ids exist. Does nothing if the
-/// process has CAP_SYS_ADMIN. Returns whether it did something.
+/// Gives a process without CAP_SYS_ADMIN a user namespace in which it has it, and a mount
+/// namespace. Its user and group become 0 there, and no other ids exist. A process with
+/// CAP_SYS_ADMIN stays as it is. Returns whether a namespace was made.
 ///
-/// Must be called while the process has a single thread.
+/// The process must have a single thread.
 ///
 /// # Errors
 /// If the system does not allow it.
@@ -62,13 +63,13 @@ pub fn enter_user_namespace() -> Result<bool, RootlessError> {
     write("map the user", "/proc/self/uid_map", format!("0 {user} 1"))?;
     write("map the group", "/proc/self/gid_map", format!("0 {group} 1"))?;
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-    // AppArmor can allow the namespace and then refuse everything in it: it shows here.
+    // AppArmor may allow the namespace and then refuse everything in it, which this mount shows.
     mount(None::<&str>, "/", None::<&str>, private, None::<&str>)
         .map_err(|errno| forbidden(errno, sysctl))?;
     Ok(true)
 }
 
-/// Executes a command after [`enter_user_namespace`]: the same for a program that cannot call it.
+/// Executes a command after [`enter_user_namespace`], for a program that cannot call it.
 pub(super) fn run(command: Option<Command>) -> ExitCode {
     let error = match (enter_user_namespace(), command) {
         (Ok(_), Some(mut command)) => command.exec().to_string(),
@@ -83,7 +84,7 @@ fn sysctl(name: &str) -> Option<String> {
     fs::read_to_string(format!("/proc/sys/{name}")).ok().map(|value| value.trim().to_owned())
 }
 
-/// Names the setting that is in the way, in the order in which the kernel asks them.
+/// Names the setting that forbids it, in the order in which the kernel checks them.
 fn forbidden(errno: Errno, sysctl: impl Fn(&str) -> Option<String>) -> RootlessError {
     let is = |name, value: &str| sysctl(name).as_deref() == Some(value);
     let hint = if is("user/max_user_namespaces", "0") {

@@ -1,5 +1,5 @@
-//! What a container's program is and what it may do: the security context, as the kubelet and
-//! containerd read it.
+//! The program of a container and its privileges: the security context as the kubelet and
+//! containerd apply it.
 
 use k8s_openapi::api::core::v1::{Pod, SecurityContext};
 use rustix::thread::CapabilitySet;
@@ -7,7 +7,7 @@ use rustix::thread::CapabilitySet;
 use super::{create_error, images::Image, plan::ProcessPlan};
 use crate::embedded::runtime::{ContainerStart, StartError};
 
-/// What containerd gives a container that asks for nothing.
+/// containerd's default capabilities.
 pub(super) const DEFAULT_CAPABILITIES: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::DAC_OVERRIDE)
     .union(CapabilitySet::FSETID)
@@ -25,8 +25,7 @@ pub(super) const DEFAULT_CAPABILITIES: CapabilitySet = CapabilitySet::CHOWN
 
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Refuses a container that must not run as root but would: all images here run as root unless told
-/// otherwise.
+/// Refuses a container that must not run as root but would. All images here run as root by default.
 ///
 /// # Errors
 /// `CreateContainerConfigError` with the kubelet's message.
@@ -101,7 +100,7 @@ fn id(number: i64) -> Result<u32, StartError> {
     u32::try_from(number).map_err(|_| create_error(&format!("{number} is not a user or group id")))
 }
 
-/// None for all there are.
+/// The bounding set; none means every capability of the runtime.
 fn capabilities(security: &SecurityContext) -> Result<Option<u64>, StartError> {
     if security.privileged == Some(true) {
         return Ok(None);
@@ -121,7 +120,7 @@ fn capabilities(security: &SecurityContext) -> Result<Option<u64>, StartError> {
         })
     };
     let (add, drop) = (set(wanted.add)?, set(wanted.drop)?);
-    // `drop: [ALL]` with `add` leaves what is added.
+    // `drop: [ALL]` with `add` leaves only the added ones.
     let kept = if drop == CapabilitySet::all() { add } else { (DEFAULT_CAPABILITIES | add) - drop };
     Ok(Some(kept.bits()))
 }
@@ -140,7 +139,7 @@ mod tests {
 
     #[test]
     fn capabilities_are_added_and_dropped_as_containerd_does() {
-        // The figure that `grep CapBnd /proc/1/status` shows in a container of containerd's.
+        // The value of `grep CapBnd /proc/1/status` in a container of containerd.
         assert_eq!(kept(&[], &[]), Some(0xa804_25fb));
         assert_eq!(kept(&["SYS_PTRACE"], &["ALL"]), Some(1 << 19));
         assert_eq!(

@@ -1,8 +1,9 @@
-//! The shim: one process per container, between it and the runtime, as containerd has it.
+//! The shim: one process for each container, between it and the runtime, as with containerd.
 //!
-//! It starts the container, reports how it went, waits for its end and cleans up. Its stdin ties it to the runtime:
-//! when that is closed, whether to end the container or because the runtime died, it kills the container and ends.
-//! It stays in the runtime's namespaces and keeps its rights. If the shim itself is killed, the container dies with it.
+//! The shim starts the container, reports the result, waits for the container's end and cleans up.
+//! Its stdin ties it to the runtime: once that is closed, by the runtime or by the runtime's death,
+//! the shim kills the container and ends. It stays in the runtime's namespaces and keeps its
+//! rights. If the shim is killed, the container dies with it.
 
 use std::{
     fs::{self, File},
@@ -36,10 +37,11 @@ use super::{
     plan::{Failure, LaunchReport, Plan, ProcessRef, ShimEvent, UserRange, receive, send},
 };
 
-/// How long each step of making a container may take.
+/// The time limit of each step of making a container.
 const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Entry: the plan, then the tie to the runtime, is stdin; events go to stdout.
+/// The entry point. Stdin carries the plan and then ties the shim to the runtime; events go to
+/// stdout.
 pub(super) fn run() -> ExitCode {
     close_inherited();
     let Ok((mut control, mut events)) = inherited() else { return ExitCode::FAILURE };
@@ -47,15 +49,15 @@ pub(super) fn run() -> ExitCode {
     let outcome = supervise(&mut plan, &control, &mut events);
     end_children();
     plan.placement.remove();
-    // Last, so that nothing is left of a container that did not start when it is known.
+    // A failure is reported last: nothing of the container is left when the runtime learns of it.
     if let Err(failure) = outcome {
         let _ = send(&mut events, &ShimEvent::Failed(failure));
     }
     ExitCode::SUCCESS
 }
 
-/// What the runtime's own parent left open in it is not for containers. Nothing of this process is open yet beyond the
-/// standard streams.
+/// Closes descriptors that the runtime inherited itself, as containers must not have them. This
+/// process has opened nothing but the standard streams yet.
 fn close_inherited() {
     let open: Vec<i32> = fs::read_dir("/proc/self/fd")
         .into_iter()
@@ -75,15 +77,15 @@ fn inherited() -> io::Result<(File, File)> {
 }
 
 fn supervise(plan: &mut Plan, control: &File, events: &mut File) -> Result<(), Failure> {
-    // The container's first process becomes a child of the shim when the launcher ends, and so do processes that it
-    // leaves behind in the runtime's pid namespace.
+    // When the launcher ends, the container's first process becomes a child of the shim, and so do
+    // orphans of the container in the runtime's pid namespace.
     set_child_subreaper(rustix::process::Pid::from_raw(1)).context("become a subreaper")?;
     let signals = SigSet::from(Signal::SIGCHLD);
     signals.thread_block().context("block SIGCHLD")?;
     let children = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
         .context("make a signalfd")?;
     let container = start(plan)?;
-    // A runtime that is gone shows at the other end too.
+    // If the runtime has ended, the other end of stdin shows it, too.
     let _ = send(events, &ShimEvent::Started(container));
     let code = wait(container, control, &children).context("wait for the container")?;
     let _ = send(events, &ShimEvent::Exited(code));
@@ -119,11 +121,12 @@ fn start(plan: &mut Plan) -> Result<ProcessRef, Failure> {
     };
     launcher.wait().context("wait for the launcher")?;
 
-    // The first process waits for its plan and cannot be reaped by another: its pid stays its own.
+    // The first process waits for its plan and nobody else can reap it, so that its pid stays its
+    // own.
     let container = ProcessRef { pid, start_time: start_time(pid)? };
     plan.placement.add(pid)?;
     if let Some(network) = plan.sandbox.as_mut().and_then(|sandbox| sandbox.network.as_mut()) {
-        // On a kernel without veth the address is the pod's own nevertheless.
+        // Without veth in the kernel, the pod still has its address, on `lo`.
         network.host = network.host.filter(|host| connect_pod(pid, *host).is_ok());
     }
     send(&mut channel, &plan).context("send the plan to the container")?;
@@ -151,10 +154,11 @@ fn map_users(launcher: &Child, range: UserRange) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes `eth0` in the pod and its other end here. Both go with the pod's network namespace.
+/// Makes `eth0` in the pod and its peer on the host. Both go with the pod's network namespace.
 fn connect_pod(pid: i32, host: std::net::Ipv4Addr) -> io::Result<()> {
     let pid = u32::try_from(pid).map_err(io::Error::other)?;
-    // At most 15 bytes; the address is the pod's alone, so the name is, too.
+    // An interface name has at most 15 bytes. The address is unique to the pod, and so is this
+    // name.
     let interface = format!("pods{:08x}", host.to_bits());
     let mut netlink = Netlink::open()?;
     netlink.veth(&interface, "eth0", pid)?;
@@ -162,8 +166,8 @@ fn connect_pod(pid: i32, host: std::net::Ipv4Addr) -> io::Result<()> {
     netlink.up(&interface)
 }
 
-/// Waits until the container's first process has ended, by itself or because the runtime let go of `control`. Returns
-/// its exit code. Reaps orphans meanwhile.
+/// Waits until the container's first process has ended, by itself or because the runtime closed
+/// `control`, and returns its exit code. Reaps orphans meanwhile.
 fn wait(container: ProcessRef, control: &File, children: &SignalFd) -> anyhow::Result<i32> {
     let pid = Pid::from_raw(container.pid);
     let mut tied = true;
@@ -180,7 +184,7 @@ fn wait(container: ProcessRef, control: &File, children: &SignalFd) -> anyhow::R
             }
         }
         let mut fds = vec![PollFd::new(children, PollFlags::IN)];
-        // Once closed, it would be ready for ever.
+        // A closed stream is always ready and would make this loop spin.
         if tied {
             fds.push(PollFd::new(control, PollFlags::IN));
         }
@@ -196,7 +200,7 @@ fn wait(container: ProcessRef, control: &File, children: &SignalFd) -> anyhow::R
     }
 }
 
-/// Kills and reaps all children, also those that become children by that.
+/// Kills and reaps all children, and the orphans that become children meanwhile.
 fn end_children() {
     loop {
         let children = fs::read_to_string("/proc/thread-self/children").unwrap_or_default();

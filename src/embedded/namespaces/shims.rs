@@ -24,15 +24,15 @@ use super::{
 };
 use crate::embedded::runtime::{Exit, StartError};
 
-/// How long a shim may take to kill its container and clean up before it is killed itself.
+/// The time a shim has to kill its container and clean up, before it is killed itself.
 const END_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// When a container is ended as its pod is removed.
+/// The order in which containers end when their pod is removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fate {
-    /// Before the sandbox.
+    /// An ordinary container ends before the sandbox.
     BeforeSandbox,
-    /// It is the sandbox.
+    /// The pause container ends with the sandbox.
     WithSandbox,
 }
 
@@ -42,25 +42,25 @@ pub(super) struct PodShims(Mutex<State>);
 
 #[derive(Default)]
 struct State {
-    /// No more starts: the pod is being removed.
+    /// Set once the pod is being removed: nothing starts any more.
     closed: bool,
-    /// By container or sandbox id.
+    /// The key is a container's or sandbox's id.
     shims: HashMap<String, Shim>,
 }
 
 struct Shim {
     fate: Fate,
-    /// The container's first process while it runs.
+    /// The container's first process; none once it has ended.
     process: Option<ProcessRef>,
-    /// Dropped to end the container.
+    /// Dropping it ends the container.
     _keep: oneshot::Sender<()>,
-    /// Closed when the shim has ended.
+    /// Closes when the shim has ended.
     ended: oneshot::Receiver<()>,
 }
 
 impl PodShims {
-    /// Starts a container. Resolves once its program was executed, with a future that resolves when it has ended.
-    /// If dropped, the container still comes to be, and ends with the pod.
+    /// Starts a container. Resolves once its program was executed, to a future that resolves when
+    /// it has ended. If this future is dropped, the container still starts, and ends with the pod.
     pub(super) async fn start(
         self: &Arc<Self>,
         executable: &Path,
@@ -87,18 +87,19 @@ impl PodShims {
         let process =
             start.await.unwrap_or_else(|_| Err(create_error("the shim ended unexpectedly")))?;
         let exit = async move {
-            // A shim that was killed says nothing, but its container died with it.
+            // A killed shim reports nothing, but its container died with it.
             exit.await.unwrap_or_else(|_| Exit { code: 137, finished_at: Timestamp::now() })
         };
         Ok((process, exit))
     }
 
-    /// The first process of a container that runs.
+    /// The first process of a running container.
     pub(super) fn process(&self, id: &str) -> Option<ProcessRef> {
         lock(&self.0).shims.get(id).and_then(|shim| shim.process)
     }
 
-    /// Ends all containers, then the sandbox, and waits for that. They end too if the future is dropped.
+    /// Ends all containers and then the sandbox, and waits for their ends. They also end if this
+    /// future is dropped.
     pub(super) async fn end(&self) {
         let shims = {
             let mut state = lock(&self.0);
@@ -108,7 +109,7 @@ impl PodShims {
         let (containers, sandboxes): (Vec<_>, Vec<_>) =
             shims.into_values().partition(|shim| shim.fate == Fate::BeforeSandbox);
         for shims in [containers, sandboxes] {
-            // All are told first.
+            // Every shim is told before the first is waited for.
             let ending: Vec<_> = shims.into_iter().map(|Shim { ended, .. }| ended).collect();
             for ended in ending {
                 let _ = ended.await;
@@ -122,7 +123,8 @@ fn spawn(executable: &Path) -> io::Result<(Child, pipe::Sender, pipe::Receiver)>
         .args([super::HIDDEN, "shim"])
         .env_clear()
         .current_dir("/")
-        // Ctrl-C in a terminal is for the runtime, which then ends its containers in order.
+        // In a process group of its own, a shim does not get the terminal's Ctrl-C: the runtime
+        // ends its containers in order.
         .process_group(0)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -135,7 +137,7 @@ fn spawn(executable: &Path) -> io::Result<(Child, pipe::Sender, pipe::Receiver)>
     Ok((child, control, events))
 }
 
-/// To whom a shim's events go.
+/// The receivers of a shim's events.
 struct Watched {
     pod: Weak<PodShims>,
     id: String,
@@ -143,7 +145,7 @@ struct Watched {
     exited: oneshot::Sender<Exit>,
 }
 
-/// Follows one shim to its end.
+/// Follows one shim until it ends.
 async fn watch(
     watched: Watched,
     mut child: Child,
@@ -155,7 +157,7 @@ async fn watch(
 ) {
     let (pod, id) = (Weak::clone(&watched.pod), watched.id.clone());
     tokio::select! {
-        // If this fails, the shim is gone, and the events end.
+        // An error means that the shim has ended, and then the events end, too.
         _ = control.write_all(&frame) => {}
         _ = &mut kept => {}
     }
@@ -196,7 +198,7 @@ async fn follow(watched: Watched, mut events: pipe::Receiver) {
         Some(ShimEvent::Started(process)) => process,
         Some(ShimEvent::Failed(failure)) => {
             let _ = started.send(Err(failure.into()));
-            // The shim cleans up, then ends.
+            // The shim cleans up and then ends.
             let _ = next(&mut events).await;
             return;
         }
