@@ -204,7 +204,7 @@ impl Metrics {
 
     /// A request has ended.
     pub fn request(&self, method: Method, code: Code, reason: Option<Reason>, took: Duration) {
-        let labels = RequestLabels { method: method.as_str(), code: code_name(code) };
+        let labels = RequestLabels { method: method.as_str(), code: crate::codec::code_name(code) };
         self.requests.get_or_create(&labels).observe(took.as_secs_f64());
         let Some(reason) = reason else { return };
         let labels = ReasonLabels { reason: reason.as_str() };
@@ -264,28 +264,5 @@ impl Metrics {
             self.cpu.inner().store(seconds.to_bits(), std::sync::atomic::Ordering::Relaxed);
         }
         self.fds.set(own.fd_count().ok().and_then(|n| i64::try_from(n).ok()).unwrap_or_default());
-    }
-}
-
-/// The code as gRPC spells it.
-pub const fn code_name(code: Code) -> &'static str {
-    match code {
-        Code::Ok => "OK",
-        Code::Cancelled => "CANCELLED",
-        Code::Unknown => "UNKNOWN",
-        Code::InvalidArgument => "INVALID_ARGUMENT",
-        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
-        Code::NotFound => "NOT_FOUND",
-        Code::AlreadyExists => "ALREADY_EXISTS",
-        Code::PermissionDenied => "PERMISSION_DENIED",
-        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
-        Code::FailedPrecondition => "FAILED_PRECONDITION",
-        Code::Aborted => "ABORTED",
-        Code::OutOfRange => "OUT_OF_RANGE",
-        Code::Unimplemented => "UNIMPLEMENTED",
-        Code::Internal => "INTERNAL",
-        Code::Unavailable => "UNAVAILABLE",
-        Code::DataLoss => "DATA_LOSS",
-        Code::Unauthenticated => "UNAUTHENTICATED",
     }
 }

@@ -12,8 +12,8 @@ use secrecy::ExposeSecret;
 use super::{hint::hint, options::GlobalArgs, table::Tone, terminal::Terminal, values::Named};
 use crate::{
     client::{
-        self, ClientIdentity, ConnectOptions, Credentials, Endpoint, Error, Failure, Fleet, Trust,
-        by_reason, reason,
+        self, ClientIdentity, ConnectOptions, Credentials, Endpoint, Error, Failure, Fleet, Reason,
+        Trust, by_reason,
     },
     kube::workloads::{self, WorkloadKind},
 };
@@ -159,9 +159,9 @@ impl Context {
         let pods =
             workloads::pods_of(&client, namespace, &workload, name).await.map_err(|error| {
                 let error = Error::from_kube(&error, &format!("find the pods of {object}"));
-                match &*error.reason {
-                    reason::API_NOT_FOUND => Error::new(
-                        reason::WORKLOAD_NOT_FOUND,
+                match error.reason {
+                    Reason::ApiNotFound => Error::new(
+                        Reason::WorkloadNotFound,
                         format!("there is no {object} in namespace {namespace}"),
                     ),
                     _ => error,
@@ -169,7 +169,7 @@ impl Context {
             })?;
         let Some(pod) = pods.first() else {
             let message = format!("{object} in namespace {namespace} has no pods");
-            return Err(Error::new(reason::WORKLOAD_NOT_FOUND, message).into());
+            return Err(Error::new(Reason::WorkloadNotFound, message).into());
         };
         if !quiet && pods.len() > 1 {
             self.terminal.note(&format!("{object} has {} pods, using pod/{pod}", pods.len()));
@@ -295,7 +295,7 @@ fn connect(config: Config) -> Result<(Client, String), Error> {
     tracing::debug!(url = %config.cluster_url, "API server");
     let namespace = config.default_namespace.clone();
     let client = Client::try_from(config).map_err(|error| {
-        Error::new(reason::KUBECONFIG_INVALID, format!("cannot use the kubeconfig: {error}"))
+        Error::new(Reason::KubeconfigInvalid, format!("cannot use the kubeconfig: {error}"))
     })?;
     Ok((client, namespace))
 }
@@ -304,7 +304,7 @@ fn connect(config: Config) -> Result<(Client, String), Error> {
 async fn identity(auth: &AuthInfo) -> Result<Option<ClientIdentity>, Error> {
     let invalid = |what: &str, why: &dyn std::fmt::Display| {
         let message = format!("cannot use the kubeconfig's client {what}: {why}");
-        Error::new(reason::KUBECONFIG_INVALID, message)
+        Error::new(Reason::KubeconfigInvalid, message)
     };
     let read = async |what: &str, data: Option<&str>, file: Option<&String>| match (data, file) {
         // A JSON string of base64 is what Kubernetes' types for bytes are read from.
@@ -351,7 +351,7 @@ async fn config(global: &GlobalArgs) -> Result<Config, Error> {
                 other => other.to_string(),
             };
             return Err(Error::new(
-                reason::KUBECONFIG_INVALID,
+                Reason::KubeconfigInvalid,
                 format!("cannot use the kubeconfig: {why}"),
             ));
         }
@@ -363,5 +363,5 @@ async fn config(global: &GlobalArgs) -> Result<Config, Error> {
     {
         return Ok(config);
     }
-    Err(Error::new(reason::KUBECONFIG_MISSING, missing))
+    Err(Error::new(Reason::KubeconfigMissing, missing))
 }

@@ -15,7 +15,7 @@ use super::{
     verdict,
 };
 use crate::{
-    client::{Error, reason},
+    client::{Error, Reason},
     proto::v1::{
         self, DebugCreateRequest, DebugDone, EnvVar, ImagePullPolicy, PodRef, Session,
         SessionState, debug_create_response::Event,
@@ -288,11 +288,11 @@ async fn create(
                 Event::Done(done) => return Ok(done),
             }
         }
-        Err(Error::new(reason::PROTOCOL, "the agent ended its answer without a result"))
+        Err(Error::new(Reason::Protocol, "the agent ended its answer without a result"))
     };
     let result = tokio::time::timeout(limit, events).await.unwrap_or_else(|_| {
         Err(Error::new(
-            reason::REQUEST_TIMEOUT,
+            Reason::RequestTimeout,
             format!("the agent of pod {namespace}/{pod} gave no result within {limit:?}"),
         ))
     });

@@ -9,11 +9,7 @@ use std::{
 use futures::{Stream, StreamExt, stream};
 use tonic::transport::Channel;
 
-use super::{
-    credentials::Authenticated,
-    error::{Error, reason},
-    options::ConnectOptions,
-};
+use super::{credentials::Authenticated, error::Error, options::ConnectOptions, reason::Reason};
 use crate::kube::portforward::FarEnd;
 use crate::proto::v1::{
     DebugCreateRequest, DebugEndRequest, DebugEndResponse, DebugGetRequest, DebugListRequest,
@@ -88,7 +84,7 @@ impl Agent {
             let answer = client.verify(request).await?.into_inner();
             answer
                 .pod
-                .ok_or_else(|| Error::new(reason::PROTOCOL, "the agent's answer holds no pod"))
+                .ok_or_else(|| Error::new(Reason::Protocol, "the agent's answer holds no pod"))
         })
         .await
     }
@@ -142,13 +138,13 @@ impl Agent {
                     Some(Event::Done(done)) => Some((Ok(Event::Done(done)), None)),
                     Some(event) => Some((Ok(event), Some(answers))),
                     None => Some((
-                        Err(Error::new(reason::PROTOCOL, "the agent sent an event without a kind")),
+                        Err(Error::new(Reason::Protocol, "the agent sent an event without a kind")),
                         None,
                     )),
                 },
                 Ok(None) => Some((
                     Err(Error::new(
-                        reason::PROTOCOL,
+                        Reason::Protocol,
                         "the agent ended its answer without a result",
                     )),
                     None,
@@ -176,7 +172,7 @@ impl Agent {
             let answer = client.get(request).await?.into_inner();
             answer
                 .session
-                .ok_or_else(|| Error::new(reason::PROTOCOL, "the agent's answer holds no session"))
+                .ok_or_else(|| Error::new(Reason::Protocol, "the agent's answer holds no session"))
         })
         .await
     }
@@ -202,7 +198,7 @@ impl Agent {
                 let page = client.list(request.clone()).await?.into_inner();
                 if page.sessions.is_empty() && !page.next_page_token.is_empty() {
                     return Err(Error::new(
-                        reason::PROTOCOL,
+                        Reason::Protocol,
                         "the agent sent an empty page and promised more",
                     ));
                 }
@@ -263,15 +259,14 @@ impl Agent {
             None => call.await,
             Some(limit) => tokio::time::timeout(limit, call).await.unwrap_or_else(|_| {
                 let message = format!("the agent at {} did not answer within {limit:?}", self.name);
-                Err(Error::new(reason::REQUEST_TIMEOUT, message))
+                Err(Error::new(Reason::RequestTimeout, message))
             }),
         };
         answer.map_err(|error| self.explain(error))
     }
 
     pub(super) fn explain(&self, error: Error) -> Error {
-        if let Some(refusal) =
-            self.refusal.get().filter(|_| error.reason == reason::CONNECTION_LOST)
+        if let Some(refusal) = self.refusal.get().filter(|_| error.reason == Reason::ConnectionLost)
         {
             return refusal.clone();
         }
@@ -289,7 +284,7 @@ pub(super) fn pod_ref(namespace: &str, name: &str) -> PodRef {
 fn at_most(most: usize, count: usize, what: &str) -> Result<(), Error> {
     if count > most {
         return Err(Error::new(
-            reason::PROTOCOL,
+            Reason::Protocol,
             format!("the agent sent more than {most} {what}"),
         ));
     }

@@ -5,10 +5,7 @@ use std::future::Future;
 use bytes::Bytes;
 use tonic::{Code, Streaming};
 
-use super::{
-    agent::Agent,
-    error::{Error, reason},
-};
+use super::{agent::Agent, error::Error, reason::Reason};
 use crate::proto::v1::{
     CaptureCompileRequest, CaptureCompileResponse, CaptureEnded, CaptureListInterfacesRequest,
     CaptureListInterfacesResponse, CaptureStartRequest, CaptureStartResponse, CaptureStarted,
@@ -53,7 +50,7 @@ impl Agent {
                 match events.message().await?.and_then(|first| first.event) {
                     Some(Event::Started(started)) => Ok((started, events)),
                     _ => Err(Error::new(
-                        reason::PROTOCOL,
+                        Reason::Protocol,
                         "the agent did not say that the capture started",
                     )),
                 }
@@ -116,7 +113,7 @@ impl Capture {
     /// # Errors
     /// `CONNECTION_LOST`, `PROTOCOL`, and what the agent ended the capture with.
     pub async fn next(&mut self) -> Result<CaptureEvent, Error> {
-        let protocol = |what: &str| Error::new(reason::PROTOCOL, what);
+        let protocol = |what: &str| Error::new(Reason::Protocol, what);
         match self.events.message().await {
             Ok(Some(CaptureStartResponse { event: Some(event) })) => match event {
                 Event::Pcapng(blocks) => Ok(CaptureEvent::Packets(blocks)),

@@ -23,10 +23,12 @@ use tower::service_fn;
 use super::{
     agent::Agent,
     endpoint::Endpoint,
-    error::{Error, reason},
+    error::Error,
     options::{ConnectOptions, Traffic},
+    reason::Reason,
     tls::{Secured, TlsIo, Trust},
 };
+use crate::domain::Reason as AgentReason;
 use crate::kube::{
     agents::{AGENT_PORT, AgentPod},
     leases::{self, Published},
@@ -94,9 +96,10 @@ pub async fn published_trust(
             let found = found.map_err(|error| Error::from_kube(&error, &doing))?;
             found.map(|(_, published)| Trust::pin(&published.certificate)).transpose()
         }
-        Err(_) => {
-            Err(Error::new(reason::API_UNREACHABLE, format!("cannot {doing}: no answer in time")))
-        }
+        Err(_) => Err(Error::new(
+            Reason::Agent(AgentReason::ApiUnreachable),
+            format!("cannot {doing}: no answer in time"),
+        )),
     }
 }
 
@@ -151,7 +154,7 @@ pub(super) async fn connect_pod(
                 "the agent on node {} (pod {}/{}) has published no certificate that it could be known by",
                 pod.node, pod.namespace, pod.name
             );
-            return Err(Error::new(reason::AGENT_NOT_PUBLISHED, message)
+            return Err(Error::new(Reason::AgentNotPublished, message)
                 .about("node", &pod.node)
                 .about("agent_namespace", &pod.namespace));
         }
@@ -213,7 +216,7 @@ impl Route {
             Err(_) => {
                 let message =
                     format!("cannot {doing}: no answer within {:?}", self.options.connect_timeout);
-                Err(Error::new(reason::API_UNREACHABLE, message))
+                Err(Error::new(Reason::Agent(AgentReason::ApiUnreachable), message))
             }
         }
     }
@@ -224,10 +227,10 @@ impl Route {
     /// the same, after a pause once more.
     async fn secured(&self) -> Result<TlsIo<Box<dyn Duplex>>, Error> {
         let known = || self.published.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let missing = || Error::new(reason::AGENT_NOT_PUBLISHED, "the agent's Lease is gone");
+        let missing = || Error::new(Reason::AgentNotPublished, "the agent's Lease is gone");
         let mut published = known().ok_or_else(missing)?;
         let mismatch = match self.attempt(&published).await {
-            Err(error) if error.reason == reason::CERTIFICATE_MISMATCH => error,
+            Err(error) if error.reason == Reason::CertificateMismatch => error,
             ended => return ended,
         };
         for _ in 0..REREADS {

@@ -19,7 +19,10 @@ use tonic::{Code, Status, body::Body, transport::Channel};
 use tonic_types::{ErrorDetails, StatusExt};
 use tower::{BoxError, Layer, Service, ServiceExt, service_fn};
 
-use super::error::{DOMAIN, Error, reason};
+use super::{
+    error::{DOMAIN, Error},
+    reason::Reason,
+};
 
 /// Longest token that is read from a file, in bytes.
 const MAX_TOKEN: u64 = 64 * 1024;
@@ -61,14 +64,14 @@ impl Credentials {
     pub fn of(config: &Config) -> Result<Self, Error> {
         let layer = config.auth_layer().map_err(|error| {
             let message = format!("cannot use the kubeconfig's credentials: {error}");
-            Error::new(reason::KUBECONFIG_INVALID, message)
+            Error::new(Reason::KubeconfigInvalid, message)
         })?;
         Ok(Self(layer.map_or(Source::Nothing, |layer| Source::Kubeconfig(Arc::new(layer)))))
     }
 
     /// The value of the header `authorization`, if there is one.
     async fn header(&self) -> Result<Option<HeaderValue>, Error> {
-        let unusable = |why: String| Error::new(reason::CREDENTIALS_UNUSABLE, why);
+        let unusable = |why: String| Error::new(Reason::CredentialsUnusable, why);
         match &self.0 {
             Source::Nothing => Ok(None),
             Source::File(path) => {
@@ -153,7 +156,7 @@ impl Service<Request<Body>> for Authenticated {
 
 /// The error in the only form that comes through generated clients whole.
 fn status(error: &Error) -> Status {
-    let details = ErrorDetails::with_error_info(&*error.reason, DOMAIN, HashMap::new());
+    let details = ErrorDetails::with_error_info(error.reason.as_str(), DOMAIN, HashMap::new());
     Status::with_error_details(Code::Unauthenticated, error.message.clone(), details)
 }
 
@@ -198,10 +201,7 @@ mod tests {
         let credentials = Credentials::token_file(file.path());
         for bad in ["", "\n", "a\nb"] {
             std::fs::write(file.path(), bad).unwrap();
-            assert_eq!(
-                credentials.header().await.unwrap_err().reason,
-                reason::CREDENTIALS_UNUSABLE
-            );
+            assert_eq!(credentials.header().await.unwrap_err().reason, Reason::CredentialsUnusable);
         }
         for token in ["first", "second"] {
             std::fs::write(file.path(), format!("{token}\n")).unwrap();

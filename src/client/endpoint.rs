@@ -4,7 +4,7 @@ use std::{fmt, net::IpAddr, path::PathBuf, str::FromStr};
 
 use tonic::transport::Uri;
 
-use super::error::{Error, reason};
+use super::{error::Error, reason::Reason};
 
 /// Where an agent listens.
 ///
@@ -27,7 +27,7 @@ impl FromStr for Endpoint {
         let invalid = |why: &str| {
             let text: String = text.chars().take(200).collect();
             Error::new(
-                reason::ENDPOINT_INVALID,
+                Reason::EndpointInvalid,
                 format!("{text:?} is not an endpoint of an agent: {why}"),
             )
         };
@@ -139,7 +139,7 @@ mod tests {
             ("", "write https://HOST:PORT"),
         ] {
             let error = text.parse::<Endpoint>().expect_err(text);
-            assert_eq!(error.reason, reason::ENDPOINT_INVALID);
+            assert_eq!(error.reason, Reason::EndpointInvalid);
             assert!(error.message.contains(why), "{text}: {error}");
         }
     }

@@ -1,116 +1,47 @@
-//! One error type for all that can go wrong between a person and an agent, with the reason as `google.rpc.ErrorInfo` has
-//! it: a fixed word for programs, beside a sentence for people.
+//! The one error of the client: a reason for programs, as `google.rpc.ErrorInfo` carries it, and a
+//! sentence for people.
 
-use std::{borrow::Cow, collections::BTreeMap, error::Error as StdError, io};
+use std::{collections::BTreeMap, error::Error as StdError, io};
 
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-use crate::kube::portforward::FarEnd;
+use super::reason::Reason;
+use crate::{
+    codec::code_name,
+    domain::{Reason as AgentReason, text::shorten},
+    kube::portforward::FarEnd,
+};
 
 /// `ErrorInfo.domain` of podsonde's own reasons.
 pub(super) const DOMAIN: &str = "podsonde.dev";
 /// Longest message that is kept of what another process said, in bytes.
 const LONGEST: usize = 4096;
 
-/// Reasons that the client itself gives. The agents' are documented with each call in `proto/podsonde/v1`.
-pub mod reason {
-    /// What was given as an agent's endpoint is none.
-    pub const ENDPOINT_INVALID: &str = "ENDPOINT_INVALID";
-    /// Nothing answers at the agent's endpoint.
-    pub const AGENT_UNREACHABLE: &str = "AGENT_UNREACHABLE";
-    /// The agent shows another certificate than the one in its Lease, or than the one that was asked for.
-    pub const CERTIFICATE_MISMATCH: &str = "CERTIFICATE_MISMATCH";
-    /// No authority that is trusted has signed the agent's certificate for the name that was connected to.
-    pub const CERTIFICATE_UNTRUSTED: &str = "CERTIFICATE_UNTRUSTED";
-    /// A file of certificates cannot be used.
-    pub const CERTIFICATE_FILE_INVALID: &str = "CERTIFICATE_FILE_INVALID";
-    /// What was given as a certificate's fingerprint is none.
-    pub const FINGERPRINT_INVALID: &str = "FINGERPRINT_INVALID";
-    /// The agent does not believe the client's certificate.
-    pub const CLIENT_CERTIFICATE_REFUSED: &str = "CLIENT_CERTIFICATE_REFUSED";
-    /// The agent has no Lease that says what certificate it serves.
-    pub const AGENT_NOT_PUBLISHED: &str = "AGENT_NOT_PUBLISHED";
-    /// The connection to the agent ended before its answer, or in the middle of it.
-    pub const CONNECTION_LOST: &str = "CONNECTION_LOST";
-    /// The answer did not come within the request timeout.
-    pub const REQUEST_TIMEOUT: &str = "REQUEST_TIMEOUT";
-    /// The agent's answer makes no sense.
-    pub const PROTOCOL: &str = "PROTOCOL";
-    /// What came of a file is not what the agent says it is.
-    pub const CHECKSUM_MISMATCH: &str = "CHECKSUM_MISMATCH";
-    /// A file of this machine cannot be used.
-    pub const LOCAL_FILE: &str = "LOCAL_FILE";
-    /// There is no agent pod on the node.
-    pub const AGENT_NOT_FOUND: &str = "AGENT_NOT_FOUND";
-    /// The agent pod on the node is not Ready.
-    pub const AGENT_NOT_READY: &str = "AGENT_NOT_READY";
-    /// The API server could not forward a port to the agent pod.
-    pub const PORT_FORWARD_FAILED: &str = "PORT_FORWARD_FAILED";
-    /// There is no such pod.
-    pub const POD_NOT_FOUND: &str = "POD_NOT_FOUND";
-    /// The pod runs on no node yet.
-    pub const POD_NOT_SCHEDULED: &str = "POD_NOT_SCHEDULED";
-    /// There is no such object, or it selects no pods.
-    pub const WORKLOAD_NOT_FOUND: &str = "WORKLOAD_NOT_FOUND";
-    /// The credentials that are to be shown to agents cannot be read.
-    pub const CREDENTIALS_UNUSABLE: &str = "CREDENTIALS_UNUSABLE";
-    /// There is neither a kubeconfig nor a service account.
-    pub const KUBECONFIG_MISSING: &str = "KUBECONFIG_MISSING";
-    /// The kubeconfig cannot be used.
-    pub const KUBECONFIG_INVALID: &str = "KUBECONFIG_INVALID";
-    /// The API server cannot be reached.
-    pub const API_UNREACHABLE: &str = "API_UNREACHABLE";
-    /// The API server does not know who asks.
-    pub const API_UNAUTHENTICATED: &str = "API_UNAUTHENTICATED";
-    /// The API server does not let this user do it.
-    pub const API_FORBIDDEN: &str = "API_FORBIDDEN";
-    /// The API server has no such object.
-    pub const API_NOT_FOUND: &str = "API_NOT_FOUND";
-    /// The API server refused for another reason.
-    pub const API_ERROR: &str = "API_ERROR";
-}
-
 /// What went wrong.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Error {
-    /// Why, in UPPER_SNAKE, for programs: one of [`reason`] or of the agents' documented ones. Where the agent gave none,
-    /// the gRPC code's name.
-    pub reason: Cow<'static, str>,
+    /// Why, for programs.
+    pub reason: Reason,
     /// The gRPC code it has, or would have.
     pub code: Code,
     /// One sentence for a person. At most 4 KiB.
     pub message: String,
-    /// What it is about: `node`, `namespace`, `pod`, `container`, `field`, `spec_entry` (`permanent` or
-    /// `possible`: the container's entry stays in the pod's spec).
+    /// What it is about: `node`, `namespace`, `pod`, `container`, `field`, `permission` (the one that
+    /// is missing), `spec_entry` (`permanent` or `possible`: the container's entry stays in the
+    /// pod's spec).
     pub metadata: BTreeMap<String, String>,
 }
 
 impl Error {
     /// An error of the client's own.
     #[must_use]
-    pub fn new(reason: &'static str, message: impl Into<String>) -> Self {
-        let code = match reason {
-            reason::ENDPOINT_INVALID | reason::KUBECONFIG_INVALID => Code::InvalidArgument,
-            reason::FINGERPRINT_INVALID | reason::CERTIFICATE_FILE_INVALID => Code::InvalidArgument,
-            reason::CLIENT_CERTIFICATE_REFUSED => Code::Unauthenticated,
-            reason::AGENT_NOT_FOUND | reason::POD_NOT_FOUND => Code::NotFound,
-            reason::WORKLOAD_NOT_FOUND | reason::API_NOT_FOUND => Code::NotFound,
-            reason::REQUEST_TIMEOUT => Code::DeadlineExceeded,
-            reason::API_UNAUTHENTICATED | reason::CREDENTIALS_UNUSABLE => Code::Unauthenticated,
-            reason::API_FORBIDDEN => Code::PermissionDenied,
-            reason::POD_NOT_SCHEDULED | reason::KUBECONFIG_MISSING => Code::FailedPrecondition,
-            reason::AGENT_NOT_PUBLISHED => Code::FailedPrecondition,
-            reason::PROTOCOL | reason::API_ERROR => Code::Internal,
-            reason::CHECKSUM_MISMATCH => Code::Aborted,
-            reason::LOCAL_FILE => Code::FailedPrecondition,
-            _ => Code::Unavailable,
-        };
+    pub fn new(reason: Reason, message: impl Into<String>) -> Self {
         Self {
-            reason: reason.into(),
-            code,
-            message: shorten(message.into()),
+            code: reason.code(),
+            reason,
+            message: shorten(&message.into(), LONGEST).into_owned(),
             metadata: BTreeMap::new(),
         }
     }
@@ -134,11 +65,11 @@ impl Error {
         match error {
             kube::Error::Api(status) => {
                 let reason = match status.code {
-                    401 => reason::API_UNAUTHENTICATED,
-                    403 => reason::API_FORBIDDEN,
-                    404 => reason::API_NOT_FOUND,
-                    429 | 502..=504 => reason::API_UNREACHABLE,
-                    _ => reason::API_ERROR,
+                    401 => Reason::ApiUnauthenticated,
+                    403 => Reason::ApiForbidden,
+                    404 => Reason::ApiNotFound,
+                    429 | 502..=504 => Reason::Agent(AgentReason::ApiUnreachable),
+                    _ => Reason::ApiError,
                 };
                 let said = if status.message.is_empty() { &status.reason } else { &status.message };
                 Self::new(reason, format!("cannot {doing}: the API server says: {said}"))
@@ -146,20 +77,20 @@ impl Error {
             kube::Error::InferKubeconfig(_)
             | kube::Error::InferConfig(_)
             | kube::Error::RustlsTls(_) => {
-                Self::new(reason::KUBECONFIG_INVALID, format!("cannot {doing}: {error}"))
+                Self::new(Reason::KubeconfigInvalid, format!("cannot {doing}: {error}"))
             }
             kube::Error::Auth(_) => {
-                Self::new(reason::API_UNAUTHENTICATED, format!("cannot {doing}: {error}"))
+                Self::new(Reason::ApiUnauthenticated, format!("cannot {doing}: {error}"))
             }
             kube::Error::HyperError(_) | kube::Error::Service(_) | kube::Error::ReadEvents(_) => {
                 // Behind the service's error may stand one of the authentication layer.
                 let reason = match find::<kube::Error>(error.source()) {
-                    Some(kube::Error::Auth(_)) => reason::API_UNAUTHENTICATED,
-                    _ => reason::API_UNREACHABLE,
+                    Some(kube::Error::Auth(_)) => Reason::ApiUnauthenticated,
+                    _ => Reason::Agent(AgentReason::ApiUnreachable),
                 };
                 Self::new(reason, format!("cannot {doing}: {}", innermost(error)))
             }
-            _ => Self::new(reason::API_ERROR, format!("cannot {doing}: {error}")),
+            _ => Self::new(Reason::ApiError, format!("cannot {doing}: {error}")),
         }
     }
 
@@ -170,8 +101,8 @@ impl Error {
         }
         if let Some(error) = find::<kube::Error>(Some(error)) {
             let mut error = Self::from_kube(error, &format!("forward a port to {to}"));
-            if [reason::API_ERROR, reason::API_NOT_FOUND].contains(&&*error.reason) {
-                error.reason = reason::PORT_FORWARD_FAILED.into();
+            if matches!(error.reason, Reason::ApiError | Reason::ApiNotFound) {
+                error.reason = Reason::PortForwardFailed;
                 error.code = Code::Unavailable;
             }
             return error;
@@ -182,18 +113,17 @@ impl Error {
             Some(io::ErrorKind::TimedOut) => "no answer in time".to_owned(),
             _ => innermost(error),
         };
-        Self::new(reason::AGENT_UNREACHABLE, format!("cannot connect to the agent at {to}: {why}"))
+        Self::new(Reason::AgentUnreachable, format!("cannot connect to the agent at {to}: {why}"))
     }
 
     /// The same error, unless it is what a refused port-forward to the agent on `node` looks like from the layers above it.
     pub(super) fn through(self, far_end: &FarEnd, node: &str) -> Self {
         match far_end.failure() {
             Some(why)
-                if [reason::CONNECTION_LOST, reason::AGENT_UNREACHABLE]
-                    .contains(&&*self.reason) =>
+                if matches!(self.reason, Reason::ConnectionLost | Reason::AgentUnreachable) =>
             {
                 let message = format!("cannot forward a port to the agent on node {node}: {why}");
-                Self::new(reason::PORT_FORWARD_FAILED, message).about("node", node)
+                Self::new(Reason::PortForwardFailed, message).about("node", node)
             }
             _ => self,
         }
@@ -202,15 +132,17 @@ impl Error {
 
 impl From<Status> for Error {
     fn from(status: Status) -> Self {
-        let details = status.get_details_error_info();
-        if let Some(details) =
-            details.filter(|details| details.domain == DOMAIN && is_reason(&details.reason))
+        if let Some(details) = status.get_details_error_info()
+            && details.domain == DOMAIN
+            && is_reason(&details.reason)
         {
-            let metadata = details.metadata.into_iter().map(|(key, value)| (key, shorten(value)));
+            let shortened = |text: &str| shorten(text, LONGEST).into_owned();
+            let metadata =
+                details.metadata.into_iter().map(|(key, value)| (key, shortened(&value)));
             return Self {
-                reason: details.reason.into(),
+                reason: Reason::parse(&details.reason),
                 code: status.code(),
-                message: shorten(status.message().to_owned()),
+                message: shortened(status.message()),
                 metadata: metadata.take(32).collect(),
             };
         }
@@ -220,12 +152,13 @@ impl From<Status> for Error {
                 return known.clone();
             }
             let lost = format!("the connection to the agent was lost: {}", innermost(cause));
-            return Self::new(reason::CONNECTION_LOST, lost);
+            return Self::new(Reason::ConnectionLost, lost);
         }
         let (code, said) = (status.code(), status.message());
         let said = if said.is_empty() { code.description() } else { said };
-        let message = shorten(format!("the agent says: {said}"));
-        Self { reason: code_name(code).into(), code, message, metadata: BTreeMap::new() }
+        let message = shorten(&format!("the agent says: {said}"), LONGEST).into_owned();
+        let reason = Reason::parse(code_name(code));
+        Self { reason, code, message, metadata: BTreeMap::new() }
     }
 }
 
@@ -233,43 +166,6 @@ impl From<Status> for Error {
 fn is_reason(text: &str) -> bool {
     let upper_snake = |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_';
     (1..=63).contains(&text.len()) && text.bytes().all(upper_snake)
-}
-
-/// The code's name in the gRPC specification.
-fn code_name(code: Code) -> &'static str {
-    match code {
-        Code::Ok => "OK",
-        Code::Cancelled => "CANCELLED",
-        Code::Unknown => "UNKNOWN",
-        Code::InvalidArgument => "INVALID_ARGUMENT",
-        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
-        Code::NotFound => "NOT_FOUND",
-        Code::AlreadyExists => "ALREADY_EXISTS",
-        Code::PermissionDenied => "PERMISSION_DENIED",
-        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
-        Code::FailedPrecondition => "FAILED_PRECONDITION",
-        Code::Aborted => "ABORTED",
-        Code::OutOfRange => "OUT_OF_RANGE",
-        Code::Unimplemented => "UNIMPLEMENTED",
-        Code::Internal => "INTERNAL",
-        Code::Unavailable => "UNAVAILABLE",
-        Code::DataLoss => "DATA_LOSS",
-        Code::Unauthenticated => "UNAUTHENTICATED",
-    }
-}
-
-fn shorten(mut text: String) -> String {
-    if text.len() > LONGEST {
-        let room = LONGEST - '…'.len_utf8();
-        let kept = text
-            .char_indices()
-            .map(|(at, c)| at + c.len_utf8())
-            .take_while(|end| *end <= room)
-            .last();
-        text.truncate(kept.unwrap_or(0));
-        text.push('…');
-    }
-    text
 }
 
 /// What the error at the end of the chain says: the others only say that something failed.

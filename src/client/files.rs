@@ -9,11 +9,7 @@ use bytes::Bytes;
 use futures::Stream;
 use tonic::Streaming;
 
-use super::{
-    agent::Agent,
-    credentials::Authenticated,
-    error::{Error, reason},
-};
+use super::{agent::Agent, credentials::Authenticated, error::Error, reason::Reason};
 use crate::proto::v1::{
     FileEntry, FileRoot, FileTarget, FilesChecksumDone, FilesChecksumRequest, FilesListRequest,
     FilesListResponse, FilesReadChange, FilesReadEnd, FilesReadRequest, FilesReadResponse,
@@ -180,7 +176,7 @@ impl Files {
         let mut answers = self.answers(stream);
         let first = answers.next().await?.and_then(|answer| answer.event);
         let Some(files_read_response::Event::Start(start)) = first else {
-            return Err(Error::new(reason::PROTOCOL, "the agent did not begin with what it reads"));
+            return Err(Error::new(Reason::Protocol, "the agent did not begin with what it reads"));
         };
         if follow {
             answers.limit = None;
@@ -214,7 +210,7 @@ impl Files {
         let first = answers.next().await?.and_then(|answer| answer.event);
         let Some(files_walk_response::Event::Start(root)) = first else {
             return Err(Error::new(
-                reason::PROTOCOL,
+                Reason::Protocol,
                 "the agent did not begin with whose files it walks",
             ));
         };
@@ -246,7 +242,7 @@ impl Files {
                     return Ok(done);
                 }
                 Some(files_checksum_response::Event::Done(_)) | None => {
-                    return Err(Error::new(reason::PROTOCOL, "the agent ended without a checksum"));
+                    return Err(Error::new(Reason::Protocol, "the agent ended without a checksum"));
                 }
             }
         }
@@ -292,10 +288,10 @@ impl Reading {
             Some(files_read_response::Event::Change(change)) => Ok(ReadEvent::Change(change)),
             Some(files_read_response::Event::End(end)) => Ok(ReadEvent::End(end)),
             Some(files_read_response::Event::Start(_)) => {
-                Err(Error::new(reason::PROTOCOL, "the agent began a file twice"))
+                Err(Error::new(Reason::Protocol, "the agent began a file twice"))
             }
             None => Err(Error::new(
-                reason::CONNECTION_LOST,
+                Reason::ConnectionLost,
                 "the agent stopped in the middle of the file",
             )),
         }
@@ -317,10 +313,10 @@ impl Walking {
             }
             Some(files_walk_response::Event::End(end)) => Ok(WalkEvent::End(end)),
             Some(files_walk_response::Event::Start(_)) => {
-                Err(Error::new(reason::PROTOCOL, "the agent began a tree twice"))
+                Err(Error::new(Reason::Protocol, "the agent began a tree twice"))
             }
             None => Err(Error::new(
-                reason::CONNECTION_LOST,
+                Reason::ConnectionLost,
                 "the agent stopped in the middle of the tree",
             )),
         }
@@ -348,12 +344,12 @@ fn is_path_below(path: &[u8]) -> bool {
 }
 
 fn lacks(what: &str) -> Error {
-    Error::new(reason::PROTOCOL, format!("the agent's answer lacks {what}"))
+    Error::new(Reason::Protocol, format!("the agent's answer lacks {what}"))
 }
 
 fn absurd(what: &str, name: &[u8]) -> Error {
     let name: String = String::from_utf8_lossy(name).chars().take(100).collect();
-    Error::new(reason::PROTOCOL, format!("the agent sent {what}: {name:?}"))
+    Error::new(Reason::Protocol, format!("the agent sent {what}: {name:?}"))
 }
 
 #[cfg(test)]

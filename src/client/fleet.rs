@@ -9,9 +9,11 @@ use super::{
     agent::Agent,
     connect,
     endpoint::Endpoint,
-    error::{Error, reason},
+    error::Error,
     options::{ConnectOptions, Traffic},
+    reason::Reason,
 };
+use crate::domain::Reason as AgentReason;
 use crate::kube::agents::{self, AGENT_NAMESPACE, AgentPod};
 
 /// The agents that can be asked: one that was named, or those that the cluster runs.
@@ -65,7 +67,7 @@ pub struct Gathered<T> {
 pub fn by_reason(failures: &[Failure]) -> BTreeMap<&str, Vec<&Failure>> {
     let mut groups: BTreeMap<&str, Vec<&Failure>> = BTreeMap::new();
     for failure in failures {
-        groups.entry(&failure.error.reason).or_default().push(failure);
+        groups.entry(failure.error.reason.as_str()).or_default().push(failure);
     }
     groups
 }
@@ -100,10 +102,10 @@ impl Fleet {
             Ok(Some(node)) => self.place_of_node(&node).await,
             Ok(None) => {
                 let message = format!("pod {namespace}/{pod} has not been scheduled to a node yet");
-                Err(about(Error::new(reason::POD_NOT_SCHEDULED, message)))
+                Err(about(Error::new(Reason::Agent(AgentReason::PodNotScheduled), message)))
             }
-            Err(error) if error.reason == reason::API_NOT_FOUND => Err(about(Error::new(
-                reason::POD_NOT_FOUND,
+            Err(error) if error.reason == Reason::ApiNotFound => Err(about(Error::new(
+                Reason::Agent(AgentReason::PodNotFound),
                 format!("there is no pod {namespace}/{pod}"),
             ))),
             Err(error) => Err(about(error)),
@@ -135,7 +137,7 @@ impl Fleet {
         };
         let mut found = self.agents(client, namespace).await?;
         let nodes = match self.api("list nodes", agents::node_names(client)).await {
-            Err(error) if error.reason == reason::API_FORBIDDEN => {
+            Err(error) if error.reason == Reason::ApiForbidden => {
                 tracing::warn!("nodes may not be listed: a node without an agent is not missed");
                 Default::default()
             }
@@ -256,7 +258,7 @@ impl Fleet {
             None => call.await,
             Some(limit) => tokio::time::timeout(limit, call).await.map_err(|_| {
                 Error::new(
-                    reason::API_UNREACHABLE,
+                    Reason::Agent(AgentReason::ApiUnreachable),
                     format!("cannot {doing}: no answer within {limit:?}"),
                 )
             })?,
@@ -288,13 +290,13 @@ fn place(node: &str, agent: Option<AgentPod>, namespace: &str) -> AgentLocation 
                 "the agent on node {node} (pod {}/{}) is not ready",
                 pod.namespace, pod.name
             );
-            Destination::Nowhere(Error::new(reason::AGENT_NOT_READY, message))
+            Destination::Nowhere(Error::new(Reason::AgentNotReady, message))
         }
         None => {
             let message = format!(
                 "there is no podsonde agent on node {node} (looked in namespace {namespace})"
             );
-            Destination::Nowhere(Error::new(reason::AGENT_NOT_FOUND, message))
+            Destination::Nowhere(Error::new(Reason::AgentNotFound, message))
         }
     };
     let target = match target {

@@ -22,6 +22,7 @@ mod error;
 pub mod files;
 mod fleet;
 mod options;
+mod reason;
 mod tls;
 
 pub use agent::Agent;
@@ -29,8 +30,9 @@ pub use capture::{Capture, CaptureEvent};
 pub use connect::{connect, published_trust};
 pub use credentials::Credentials;
 pub use endpoint::Endpoint;
-pub use error::{Error, reason};
+pub use error::Error;
 pub use files::Files;
 pub use fleet::{AgentLocation, Failure, Fleet, Gathered, by_reason};
 pub use options::{ConnectOptions, Traffic};
+pub use reason::Reason;
 pub use tls::{ClientIdentity, Fingerprint, Trust};

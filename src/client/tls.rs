@@ -23,7 +23,7 @@ use rustls::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::error::{Error, reason};
+use super::{error::Error, reason::Reason};
 
 /// The SHA-256 of a certificate in DER.
 ///
@@ -65,7 +65,7 @@ impl FromStr for Fingerprint {
             let shown: String = text.chars().take(100).collect();
             let message =
                 format!("{shown:?} is not a SHA-256 fingerprint: write 64 hexadecimal digits");
-            Error::new(reason::FINGERPRINT_INVALID, message)
+            Error::new(Reason::FingerprintInvalid, message)
         })
     }
 }
@@ -86,7 +86,7 @@ impl Trust {
     pub(super) fn pin(pem: &str) -> Result<Self, Error> {
         CertificateDer::from_pem_slice(pem.as_bytes()).map(Self::Pin).map_err(|error| {
             Error::new(
-                reason::PROTOCOL,
+                Reason::Protocol,
                 format!("the agent's Lease holds no certificate that can be read: {error}"),
             )
         })
@@ -99,7 +99,7 @@ impl Trust {
     pub fn authorities(file: &Path) -> Result<Self, Error> {
         let invalid = |why: &dyn fmt::Display| {
             let message = format!("cannot use the authorities in {}: {why}", file.display());
-            Error::new(reason::CERTIFICATE_FILE_INVALID, message)
+            Error::new(Reason::CertificateFileInvalid, message)
         };
         let mut store = RootCertStore::empty();
         for certificate in CertificateDer::pem_file_iter(file).map_err(|error| invalid(&error))? {
@@ -135,7 +135,7 @@ impl ClientIdentity {
     /// `KUBECONFIG_INVALID`, as that is where people have them.
     pub fn from_pem(certificate: &[u8], key: &[u8]) -> Result<Self, Error> {
         let invalid = |what: &str, why: &dyn fmt::Display| {
-            Error::new(reason::KUBECONFIG_INVALID, format!("cannot use the client {what}: {why}"))
+            Error::new(Reason::KubeconfigInvalid, format!("cannot use the client {what}: {why}"))
         };
         let chain: Vec<_> = CertificateDer::pem_slice_iter(certificate)
             .collect::<Result<_, _>>()
@@ -172,7 +172,7 @@ impl Secured {
         to: &str,
     ) -> Result<Self, Error> {
         let unusable = |error: rustls::Error| {
-            Error::new(reason::KUBECONFIG_INVALID, format!("cannot set up TLS: {error}"))
+            Error::new(Reason::KubeconfigInvalid, format!("cannot set up TLS: {error}"))
         };
         let mut provider = aws_lc_rs::default_provider();
         // Faster than the one with 256 bits, which would be the first; that of an agent follows.
@@ -194,7 +194,7 @@ impl Secured {
                 );
                 verifier.build().map_err(|_| {
                     Error::new(
-                        reason::CERTIFICATE_UNTRUSTED,
+                        Reason::CertificateUntrusted,
                         format!("cannot verify the agent at {to}: this system trusts no authority at all"),
                     )
                 })?
@@ -213,7 +213,7 @@ impl Secured {
         let name =
             ServerName::try_from(name.trim_start_matches('[').trim_end_matches(']').to_owned())
                 .or_else(|_| ServerName::try_from("agent.podsonde.dev"))
-                .map_err(|error| Error::new(reason::ENDPOINT_INVALID, error.to_string()))?;
+                .map_err(|error| Error::new(Reason::EndpointInvalid, error.to_string()))?;
         Ok(Self { connector: TlsConnector::from(Arc::new(config)), name, to: to.to_owned() })
     }
 
@@ -239,21 +239,21 @@ fn explain(error: &io::Error, to: &str) -> Error {
     let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<Tls>());
     let (reason, why) = match tls {
         Some(Tls::InvalidCertificate(CertificateError::ApplicationVerificationFailure)) => (
-            reason::CERTIFICATE_MISMATCH,
+            Reason::CertificateMismatch,
             "it shows another certificate than the one it is known by".to_owned(),
         ),
         Some(Tls::InvalidCertificate(why)) => {
-            (reason::CERTIFICATE_UNTRUSTED, format!("its certificate is not trusted: {why}"))
+            (Reason::CertificateUntrusted, format!("its certificate is not trusted: {why}"))
         }
         Some(Tls::AlertReceived(alert)) if is_about_certificate(*alert) => (
-            reason::CLIENT_CERTIFICATE_REFUSED,
+            Reason::ClientCertificateRefused,
             format!("it refuses the client certificate: {alert:?}"),
         ),
         Some(Tls::InvalidMessage(_)) => {
-            (reason::AGENT_UNREACHABLE, "it does not speak TLS".to_owned())
+            (Reason::AgentUnreachable, "it does not speak TLS".to_owned())
         }
-        Some(other) => (reason::AGENT_UNREACHABLE, format!("TLS fails: {other}")),
-        None => (reason::AGENT_UNREACHABLE, format!("TLS fails: {error}")),
+        Some(other) => (Reason::AgentUnreachable, format!("TLS fails: {other}")),
+        None => (Reason::AgentUnreachable, format!("TLS fails: {error}")),
     };
     Error::new(reason, format!("cannot connect to the agent at {to}: {why}"))
 }
@@ -346,7 +346,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsIo<S> {
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
         if let Poll::Ready(Err(error)) = &read {
             let error = explain(error, &self.to);
-            if error.reason == reason::CLIENT_CERTIFICATE_REFUSED {
+            if error.reason == Reason::ClientCertificateRefused {
                 self.refusal.get_or_init(|| error);
             }
         }
@@ -387,7 +387,7 @@ mod tests {
         {
             assert_eq!(
                 bad.parse::<Fingerprint>().unwrap_err().reason,
-                reason::FINGERPRINT_INVALID,
+                Reason::FingerprintInvalid,
                 "{bad}"
             );
         }

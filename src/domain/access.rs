@@ -33,16 +33,24 @@ pub struct Attributes {
     pub name: String,
 }
 
+impl Attributes {
+    /// The resource as kubectl writes it: `pods/exec`, `captures.podsonde.dev`.
+    pub fn full_resource(&self) -> String {
+        let mut full = self.resource.to_owned();
+        for (mark, part) in [('/', self.subresource), ('.', self.group)] {
+            if !part.is_empty() {
+                full.push(mark);
+                full.push_str(part);
+            }
+        }
+        full
+    }
+}
+
 impl fmt::Display for Attributes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { verb, group, resource, subresource, namespace, name } = self;
-        write!(f, "{verb} {resource}")?;
-        if !subresource.is_empty() {
-            write!(f, "/{subresource}")?;
-        }
-        if !group.is_empty() {
-            write!(f, ".{group}")?;
-        }
+        let Self { verb, resource, namespace, name, .. } = self;
+        write!(f, "{verb} {}", self.full_resource())?;
         if !name.is_empty() {
             write!(f, " {name}")?;
         }

@@ -46,6 +46,14 @@ macro_rules! reasons {
             /// All reasons, in the order of the table.
             pub const ALL: &'static [Self] = &[$(Self::$name,)+];
 
+            /// The reason that has this wire form.
+            pub fn parse(wire: &str) -> Option<Self> {
+                match wire {
+                    $($wire => Some(Self::$name),)+
+                    _ => None,
+                }
+            }
+
             /// The form on the wire, in UPPER_SNAKE.
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$name => $wire,)+ }
@@ -237,6 +245,8 @@ pub struct Context {
     pub container: String,
     /// Field of the request as a path in the proto: `pod.name`, `custom_json.ports`.
     pub field: String,
+    /// Resource that the caller lacks a permission on, as kubectl writes it: `captures.podsonde.dev`.
+    pub resource: String,
     /// Whether the request left a container in the pod's spec.
     pub spec_entry: SpecEntry,
 }

@@ -13,8 +13,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("proto", &["codec"]),
     ("sys", &["domain"]),
     ("kube", &["domain"]),
-    ("client", &["kube", "proto", "domain"]),
-    ("agent", &["sys", "kube", "domain", "proto", "telemetry"]),
+    ("client", &["kube", "proto", "domain", "codec"]),
+    ("agent", &["sys", "kube", "domain", "proto", "telemetry", "codec"]),
     // The oracle of the tests, which shares no code with what it tests.
     ("embedded", &[]),
     ("cli", &["client", "kube", "proto", "domain", "telemetry"]),

@@ -252,7 +252,11 @@ impl capture_server::Capture for FakeAgent {
                 return Err(failure(Code::NotFound, "POD_NOT_FOUND", &message, &[("node", "n1")]));
             }
             "denied" => {
-                let facts = [("namespace", namespace.as_str()), ("pod", pod.as_str())];
+                let facts = [
+                    ("namespace", namespace.as_str()),
+                    ("pod", pod.as_str()),
+                    ("resource", "captures.podsonde.dev"),
+                ];
                 let message =
                     "user \"bob\" may not create captures.podsonde.dev denied in namespace default";
                 return Err(failure(Code::PermissionDenied, "FORBIDDEN", message, &facts));

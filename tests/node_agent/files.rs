@@ -177,7 +177,8 @@ async fn a_distroless_container_is_read_like_any_other() {
         for files in [&files, &root] {
             let error = read(files, refused).await.unwrap_err();
             assert!(
-                ["PATH_REFUSED", "PATH_NOT_FOUND", "FILE_PERMISSION"].contains(&&*error.reason),
+                ["PATH_REFUSED", "PATH_NOT_FOUND", "FILE_PERMISSION"]
+                    .contains(&error.reason.as_str()),
                 "{refused}: {error:?}"
             );
         }

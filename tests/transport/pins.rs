@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use k8s_openapi::api::authentication::v1::UserInfo;
 use podsonde::{
-    client::{self, ConnectOptions, Credentials, Endpoint, Error, Fleet, Trust, reason},
+    client::{self, ConnectOptions, Credentials, Endpoint, Error, Fleet, Reason, Trust},
     embedded::Cluster,
     kube::leases,
 };
@@ -82,7 +82,7 @@ async fn the_lease_is_believed_through_a_port_forward_and_directly() {
     }
     agent.cluster.register_agent(NODE, nowhere).await.unwrap();
     let forwarded = through(&agent.cluster, ConnectOptions::default()).await.unwrap_err();
-    assert_eq!(forwarded.reason, reason::PORT_FORWARD_FAILED, "{forwarded}");
+    assert_eq!(forwarded.reason, Reason::PortForwardFailed, "{forwarded}");
     let direct = ConnectOptions { direct: true, ..ConnectOptions::default() };
     assert_eq!(through(&agent.cluster, direct).await.unwrap(), NODE);
 }
@@ -97,14 +97,14 @@ async fn who_stands_in_between_is_found_out() {
     let with_the_agent_s = impostor(&agent.certificate, &key.serialize_pem()).await;
     agent.cluster.register_agent(NODE, with_own_certificate).await.unwrap();
     let error = through(&agent.cluster, ConnectOptions::default()).await.unwrap_err();
-    assert_eq!(error.reason, reason::CERTIFICATE_MISMATCH, "{error}");
+    assert_eq!(error.reason, Reason::CertificateMismatch, "{error}");
     assert_eq!(error.fact("node"), Some(NODE));
     // Nor does the certificate help without its key.
     let endpoint: Endpoint = format!("https://{with_the_agent_s}").parse().unwrap();
     let pin = Trust::Fingerprint(fingerprint(&agent.certificate).parse().unwrap());
     let options = ConnectOptions { trust: Some(pin), ..ConnectOptions::default() };
     let error = client::connect(&endpoint, &options).await.map(drop).unwrap_err();
-    assert_eq!(error.reason, reason::CERTIFICATE_UNTRUSTED, "{error}");
+    assert_eq!(error.reason, Reason::CertificateUntrusted, "{error}");
     assert!(error.message.contains("BadSignature"), "{error}");
 }
 
@@ -117,7 +117,7 @@ async fn an_endpoint_is_believed_by_what_was_given() {
         client::connect(&endpoint, &options)
             .await
             .map(drop)
-            .map_err(|error| error.reason.into_owned())
+            .map_err(|error| error.reason.to_string())
     };
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), &agent.certificate).unwrap();
@@ -125,10 +125,10 @@ async fn an_endpoint_is_believed_by_what_was_given() {
     let right = fingerprint(&agent.certificate);
     assert_eq!(ask(Some(Trust::Fingerprint(right.parse().unwrap()))).await, Ok(()));
     let wrong = Trust::Fingerprint("00".repeat(32).parse().unwrap());
-    assert_eq!(ask(Some(wrong)).await, Err(reason::CERTIFICATE_MISMATCH.into()));
+    assert_eq!(ask(Some(wrong)).await, Err(Reason::CertificateMismatch.to_string()));
     assert_eq!(
         ask(None).await,
-        Err(reason::CERTIFICATE_UNTRUSTED.into()),
+        Err(Reason::CertificateUntrusted.to_string()),
         "the system's authorities"
     );
     // The Lease of that address.
@@ -170,7 +170,7 @@ async fn a_restarted_agent_is_believed_by_its_new_lease() {
         loop {
             match connected.node().await {
                 Ok(answer) => return answer.node,
-                Err(error) => assert_eq!(error.reason, reason::CONNECTION_LOST, "{error}"),
+                Err(error) => assert_eq!(error.reason, Reason::ConnectionLost, "{error}"),
             }
         }
     };

@@ -223,7 +223,7 @@ async fn client_certificates_are_the_cluster_s_or_none() {
             Ok(agent) => agent.node().await,
             Err(error) => Err(error),
         };
-        answer.map(drop).map_err(|error| error.reason.into_owned())
+        answer.map(drop).map_err(|error| error.reason.to_string())
     };
     let refused = Err("CLIENT_CERTIFICATE_REFUSED".to_owned());
     // Certificates are not required, as tokens are none; one of them is.

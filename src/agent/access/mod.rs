@@ -319,10 +319,9 @@ impl Access {
                     }
                     if !decision.allowed {
                         let message = format!("user {:?} may not {right}", caller.user.name);
-                        return Authorization {
-                            result: Err(Error::new(Reason::Forbidden, message)),
-                            reason,
-                        };
+                        let mut error = Error::new(Reason::Forbidden, message);
+                        error.context.resource = right.right.full_resource();
+                        return Authorization { result: Err(error), reason };
                     }
                 }
                 Err(error) => return Authorization { result: Err(error), reason },

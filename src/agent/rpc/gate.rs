@@ -26,7 +26,7 @@ use crate::{
         audit::{Audit, Notes, Record},
         config::Limits,
         listen::{Vouched, Voucher},
-        metrics::{Metrics, code_name},
+        metrics::Metrics,
     },
     domain::{Error, ErrorKind, Reason, Result, pod::Pod},
     kube::pods::Pods,
@@ -288,7 +288,7 @@ impl Gate {
         let code = status.as_ref().map_or(Code::Ok, Status::code);
         let reason = error.map(|e| e.reason);
         self.metrics.request(method, code, reason, began.elapsed());
-        record.end(code_name(code), reason).await;
+        record.end(crate::codec::code_name(code), reason).await;
         status
     }
 }

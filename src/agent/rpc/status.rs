@@ -39,7 +39,7 @@ pub const fn code(kind: ErrorKind) -> Code {
 
 /// The status of an error. What an INTERNAL one says stays in the log.
 pub fn status(error: &Error, node: &str) -> Status {
-    let Context { namespace, pod, container, field, spec_entry, .. } = &*error.context;
+    let Context { namespace, pod, container, field, resource, spec_entry, .. } = &*error.context;
     let field = &cut(field, MAX_FIELD);
     let spec_entry = match spec_entry {
         SpecEntry::None => "",
@@ -56,6 +56,7 @@ pub fn status(error: &Error, node: &str) -> Status {
         ("pod", pod),
         ("container", container),
         ("field", field),
+        ("resource", resource),
         ("spec_entry", spec_entry),
     ];
     let metadata: HashMap<_, _> = fields

@@ -50,7 +50,7 @@ use super::{
     values::Named,
 };
 use crate::{
-    client::{Error, reason},
+    client::{Error, Reason},
     proto::v1::{CaptureDirection, CaptureStartRequest, CaptureStarted},
 };
 
@@ -365,7 +365,7 @@ fn finish(
         }
         if let Some(error) = written.malformed {
             let message = format!("an agent sent what cannot be read: {error}");
-            return Err(Error::new(reason::PROTOCOL, message).into());
+            return Err(Error::new(Reason::Protocol, message).into());
         }
     }
     let went_wrong = |outcome: &Outcome| match &outcome.end {

@@ -17,7 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use super::{targets::PodTarget, text::Names};
 use crate::{
-    client::{Capture, CaptureEvent, Error, Fleet, reason},
+    client::{Capture, CaptureEvent, Error, Fleet, Reason},
     domain::pcapng::{Block, Order},
     proto::v1::{
         CaptureEnded, CaptureInterface, CaptureStartRequest, CaptureStarted, CaptureStatistics,
@@ -144,7 +144,7 @@ impl Stream {
             // On any thread, for there may be many of them.
             Ok(capture) => tokio::spawn(self.read(capture)).await.unwrap_or_else(|error| {
                 ended(End::Failed(Error::new(
-                    reason::PROTOCOL,
+                    Reason::Protocol,
                     format!("reading the capture failed: {error}"),
                 )))
             }),
@@ -259,7 +259,7 @@ impl Stream {
 /// How many packets these blocks are.
 fn packets(blocks: &Bytes, order: &mut Option<Order>) -> Result<u64, Error> {
     let malformed = |what: &str| {
-        Error::new(reason::PROTOCOL, format!("the agent sent malformed pcapng: {what}"))
+        Error::new(Reason::Protocol, format!("the agent sent malformed pcapng: {what}"))
     };
     let (mut rest, mut packets) = (&blocks[..], 0);
     while !rest.is_empty() {

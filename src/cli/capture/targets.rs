@@ -6,7 +6,8 @@ use crate::{
         context::{Context, Failed, Scope},
         values::{self, Named},
     },
-    client::{Error, reason},
+    client::{Error, Reason},
+    domain::Reason as AgentReason,
     kube::workloads::{self, WorkloadKind},
 };
 
@@ -84,9 +85,12 @@ pub(in crate::cli) async fn targets(
                 if labels.is_empty() { String::new() } else { format!(" with labels {labels}") };
             let place = namespace
                 .map_or_else(String::new, |namespace| format!(" in namespace {namespace}"));
-            return Err(Error::new(reason::POD_NOT_FOUND, format!("no pod{labels} runs{place}"))
-                .about("namespace", namespace.unwrap_or("NAMESPACE"))
-                .into());
+            return Err(Error::new(
+                Reason::Agent(AgentReason::PodNotFound),
+                format!("no pod{labels} runs{place}"),
+            )
+            .about("namespace", namespace.unwrap_or("NAMESPACE"))
+            .into());
         }
     }
     for pod in pods {
@@ -122,9 +126,9 @@ async fn pods_of(
     let pods =
         workloads::running_of(&client, namespace, &workload, name).await.map_err(|error| {
             let error = Error::from_kube(&error, &format!("find the pods of {object}"));
-            match &*error.reason {
-                reason::API_NOT_FOUND => Error::new(
-                    reason::WORKLOAD_NOT_FOUND,
+            match error.reason {
+                Reason::ApiNotFound => Error::new(
+                    Reason::WorkloadNotFound,
                     format!("there is no {object} in namespace {namespace}"),
                 ),
                 _ => error,
@@ -132,7 +136,7 @@ async fn pods_of(
         })?;
     if pods.is_empty() {
         let message = format!("no pod of {object} in namespace {namespace} runs");
-        return Err(Error::new(reason::WORKLOAD_NOT_FOUND, message).into());
+        return Err(Error::new(Reason::WorkloadNotFound, message).into());
     }
     Ok(pods.into_iter().map(|pod| PodTarget { namespace: namespace.clone(), pod }).collect())
 }

@@ -166,7 +166,7 @@ impl<'a> Troubles<'a> {
             message: format!("{subject}: {}", without_path(subject, &error.message)),
             ..*error
         };
-        self.keep(subject, &error.reason, &error.message);
+        self.keep(subject, error.reason.as_str(), &error.message);
         if self.hinted.insert(error.reason.to_string()) {
             self.context.report(&Failed::from(error));
         } else {

@@ -23,10 +23,10 @@ use super::{
 use crate::{
     cli::files::{local::hash_rest, sink},
     client::{
-        Error, Files,
+        Error, Files, Reason,
         files::{ReadEvent, Reading},
-        reason,
     },
+    domain::Reason as AgentReason,
     proto::v1::{FileEntry, FileType, FilesReadRequest, ReadEnd},
 };
 
@@ -213,7 +213,7 @@ pub(super) async fn download(
     {
         match &stopped {
             // Continuing from wrong bytes could never succeed.
-            Stopped::Asking(error) if error.reason == reason::CHECKSUM_MISMATCH => part.remove()?,
+            Stopped::Asking(error) if error.reason == Reason::ChecksumMismatch => part.remove()?,
             _ => part.leave()?,
         }
         return Err(stopped);
@@ -250,7 +250,9 @@ async fn transfer(
         let (failed, is_changed) = match segment(files, path, part, options, copied).await {
             Ok(true) => return Ok(()),
             Ok(false) => continue,
-            Err(Stopped::Asking(error)) if error.reason == "FILE_CHANGED" => {
+            Err(Stopped::Asking(error))
+                if error.reason == Reason::Agent(AgentReason::FileChanged) =>
+            {
                 options.progress.bytes.fetch_sub(part.have, Relaxed);
                 options.progress.resumed.fetch_sub(copied.resumed, Relaxed);
                 part.restart()?;
@@ -275,17 +277,18 @@ async fn transfer(
 
 /// Whether the same request may succeed if it is repeated soon.
 fn is_passing(error: &Error) -> bool {
-    [
-        reason::CONNECTION_LOST,
-        reason::AGENT_UNREACHABLE,
-        reason::PORT_FORWARD_FAILED,
-        reason::REQUEST_TIMEOUT,
-    ]
-    .contains(&&*error.reason)
-        || matches!(
-            &*error.reason,
-            "UNAVAILABLE" | "TOO_MANY_FILE_REQUESTS" | "TOO_MANY_REQUESTS" | "DRAINING"
-        )
+    match &error.reason {
+        Reason::ConnectionLost
+        | Reason::AgentUnreachable
+        | Reason::PortForwardFailed
+        | Reason::RequestTimeout => true,
+        Reason::Agent(reason) => matches!(
+            reason,
+            AgentReason::TooManyFileRequests | AgentReason::TooManyRequests | AgentReason::Draining
+        ),
+        Reason::Other(code) => code == "UNAVAILABLE",
+        _ => false,
+    }
 }
 
 /// Fetches one answer of the agent, which may not hold all of the file. Returns whether the end of
@@ -310,7 +313,7 @@ async fn segment(
     let kind = reading.start.entry.as_ref().map(FileEntry::r#type);
     if reading.start.offset != part.have || kind != Some(FileType::Regular) {
         return Err(Error::new(
-            reason::PROTOCOL,
+            Reason::Protocol,
             "the agent sent another part of the file than was asked for",
         )
         .into());
@@ -333,7 +336,7 @@ async fn segment(
         ReadEnd::Limit if written.bytes > 0 => Ok(false),
         ReadEnd::EndOfFile => Ok(true),
         other => Err(Error::new(
-            reason::PROTOCOL,
+            Reason::Protocol,
             format!("the agent stopped before the end of the file: {other:?}"),
         )
         .into()),
@@ -396,7 +399,7 @@ pub(super) fn compare(hash: Hash, have: u64, bytes: u64, sha256: &[u8]) -> Resul
         return Ok(());
     }
     let message = "the checksum is not the agent's: the file was changed while it was copied";
-    Err(Error::new(reason::CHECKSUM_MISMATCH, message).into())
+    Err(Error::new(Reason::ChecksumMismatch, message).into())
 }
 
 #[cfg(test)]

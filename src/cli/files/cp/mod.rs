@@ -33,7 +33,7 @@ use super::{
 };
 use crate::{
     cli::context::{Context, Exit, Failed},
-    client::reason,
+    client::Reason,
     proto::v1::{FileEntry, FileType, FilesReadRequest, ReadEnd},
 };
 
@@ -108,7 +108,7 @@ impl<'a> Copy<'a> {
             Ok(()) => {}
             Err(Stopped::Interrupted) => (exit, kept) = (Some(Exit::Interrupted), true),
             Err(Stopped::Asking(error)) => {
-                kept = error.reason != reason::CHECKSUM_MISMATCH;
+                kept = error.reason != Reason::ChecksumMismatch;
                 self.troubles.note(
                     &self.source.shown(),
                     self.pod.about(error).into(),
@@ -118,7 +118,12 @@ impl<'a> Copy<'a> {
             Err(Stopped::Writing(error)) if self.args.to_stdout() => return Err(error.into()),
             Err(Stopped::Writing(error)) => {
                 let subject = destination.display().to_string();
-                self.troubles.say(&subject, reason::LOCAL_FILE, &error.to_string(), Exit::Error);
+                self.troubles.say(
+                    &subject,
+                    Reason::LocalFile.as_str(),
+                    &error.to_string(),
+                    Exit::Error,
+                );
             }
         }
         let here = self.options.progress.bytes.load(Relaxed);
@@ -250,7 +255,7 @@ impl<'a> Copy<'a> {
                     Stopped::Writing(error) => {
                         self.troubles.say(
                             &subject,
-                            reason::LOCAL_FILE,
+                            Reason::LocalFile.as_str(),
                             &error.to_string(),
                             Exit::Error,
                         );

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     cli::files::{local::local_name, location::join, open::reason_words},
-    client::{Error, Files, files::WalkEvent, reason},
+    client::{Error, Files, Reason, files::WalkEvent},
     proto::v1::{FileEntry, FileType},
 };
 
@@ -152,7 +152,7 @@ impl TreeCopy<'_> {
                 }
                 if !entry.path.is_empty() && !seen.is_new(&entry.path) {
                     let twice = Error::new(
-                        reason::PROTOCOL,
+                        Reason::Protocol,
                         "the agent sent it twice, or it differs from another name only in case",
                     );
                     tell(TreeEvent::Failed(entry.path, twice.into()));
@@ -183,8 +183,8 @@ impl TreeCopy<'_> {
                         tell(TreeEvent::Skipped(entry.path, Skipped::Refused(entry.reason)));
                     }
                     _ => {
-                        let error = Error::new(reason::PROTOCOL, reason_words(&entry.reason));
-                        let error = Error { reason: entry.reason.into(), ..error };
+                        let error = Error::new(Reason::Protocol, reason_words(&entry.reason));
+                        let error = Error { reason: Reason::parse(&entry.reason), ..error };
                         tell(TreeEvent::Failed(entry.path, error.into()));
                     }
                 }

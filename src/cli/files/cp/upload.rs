@@ -28,7 +28,7 @@ use crate::{
             report::CopyReport,
         },
     },
-    client::{Error, reason},
+    client::{Error, Reason},
     proto::v1::{FileType, FilesWriteStart},
 };
 
@@ -47,7 +47,7 @@ pub(super) async fn run(
     let started = Instant::now();
     let failed = |error: io::Error| {
         let message = format!("{}: {error}", source.display());
-        Failed::from(Error::new(reason::LOCAL_FILE, message))
+        Failed::from(Error::new(Reason::LocalFile, message))
     };
     let file = File::open(source).map_err(failed)?;
     let found = file.metadata().map_err(failed)?;

@@ -17,7 +17,7 @@ use crate::{
             open::{Pod, Pods},
         },
     },
-    client::{Error, files::ReadEvent, reason},
+    client::{Error, Reason, files::ReadEvent},
     proto::v1::{FileEntry, FileType, FilesReadRequest, ReadEnd},
 };
 
@@ -147,7 +147,7 @@ impl ComparedTree {
     /// The content of a file, which fails if the file has more than `most` bytes by now.
     pub(super) async fn content(&self, path: &[u8], most: u64) -> Result<Vec<u8>, Failed> {
         let too_large =
-            || Error::new(reason::LOCAL_FILE, "the file has grown too large to compare by lines");
+            || Error::new(Reason::LocalFile, "the file has grown too large to compare by lines");
         let mut content = Vec::new();
         match self {
             Self::Pod(pod, at) => {
@@ -206,7 +206,7 @@ fn failed(error: io::Error) -> Failed {
         io::ErrorKind::PermissionDenied => "Permission denied".to_owned(),
         _ => error.to_string(),
     };
-    Error::new(reason::LOCAL_FILE, message).into()
+    Error::new(Reason::LocalFile, message).into()
 }
 
 fn hash(path: &Path) -> io::Result<Vec<u8>> {

@@ -20,7 +20,8 @@ use super::{
 };
 use crate::{
     cli::context::{Context, Exit, Failed},
-    client::{Error, files::LONGEST_PATH},
+    client::{Error, Reason, files::LONGEST_PATH},
+    domain::Reason as AgentReason,
     proto::v1::{FileEntry, FileRoot, FileType},
 };
 
@@ -88,7 +89,10 @@ async fn describe(
                 Ok(_) => {}
                 // A link that leads nowhere can be listed all the same.
                 Err(error)
-                    if error.reason == "PATH_NOT_FOUND" || error.reason == "TOO_MANY_LINKS" => {}
+                    if matches!(
+                        error.reason,
+                        Reason::Agent(AgentReason::PathNotFound | AgentReason::TooManyLinks)
+                    ) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -217,12 +221,15 @@ impl Listing<'_> {
                         }
                     }
                 }
-                Err(error) if error.reason == "PATH_REFUSED" && exit == Exit::Error => {
+                Err(error)
+                    if error.reason == Reason::Agent(AgentReason::PathRefused)
+                        && exit == Exit::Error =>
+                {
                     self.out.flush()?;
                     self.context.terminal.note(&format!(
                         "not listed: {}: {}",
                         shown(),
-                        reason_words(&error.reason)
+                        reason_words(error.reason.as_str())
                     ));
                 }
                 Err(error) => {
