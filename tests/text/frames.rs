@@ -1,4 +1,4 @@
-//! Frames made by hand.
+//! Builds frames, apart from the product's code.
 
 pub(crate) const V4_A: [u8; 4] = [10, 0, 0, 1];
 pub(crate) const V4_B: [u8; 4] = [192, 168, 255, 254];
@@ -24,7 +24,7 @@ pub(crate) fn ethernet(kind: u16, payload: &[u8]) -> Vec<u8> {
     [&[2, 0, 0, 0, 0, 1, 2, 0xab, 0, 0, 0, 2][..], &kind.to_be_bytes(), payload].concat()
 }
 
-/// A VLAN tag and what follows it, to be put behind an EtherType.
+/// A VLAN tag and what follows it, for behind an EtherType.
 pub(crate) fn vlan(tag: u16, kind: u16, payload: &[u8]) -> Vec<u8> {
     [&tag.to_be_bytes()[..], &kind.to_be_bytes(), payload].concat()
 }
@@ -39,7 +39,7 @@ pub(crate) fn sll(kind: u16, packet_type: u8, payload: &[u8]) -> Vec<u8> {
     [&begin[..], &kind.to_be_bytes(), payload].concat()
 }
 
-/// An IPv4 header, to be adjusted.
+/// An IPv4 header with usual values, to be changed by the caller.
 #[derive(Clone)]
 pub(crate) struct V4 {
     pub(crate) tos: u8,
@@ -88,7 +88,7 @@ pub(crate) fn v6(next: u8, payload: &[u8]) -> Vec<u8> {
     v6_from(0, 64, next, payload)
 }
 
-/// Puts the checksum into a payload of either version.
+/// Sets the checksum of a payload of IPv4 or IPv6.
 fn summed(is_v6: bool, protocol: u8, at: usize, mut payload: Vec<u8>) -> Vec<u8> {
     let tail = [&[0, protocol][..], &short(payload.len())].concat();
     let ends = if is_v6 { [&V6_A[..], &V6_B].concat() } else { [&V4_A[..], &V4_B].concat() };
@@ -97,7 +97,7 @@ fn summed(is_v6: bool, protocol: u8, at: usize, mut payload: Vec<u8>) -> Vec<u8>
     payload
 }
 
-/// A TCP segment, to be adjusted.
+/// A TCP segment with usual values, to be changed by the caller.
 #[derive(Clone)]
 pub(crate) struct Tcp {
     pub(crate) source: u16,
@@ -178,7 +178,7 @@ pub(crate) fn with_checksum(at: usize, mut bytes: Vec<u8>) -> Vec<u8> {
     bytes
 }
 
-/// A name without compression.
+/// A DNS name without compression.
 pub(crate) fn name(name: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
     for label in name.split('.').filter(|label| !label.is_empty()) {
@@ -193,7 +193,7 @@ pub(crate) fn question(text: &str, kind: u16, class: u16) -> Vec<u8> {
     [&name(text)[..], &kind.to_be_bytes(), &class.to_be_bytes()].concat()
 }
 
-/// A record of the name at `owner`, already in bytes.
+/// A DNS record whose owner is given in bytes, so that it can be a pointer.
 pub(crate) fn record(owner: &[u8], kind: u16, class: u16, ttl: u32, value: &[u8]) -> Vec<u8> {
     [
         owner,
@@ -206,7 +206,7 @@ pub(crate) fn record(owner: &[u8], kind: u16, class: u16, ttl: u32, value: &[u8]
     .concat()
 }
 
-/// A DNS message with so many things in each section.
+/// A DNS message whose header states these numbers of items in its sections.
 pub(crate) fn dns(id: u16, flags: u16, counts: [u16; 4], parts: &[Vec<u8>]) -> Vec<u8> {
     let counts: Vec<u8> = counts.iter().flat_map(|count| count.to_be_bytes()).collect();
     [&id.to_be_bytes()[..], &flags.to_be_bytes(), &counts, &parts.concat()].concat()

@@ -1,4 +1,5 @@
-//! Capture files and packet text, against what tcpdump, tshark and capinfos make of the same bytes.
+//! Compares packet text and capture files with what tcpdump, tshark and capinfos make of the same
+//! bytes.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -7,6 +8,7 @@
 )]
 #![allow(clippy::print_stdout, reason = "how much was compared")]
 
+mod cases;
 mod frames;
 mod oracle;
 mod packets;

@@ -1,11 +1,11 @@
-//! The same packets through tcpdump and through our printer.
+//! Prints the same packets with tcpdump and with our printer, and compares the texts.
 
 use std::{collections::BTreeMap, fmt::Write, fs, process::Command};
 
 use jiff::tz::TimeZone;
 use podsonde::domain::packet::{Packet, PrintOptions, Printer};
 
-/// A packet of a case: what was captured, and how long it was.
+/// A packet: what was captured of it, and its length on the wire.
 #[derive(Clone)]
 pub(crate) struct Captured {
     pub(crate) data: Vec<u8>,
@@ -18,8 +18,8 @@ impl From<Vec<u8>> for Captured {
     }
 }
 
-/// What tcpdump prints that ours does not decode: a mark in its text, and what it is. Only where
-/// the texts differ.
+/// Protocols that tcpdump decodes and we do not: a mark in either text, and the protocol. They
+/// count only where the texts differ.
 const NOT_DECODED: &[(&str, &str)] = &[
     (": sctp", "SCTP"),
     ("mptcp", "Multipath TCP's option"),
@@ -36,13 +36,13 @@ const NOT_DECODED: &[(&str, &str)] = &[
     (": at-", "AppleTalk, in UDP"),
 ];
 
-/// Protocols above IP that are not decoded, of which ours prints the number.
+/// Protocols above IP that we do not decode and print as numbers.
 const NOT_DECODED_IP: &[&str] = &[
     "8", "9", "33", "46", "47", "50", "51", "55", "62", "88", "89", "103", "108", "112", "113",
     "132", "135",
 ];
 
-/// Ethernet protocols that are not decoded.
+/// Protocols above Ethernet that we do not decode.
 const NOT_DECODED_ETHERNET: &[&str] = &[
     "OSI",
     "DN",
@@ -69,7 +69,7 @@ const NOT_DECODED_ETHERNET: &[&str] = &[
     "Jumbo",
 ];
 
-/// Ports whose protocol tcpdump decodes and ours does not.
+/// Ports whose protocol tcpdump decodes and we do not.
 const NOT_DECODED_PORTS: &[u16] = &[
     23, 67, 68, 69, 88, 123, 137, 138, 139, 161, 162, 179, 319, 320, 323, 445, 496, 500, 514, 520,
     521, 525, 546, 547, 639, 646, 654, 698, 701, 750, 921, 1589, 1645, 1646, 1700, 1701, 1723,
@@ -78,7 +78,7 @@ const NOT_DECODED_PORTS: &[u16] = &[
     7008, 7009, 7500, 8231, 8500, 10288, 12222, 12223, 17754, 30490, 49152,
 ];
 
-/// Why texts may differ, if they may.
+/// The protocol because of which two texts may differ, if there is one.
 fn not_decoded(ours: &str, theirs: &str) -> Option<&'static str> {
     if let Some((_, why)) =
         NOT_DECODED.iter().find(|(mark, _)| theirs.contains(mark) || ours.contains(mark))
@@ -96,7 +96,7 @@ fn not_decoded(ours: &str, theirs: &str) -> Option<&'static str> {
     ports.any(|port| NOT_DECODED_PORTS.contains(&port)).then_some("a protocol of a port")
 }
 
-/// What was compared.
+/// The results of comparisons.
 #[derive(Default)]
 pub(crate) struct Tally {
     pub(crate) equal: usize,
@@ -106,7 +106,7 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    /// Prints what was compared, and fails if anything differed.
+    /// Prints how much was compared, and fails if anything differed.
     pub(crate) fn finish(self, name: &str) {
         println!(
             "{name}: {} packets printed alike; not decoded here: {:?}",
@@ -125,8 +125,7 @@ impl Tally {
 
 const BASE: u64 = 1_735_689_599_123_456_789;
 
-/// When the packets of a case came: mostly one after the other, some earlier than the one before,
-/// some days later.
+/// The timestamps of packets: most rise, some are before the previous one, some are days later.
 pub(crate) fn timestamp(number: usize) -> u64 {
     let number = number as u64;
     let step = match number % 7 {
@@ -138,7 +137,7 @@ pub(crate) fn timestamp(number: usize) -> u64 {
     BASE + number * 61_000_000 + step
 }
 
-/// Our options for tcpdump's.
+/// Our options for tcpdump's flags.
 pub(crate) fn options(flags: &[&str], zone: &str) -> PrintOptions {
     let mut options = PrintOptions {
         number: true,
@@ -167,7 +166,7 @@ pub(crate) fn options(flags: &[&str], zone: &str) -> PrintOptions {
     options
 }
 
-/// The text of each packet, by its number at the beginning of a line.
+/// The text of each packet. `-#` numbers the packets, and so shows where each text begins.
 fn split(text: &[u8], count: usize) -> Vec<String> {
     let text = String::from_utf8_lossy(text);
     let mut parts = Vec::new();
@@ -185,7 +184,7 @@ fn split(text: &[u8], count: usize) -> Vec<String> {
     parts
 }
 
-/// A pcap file of nanoseconds.
+/// A pcap file with timestamps in nanoseconds.
 pub(crate) fn pcap(linktype: u16, packets: &[Captured]) -> Vec<u8> {
     let mut file = Vec::new();
     for field in [0xa1b2_3c4d_u32, 0x0004_0002, 0, 0, 262_144, linktype.into()] {
@@ -260,7 +259,7 @@ pub(crate) fn compare(
     }
 }
 
-/// The interfaces of this machine, which tcpdump names too.
+/// The names of this machine's interfaces, which tcpdump looks up too.
 fn interfaces() -> BTreeMap<u32, String> {
     let entries = fs::read_dir("/sys/class/net").unwrap().filter_map(|entry| {
         let entry = entry.unwrap();

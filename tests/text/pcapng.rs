@@ -1,5 +1,5 @@
-//! The pcapng that is written, as Wireshark's programs read it; the capture files that they write,
-//! as they are read here.
+//! Checks that Wireshark's programs read the pcapng that we write, and that we read the capture
+//! files that they write.
 
 use std::{fs, path::Path, process::Command};
 
@@ -21,14 +21,14 @@ fn run(program: &str, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// An Ethernet frame with nothing that anybody would dissect.
+/// An Ethernet frame of a type that no program dissects.
 fn frame(length: usize) -> Vec<u8> {
     let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x88, 0xb5];
     frame.resize(length, 0x5a);
     frame
 }
 
-/// Everything that can be written, once.
+/// A file with one of each block that we can write.
 fn stream(pod: &str) -> Vec<u8> {
     let mut out = Vec::new();
     let section = Section {
@@ -157,7 +157,7 @@ fn a_file_that_ends_in_a_block_has_its_whole_packets() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("cut.pcapng");
     let mut bytes = stream("default/web-0");
-    // Into the third packet.
+    // Cuts the third packet.
     bytes.truncate(bytes.len() - 200);
     fs::write(&file, &bytes).unwrap();
     let tcpdump = Command::new("tcpdump").args(["-n", "-r"]).arg(&file).output().unwrap();

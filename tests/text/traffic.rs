@@ -22,7 +22,7 @@ fn real_traffic() {
         let mut reader = Reader::new(File::open(directory.path().join(name)).unwrap());
         let mut packets = Vec::new();
         let mut linktype = 0;
-        // The last block may not be whole: tcpdump was killed.
+        // The last block may be incomplete, because tcpdump was killed.
         while let Ok(Some(packet)) = reader.next() {
             linktype = packet.linktype;
             packets.push(Captured { data: packet.data.to_vec(), length: packet.original_length });

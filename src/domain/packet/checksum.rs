@@ -5,7 +5,7 @@
 pub(super) struct Sum(u64);
 
 impl Sum {
-    /// Adds bytes; an odd last one counts as the upper half of a word.
+    /// Adds bytes. An odd last byte counts as the upper half of a word.
     pub(super) fn add(mut self, bytes: &[u8]) -> Self {
         let (words, rest) = bytes.as_chunks();
         self.0 += words.iter().map(|word| u64::from(u16::from_be_bytes(*word))).sum::<u64>();
@@ -15,15 +15,14 @@ impl Sum {
         self
     }
 
-    /// If the bytes, among them their checksum `found`, do not add up: what the checksum should
-    /// have been.
+    /// The right checksum, if it is not `found`, which the bytes contained.
     pub(super) fn should_be(self, found: u16) -> Option<u16> {
         let sum = fold(self.0);
         (sum != 0xffff).then(|| fold(u64::from(found) + u64::from(!sum)))
     }
 }
 
-/// Adds the carries.
+/// Adds the carries until 16 bits are left: one's complement arithmetic.
 fn fold(mut sum: u64) -> u16 {
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);

@@ -1,4 +1,4 @@
-//! Raw bytes of packets: `-x`, `-X`, `-A`; and what frames a packet's line.
+//! Dumps of a packet's bytes (`-x`, `-X`, `-A`), its number (`-#`), and impossible lengths.
 
 use super::{
     MAX_LENGTH, Packet, PrintOptions,
@@ -14,7 +14,7 @@ pub(super) fn number(number: u64, out: &mut Vec<u8>) {
     out.extend_from_slice(b"  ");
 }
 
-/// Whether the packet's lengths are possible. If not, that is its line.
+/// Whether the packet's lengths are possible. Prints the packet's whole line if they are not.
 pub(super) fn plausible(packet: &Packet<'_>, out: &mut Vec<u8>) -> bool {
     let captured = u32::try_from(packet.data.len()).unwrap_or(u32::MAX);
     let length = packet.original_length;
@@ -44,7 +44,7 @@ pub(super) fn plausible(packet: &Packet<'_>, out: &mut Vec<u8>) -> bool {
     false
 }
 
-/// The bytes as the options ask for, `header` bytes of which are of the link layer.
+/// Dumps the bytes as the options say. The first `header` bytes are the link layer's.
 pub(super) fn print(options: &PrintOptions, data: &[u8], header: usize, out: &mut Vec<u8>) {
     let from = |count: u8| {
         data.get(if count > 1 { 0 } else { header }..).filter(|bytes| !bytes.is_empty())
@@ -64,6 +64,7 @@ pub(super) fn print(options: &PrintOptions, data: &[u8], header: usize, out: &mu
     }
 }
 
+/// How many bytes a line of a dump shows.
 const LINE: usize = 16;
 
 fn offset(indentation: &str, line: usize, out: &mut Vec<u8>) {
@@ -78,7 +79,7 @@ fn pairs(line: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-/// Lines of hex.
+/// Dumps in hex.
 pub(super) fn hex(indentation: &str, bytes: &[u8], out: &mut Vec<u8>) {
     for (number, line) in bytes.chunks(LINE).enumerate() {
         offset(indentation, number, out);
@@ -86,7 +87,7 @@ pub(super) fn hex(indentation: &str, bytes: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-/// Lines of hex and ASCII.
+/// Dumps in hex and ASCII.
 pub(super) fn hex_ascii(indentation: &str, bytes: &[u8], out: &mut Vec<u8>) {
     for (number, line) in bytes.chunks(LINE).enumerate() {
         offset(indentation, number, out);
@@ -97,12 +98,12 @@ pub(super) fn hex_ascii(indentation: &str, bytes: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-/// ASCII as it is, on lines of its own.
+/// Dumps in ASCII, on lines of their own. Line ends stay.
 fn ascii(bytes: &[u8], out: &mut Vec<u8>) {
     out.push(b'\n');
     for (at, byte) in bytes.iter().enumerate() {
         match byte {
-            // Not shown at the end of a line.
+            // A return before a newline is part of the line's end and not shown.
             b'\r' => {
                 let rest = bytes.get(at + 1..).unwrap_or_default();
                 if rest.len() > 1 && rest.first() != Some(&b'\n') {

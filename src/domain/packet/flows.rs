@@ -1,12 +1,24 @@
 //! The first sequence numbers of TCP connections, which later ones are printed relative to.
+//!
+//! Each direction of a connection counts from a number of its own, so a [`Base`] holds two. They
+//! are learned from the first segment that acknowledges something, a SYN-ACK or, if the capture
+//! began later, any other: its sequence number is the base of its direction, and one less than what
+//! it acknowledges the base of the other. A SYN-ACK replaces what was known, because ports are
+//! reused.
+//!
+//! Memory is bounded by two generations. New connections enter the recent one; when that is full it
+//! becomes the older one, and the older one is dropped. A connection that is seen moves back to the
+//! recent generation, so only those that were silent for at least [`KEPT`] others are forgotten.
+//! This takes two hash look-ups and no list of ages. The numbers of a forgotten connection start
+//! again with its next segment.
 
 use std::collections::HashMap;
 
-/// How many connections are kept at least; twice as many at most.
+/// How many connections a generation holds: at least this many are kept, and at most twice as many.
 const KEPT: usize = 16_384;
 
-/// A connection, whichever way a segment goes: the end with the lower port, then the lower address,
-/// comes first.
+/// A connection in either direction. The end with the lower port, or else the lower address, comes
+/// first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Flow {
     /// Addresses and ports of both ends. IPv4 addresses fill the first four bytes.
@@ -27,14 +39,14 @@ impl Flow {
     }
 }
 
-/// Where counting begins, for the first and for the second end.
+/// The numbers from which the first and the second end count.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Base {
     pub(super) first: u32,
     pub(super) second: u32,
 }
 
-/// Connections that were seen. Those not seen for long are forgotten.
+/// The connections that were seen, in two generations.
 #[derive(Debug, Default)]
 pub(super) struct Flows {
     recent: HashMap<Flow, Base>,
@@ -42,7 +54,7 @@ pub(super) struct Flows {
 }
 
 impl Flows {
-    /// Where counting begins in a connection, if it was seen.
+    /// The base of a connection, if that is known.
     pub(super) fn get(&mut self, flow: &Flow) -> Option<Base> {
         if let Some(base) = self.recent.get(flow) {
             return Some(*base);
@@ -52,7 +64,7 @@ impl Flows {
         Some(base)
     }
 
-    /// Begins counting.
+    /// Sets the base of a connection.
     pub(super) fn insert(&mut self, flow: Flow, base: Base) {
         if self.recent.len() >= KEPT && !self.recent.contains_key(&flow) {
             self.older = std::mem::take(&mut self.recent);

@@ -1,5 +1,5 @@
-//! ICMP. <https://www.rfc-editor.org/rfc/rfc792>, extensions
-//! <https://www.rfc-editor.org/rfc/rfc4884>
+//! ICMP, <https://www.rfc-editor.org/rfc/rfc792>, and its extensions,
+//! <https://www.rfc-editor.org/rfc/rfc4884>.
 
 use super::{
     Dissector, Result,
@@ -8,17 +8,17 @@ use super::{
     text::{Digits, Hex, Padded, V4},
 };
 
-/// Where the packet that an error is about begins.
+/// The offset of the packet that an error quotes.
 const QUOTE: usize = 8;
-/// Where extensions begin if there are any.
+/// The offset of the extensions, if there are any and the message does not state a length.
 const EXTENSIONS: usize = 136;
-/// Longest description.
+/// Longest description of a message in bytes, as in tcpdump's buffer.
 const MAX_TEXT: usize = 163;
 
 impl Dissector<'_> {
     pub(super) fn icmp(&mut self, at: usize, length: usize, carrier: Carrier) -> Result {
         self.protocol = "icmp";
-        // If a field is not there, nothing is printed.
+        // tcpdump prints nothing at all if a field was not captured.
         let before = self.out.len();
         self.put("ICMP ");
         let begin = self.out.len();
@@ -69,10 +69,10 @@ impl Dissector<'_> {
         Ok(())
     }
 
-    /// What the message says. Returns whether all of it was there.
+    /// Describes the message. Returns whether it was captured whole.
     fn icmp_message(&mut self, at: usize) -> Result<bool> {
         let (kind, code) = (self.u8(at)?, self.u8(at + 1)?);
-        // The destination of the quoted packet.
+        // The destination address in the quoted packet's header.
         let about = |this: &Self| this.v4(at + QUOTE + 16);
         match kind {
             0 | 8 => {
@@ -114,7 +114,7 @@ impl Dissector<'_> {
                     let time = self.u32(at + field)?;
                     let (second, minute) = (time / 1000 % 60, time / 60_000 % 60);
                     let (hour, milli) = (time / 3_600_000, Digits::<3>(time % 1000));
-                    // More than 99 hours are printed as they are.
+                    // The field can state more than 99 hours, although a day has 24.
                     if hour < 100 {
                         self.put((name, Digits::<2>(hour)));
                     } else {
@@ -153,7 +153,7 @@ impl Dissector<'_> {
             }
             return Ok(true);
         }
-        // Read in the order in which they are missed.
+        // tcpdump checks the fields in this order, which shows in what a short packet prints.
         let mtu = if code == 4 { self.u16(at + 6)? } else { 0 };
         let about = about(self)?;
         match code {
@@ -215,7 +215,7 @@ impl Dissector<'_> {
         let header = at + EXTENSIONS;
         let sum = self.bytes(header, length - EXTENSIONS).ok();
         let is_wrong = sum.map(|bytes| Sum::default().add(bytes).should_be(0).is_some());
-        // Without a length only a right checksum tells that there are extensions.
+        // Without a stated length, only a correct checksum shows that there are extensions.
         if self.u8(at + 5)? == 0 && is_wrong == Some(true) {
             return Ok(());
         }
@@ -235,7 +235,7 @@ impl Dissector<'_> {
                 left,
             ));
         }
-        // 32 bits in tcpdump.
+        // tcpdump computes with 32 bits.
         left = super::tcp::wrapped(left.wrapping_sub(4)) as usize;
         let mut object = header + 4;
         while left > 4 {
@@ -289,7 +289,7 @@ impl Dissector<'_> {
         Ok(())
     }
 
-    /// Dumps what is not decoded.
+    /// Dumps a message that is not decoded.
     pub(super) fn unknown_data(&mut self, indentation: &str, at: usize, length: usize) {
         if at > self.data.len() {
             self.put((

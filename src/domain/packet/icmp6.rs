@@ -8,7 +8,7 @@ use super::{
     text::{Flags, Link, Padded, V6, named},
 };
 
-/// Where the packet that an error is about begins.
+/// The offset of the packet that an error quotes.
 const QUOTE: usize = 8;
 
 impl Dissector<'_> {
@@ -98,7 +98,8 @@ impl Dissector<'_> {
         Ok(())
     }
 
-    /// Returns whether all of it was there, or None if it was dumped.
+    /// Prints the message. Returns whether it was captured whole, or `None` if it was dumped
+    /// instead.
     fn icmp6_unreachable(&mut self, at: usize, length: usize, code: u8) -> Result<Option<bool>> {
         let name = match code {
             0 => Some("unreachable route"),
@@ -129,7 +130,7 @@ impl Dissector<'_> {
         Ok(Some(true))
     }
 
-    /// Protocol and destination port of a quoted packet, behind whatever extension headers.
+    /// The protocol and the destination port of a quoted packet, behind its extension headers.
     fn quoted_port(&self, at: usize) -> Option<(u8, u16)> {
         let mut next = self.u8(at + 6).ok()?;
         let mut header = at;
@@ -177,7 +178,8 @@ impl Dissector<'_> {
         Ok(true)
     }
 
-    /// Returns whether all of it was there. <https://www.rfc-editor.org/rfc/rfc4861>
+    /// Prints a message of neighbour discovery. Returns whether it was captured whole.
+    /// <https://www.rfc-editor.org/rfc/rfc4861>
     fn neighbour_discovery(&mut self, kind: u8, at: usize, length: usize) -> Result<bool> {
         let options = match kind {
             133 => 8,
@@ -235,7 +237,7 @@ impl Dissector<'_> {
         Ok(())
     }
 
-    /// Returns whether they are whole and well-formed.
+    /// Prints the options of neighbour discovery. Returns whether they are whole and well-formed.
     fn discovery_options(&mut self, begin: usize, left: Option<usize>) -> Result<bool> {
         let mut left = left.unwrap_or_default();
         let mut at = begin;
@@ -335,7 +337,7 @@ impl Dissector<'_> {
         Ok(true)
     }
 
-    /// Home agents, or their prefixes. Returns whether all of it was there.
+    /// Prints home agents or their prefixes. Returns whether they were captured whole.
     /// <https://www.rfc-editor.org/rfc/rfc6275>
     fn mobility(&mut self, kind: u8, at: usize, length: usize) -> Result<bool> {
         self.put((", id 0x", Padded::<4>(self.u16(at + 4)?.into())));
@@ -355,7 +357,7 @@ impl Dissector<'_> {
         self.discovery_options(at + 8, length.checked_sub(8))
     }
 
-    /// Multicast listener discovery, first version. Says nothing if it is not whole.
+    /// Multicast listener discovery, version 1. Prints nothing if it was not captured whole.
     fn mld(&mut self, at: usize) -> Result<bool> {
         if self.has(at, 24) {
             self.put(("max resp delay: ", self.u16(at + 4)?, " addr: ", self.v6(at + 8)?));
@@ -363,7 +365,7 @@ impl Dissector<'_> {
         Ok(true)
     }
 
-    /// <https://www.rfc-editor.org/rfc/rfc3810>
+    /// Multicast listener discovery, version 2. <https://www.rfc-editor.org/rfc/rfc3810>
     fn mld2_query(&mut self, at: usize, length: usize) -> Result {
         let code = u32::from(self.u16(at + 4)?);
         if self.verbose() {
@@ -408,7 +410,7 @@ impl Dissector<'_> {
     }
 }
 
-/// How a router wants to be preferred.
+/// The preference of a router or a route.
 fn preference(flags: u8) -> &'static str {
     match flags >> 3 & 3 {
         0 => "medium",

@@ -58,7 +58,7 @@ impl Dissector<'_> {
         let (source, destination, reply) = (self.v4(at + 8)?, self.v4(at + 12)?, self.v4(at + 16)?);
         let id = self.u24(at + 21)?;
         self.put((name, " ", id, ": ", source, " to ", destination, " reply-to ", reply));
-        // A multicast address.
+        // Group addresses are multicast addresses.
         if reply.0.first().is_some_and(|byte| byte >> 4 == 0xe) {
             self.put((" with-ttl ", self.u8(at + 20)?));
         }
@@ -125,7 +125,7 @@ impl Dissector<'_> {
         self.group_records(at, length, V4, 3)
     }
 
-    /// The records of a report of this version of IGMP, or of MLD, whose addresses are longer.
+    /// Prints the records of an IGMPv3 report, or of an MLDv2 report, whose addresses are longer.
     pub(super) fn group_records<const N: usize, A: Show>(
         &mut self,
         at: usize,

@@ -1,4 +1,4 @@
-//! IPv4, and what is common to both versions. <https://www.rfc-editor.org/rfc/rfc791>
+//! IPv4, and what both versions have in common. <https://www.rfc-editor.org/rfc/rfc791>
 
 use super::{
     Cut, Dissector, Result,
@@ -14,10 +14,10 @@ pub(super) const UDP: u8 = 17;
 
 const MORE_FRAGMENTS: u16 = 0x2000;
 
-/// The packet that a payload lies in.
+/// The IP packet that a payload is in.
 #[derive(Clone, Copy)]
 pub(super) struct Carrier {
-    /// Where its IP header begins.
+    /// The position of its IP header.
     pub(super) at: usize,
     pub(super) is_v6: bool,
     /// Whether the payload is the first of several fragments.
@@ -77,7 +77,7 @@ impl Dissector<'_> {
         result
     }
 
-    /// An IPv4 packet whose lengths are consistent.
+    /// Prints an IPv4 packet whose lengths are consistent.
     fn ip4_in(&mut self, at: usize, header: usize, payload_length: usize) -> Result {
         let fragment = self.u16(at + 6)?;
         let protocol = self.u8(at + 9)?;
@@ -106,7 +106,7 @@ impl Dissector<'_> {
         self.ip_payload(at + header, payload_length, protocol, carrier)
     }
 
-    /// The verbose part. Returns whether all options were there.
+    /// Prints the header's fields for `-v`. Returns whether all options were captured.
     fn ip4_header(
         &mut self,
         at: usize,
@@ -158,7 +158,7 @@ impl Dissector<'_> {
         Ok(whole)
     }
 
-    /// Returns whether all of them were there.
+    /// Prints the options. Returns whether all of them were captured.
     fn ip4_options(&mut self, mut at: usize, mut left: usize) -> Result<bool> {
         let mut between = "";
         while left > 0 {
@@ -216,7 +216,7 @@ impl Dissector<'_> {
         Ok(true)
     }
 
-    /// A recorded or prescribed route. Returns whether all of it was there.
+    /// Prints a recorded or a source route. Returns whether it was captured whole.
     fn ip4_route(&mut self, at: usize, length: usize) -> Result<bool> {
         if length < 3 {
             self.put((" [bad length ", length, "]"));
@@ -240,7 +240,7 @@ impl Dissector<'_> {
         Ok(true)
     }
 
-    /// Returns whether all of it was there.
+    /// Prints the timestamp option. Returns whether it was captured whole.
     fn ip4_timestamps(&mut self, at: usize, length: usize) -> Result<bool> {
         if length < 4 {
             self.put(("[bad length ", length, "]"));
@@ -289,7 +289,7 @@ impl Dissector<'_> {
         Ok(true)
     }
 
-    /// What an IP packet of either version carries.
+    /// Prints the payload of an IP packet of either version.
     pub(super) fn ip_payload(
         &mut self,
         at: usize,
@@ -330,7 +330,7 @@ impl Dissector<'_> {
         }
     }
 
-    /// The checksum's pseudo-header of a payload of this length.
+    /// The sum of the pseudo-header that the checksum of a payload includes.
     pub(super) fn pseudo_header(
         &self,
         carrier: Carrier,
@@ -350,7 +350,7 @@ impl Dissector<'_> {
         Ok(Sum::default().add(&source.0).add(&destination.0).add(&[0, protocol, high, low]))
     }
 
-    /// Where the packet goes in the end: source routes say so.
+    /// The final destination, which a source route changes.
     fn ip4_final_destination(&self, at: usize) -> Result<V4> {
         let stated = self.v4(at + 16)?;
         let header = usize::from(self.u8(at)? & 0xf) * 4;

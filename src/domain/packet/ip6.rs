@@ -14,9 +14,9 @@ const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
 const DESTINATION: u8 = 60;
 
-/// Lengths as they become known while extension headers are read.
+/// Lengths, which extension headers can change while they are read.
 struct Lengths {
-    /// As stated; of a jumbo payload as its option says.
+    /// The length that the header states, or the option of a jumbo payload.
     payload: u32,
     is_jumbo: bool,
 }
@@ -45,8 +45,7 @@ impl Dissector<'_> {
             return Ok(());
         }
         let payload = self.u16(at + 4)?;
-        // Without a length it is a jumbo payload, which the extension headers tell, or there is
-        // none.
+        // A length of 0 means a jumbo payload, whose option has the length, or no payload at all.
         let total = if payload == 0 { length + HEADER } else { usize::from(payload) + HEADER };
         if payload != 0 && length < total {
             self.put(("truncated-ip6 - ", total - length, " bytes missing!"));
@@ -72,8 +71,8 @@ impl Dissector<'_> {
         result
     }
 
-    /// The extension headers and the payload. `(length, total)`: as there is room for, as stated.
-    /// `captured`: the packet's end if it were not for the stated length.
+    /// Prints the extension headers and the payload. `length` is what there is room for and `total`
+    /// what the header states; `captured` is where the packet would end without a stated length.
     fn ip6_chain(
         &mut self,
         at: usize,
@@ -216,8 +215,8 @@ impl Dissector<'_> {
         Ok(Some(length))
     }
 
-    /// Options of either kind of header; `lengths` of a hop-by-hop one. Returns whether they are
-    /// well-formed.
+    /// Prints the options of a hop-by-hop header, which has `lengths` to set, or of a destination
+    /// header. Returns whether they are well-formed.
     fn ip6_options(
         &mut self,
         at: usize,
@@ -349,10 +348,10 @@ impl Dissector<'_> {
         Ok(true)
     }
 
-    /// Of a fragment that is not the first nothing more can be told: None.
+    /// Prints a fragment header. Returns `None` for a later fragment, which has no more headers.
     fn ip6_fragment(&mut self, at: usize, ip: usize) -> Result<Option<usize>> {
         self.protocol = "frag6";
-        // What is left of the packet behind this header; nonsense where the stated length is.
+        // What is left behind this header; as nonsensical as the stated length, as in tcpdump.
         let left = |this: &Self| {
             let stated = HEADER as u64 + u64::from(this.u16(ip + 4)?);
             Ok(stated.wrapping_sub((at - ip) as u64).wrapping_sub(8))
@@ -414,7 +413,7 @@ impl Dissector<'_> {
         Ok(Some((usize::from(length) + 1) * 8))
     }
 
-    /// Where the packet goes in the end: routing headers say so.
+    /// The final destination, which a routing header changes.
     pub(super) fn ip6_final_destination(&self, at: usize) -> Result<V6> {
         let stated = self.v6(at + 24)?;
         let mut next = self.u8(at + 6)?;
@@ -437,7 +436,7 @@ impl Dissector<'_> {
                         4 => Some(0),
                         _ => None,
                     };
-                    // The last one that is there.
+                    // The last address that was captured.
                     let mut segments = (0..=segment.unwrap_or_default()).rev();
                     let there = segments.find_map(|number| self.v6(header + 8 + 16 * number).ok());
                     return Ok(there.filter(|_| segment.is_some()).unwrap_or(stated));

@@ -1,5 +1,4 @@
-//! Protocols made of lines of text: HTTP/1 and its kind. The first line is printed, verbosely all
-//! of them.
+//! Protocols made of lines of text, such as HTTP/1. The first line is printed, and with `-v` all.
 
 use super::{Dissector, Result, text::is_printable};
 
@@ -8,14 +7,15 @@ use super::{Dissector, Result, text::is_printable};
 pub(super) struct TextProtocol {
     name: &'static str,
     upper: &'static str,
-    /// What separates it from the TCP line.
+    /// What separates the protocol's name from the text of TCP or UDP.
     pub(super) before: &'static str,
-    /// Words that a message begins with, if it does not begin with `NAME/VERSION CODE`; what begins
-    /// otherwise continues an earlier message and is not printed. None: everything is printed.
+    /// The words that begin a request. A payload that begins neither with one of them nor as a
+    /// response, `NAME/VERSION CODE`, continues an earlier message and is not printed. `None`
+    /// prints every payload.
     requests: Option<&'static [&'static str]>,
 }
 
-/// Longest word that a message may begin with.
+/// Longest word that a message may begin with, as in tcpdump.
 const MAX_WORD: usize = 128;
 
 const HTTP: TextProtocol = TextProtocol {
@@ -114,7 +114,7 @@ const FTP: TextProtocol = TextProtocol { name: "ftp", upper: "FTP", before: ": "
 const WHOIS: TextProtocol =
     TextProtocol { name: "whois", upper: "WHOIS", before: ": ", requests: None };
 
-/// The protocol of a TCP port.
+/// The protocol of a TCP port. The order is tcpdump's, which matters if both ports have one.
 pub(super) fn of_tcp(is: impl Fn(u16) -> bool) -> Option<TextProtocol> {
     [(25, SMTP), (43, WHOIS), (21, FTP), (80, HTTP), (8080, HTTP), (554, RTSP), (8554, RTSP)]
         .into_iter()
@@ -154,7 +154,8 @@ impl Dissector<'_> {
         Ok(())
     }
 
-    /// The line with which either end of an SSH connection names itself; what follows is encrypted.
+    /// Prints the line in which an end of an SSH connection names its software; the rest is
+    /// encrypted.
     pub(super) fn ssh(&mut self, at: usize, length: usize) -> Result {
         self.protocol = "ssh";
         for (offset, expected) in b"SSH-".iter().enumerate() {
@@ -177,7 +178,7 @@ impl Dissector<'_> {
         Ok(())
     }
 
-    /// Whether a message begins here, rather than the rest of one.
+    /// Whether a message begins here, rather than the rest of an earlier one.
     fn begins_message(&self, at: usize, length: usize, requests: &[&str]) -> bool {
         let text = self.up_to(at, length);
         let whole = text.len() == length;
@@ -189,8 +190,8 @@ impl Dissector<'_> {
             .is_some_and(|(code, _)| code.len() == 3 && code.iter().all(u8::is_ascii_digit))
     }
 
-    /// Prints a line. Returns where the next one begins; None if this is not text, or not all of
-    /// it.
+    /// Prints a line and returns the position of the next one, or `None` if the line is not text or
+    /// not complete.
     fn line(&mut self, before: &str, at: usize, end: usize) -> Result<Option<usize>> {
         let mut here = at;
         while here < end {
@@ -214,8 +215,8 @@ impl Dissector<'_> {
     }
 }
 
-/// The first word, and what follows the spaces behind it. A word that the text ends with counts
-/// only if that is the `whole` text.
+/// The first word, and what follows the spaces behind it. A word at the end of the text may have
+/// been cut off, so it counts only if the text is `whole`.
 fn word(text: &[u8], whole: bool) -> Option<(&[u8], &[u8])> {
     let end = text.iter().position(|byte| matches!(byte, b' ' | b'\t' | b'\r' | b'\n'));
     let end = end.or_else(|| whole.then_some(text.len()))?;

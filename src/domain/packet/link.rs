@@ -1,5 +1,4 @@
-//! The link layer: Ethernet, VLAN tags, Linux cooked captures, BSD loopback, and no link layer at
-//! all.
+//! The link layer: Ethernet, VLAN tags, Linux cooked captures, BSD loopback, and none (raw IP).
 
 use super::{
     Dissector, Result,
@@ -9,10 +8,10 @@ use super::{
 use crate::domain::{pcapng::linktype, text};
 
 const VLAN: u16 = 0x8100;
-/// Up to here the field is a length, not a type.
+/// Up to this value, the field behind an Ethernet address is a length, not a type.
 const MAX_LENGTH_FIELD: u16 = 1500;
 
-/// The two cooked headers, where they keep what.
+/// The offsets of the fields of the two kinds of cooked headers.
 struct Cooked {
     length: usize,
     protocol: usize,
@@ -26,7 +25,7 @@ const SLL2: Cooked =
     Cooked { length: 20, protocol: 0, hardware: 8, address_length: 11, address: 12 };
 
 impl Dissector<'_> {
-    /// Prints the packet. Returns the length of its link-layer header, for dumps.
+    /// Prints a packet. Returns the length of its link-layer header, which dumps can leave out.
     pub(super) fn link(&mut self, linktype: u16, length: usize) -> Result<usize> {
         match linktype {
             linktype::ETHERNET => {
@@ -52,7 +51,7 @@ impl Dissector<'_> {
         }
     }
 
-    /// An Ethernet frame. Returns the length of its headers.
+    /// Prints an Ethernet frame. Returns the length of its headers.
     pub(super) fn ethernet(&mut self, at: usize, length: usize) -> Result<usize> {
         let captured = self.available(at);
         if length < captured {
@@ -151,7 +150,7 @@ impl Dissector<'_> {
         Ok(())
     }
 
-    /// Prints a payload by its EtherType. Returns whether it is known.
+    /// Prints a payload by its EtherType. Returns whether that is a known one.
     pub(super) fn by_ethertype(&mut self, kind: u16, at: usize, length: usize) -> Result<bool> {
         match kind {
             0x0800 => self.ip(at, length)?,
@@ -204,7 +203,7 @@ impl Dissector<'_> {
         self.cooked_header(&SLL2, length)
     }
 
-    /// What both cooked headers have.
+    /// Prints the fields that both kinds of cooked headers have.
     fn cooked_header(&mut self, layout: &Cooked, length: usize) -> Result {
         let is_long = layout.length == SLL.length && self.u8(layout.address_length - 1)? != 0;
         if self.u8(layout.address_length)? == 6 && !is_long {
@@ -225,12 +224,12 @@ impl Dissector<'_> {
         Ok(())
     }
 
-    /// What is behind a cooked header.
+    /// Prints the payload of a cooked header.
     fn cooked(&mut self, layout: &Cooked, whole: usize) -> Result<usize> {
         let mut header = layout.length;
         let mut length = whole.saturating_sub(header);
         let mut kind = self.u16(layout.protocol)?;
-        // 803 is a radiotap header, which is not decoded.
+        // Hardware type 803 has a radiotap header, which is not decoded.
         let is_radio = self.u16(layout.hardware)? == 803;
         while kind == VLAN && !is_radio {
             if self.available(header) < 4 {
@@ -277,7 +276,7 @@ impl Dissector<'_> {
         self.protocol = "null";
         self.need(0, 4)?;
         let family = self.u32(0)?.swap_bytes();
-        // In the byte order of the machine that captured, or of the network.
+        // The field is in the byte order of the capturing machine, or of the network.
         let family = if family & 0xffff_0000 == 0 { family } else { family.swap_bytes() };
         if self.link_layer() {
             self.family(family, length);
@@ -313,7 +312,7 @@ impl Dissector<'_> {
         self.put((", length ", length, ": "));
     }
 
-    /// IPv4 or IPv6, as the packet says itself.
+    /// Prints a packet of IPv4 or IPv6, by the version in its header.
     fn ip_of_any_version(&mut self, at: usize, length: usize) -> Result {
         self.protocol = "ipn";
         if length < 1 {
@@ -331,7 +330,7 @@ impl Dissector<'_> {
     }
 }
 
-/// How a packet came to a cooked capture.
+/// The direction of a packet in a cooked capture.
 fn packet_type(value: u16) -> &'static str {
     match value {
         0 => "In",

@@ -1,4 +1,4 @@
-//! IEEE 802.2 and the sub-network access protocol, in frames that state a length instead of a type.
+//! IEEE 802.2 and the Subnetwork Access Protocol, in frames with a length instead of a type.
 
 use super::{
     Dissector, Result,
@@ -7,7 +7,7 @@ use super::{
 };
 
 impl Dissector<'_> {
-    /// IEEE 802.2. Returns the length of its header, and whether its payload was printed.
+    /// Prints an IEEE 802.2 header. Returns its length, and whether its payload was printed.
     pub(super) fn llc(
         &mut self,
         at: usize,
@@ -103,7 +103,7 @@ impl Dissector<'_> {
                 ", Flags [",
             ));
             self.put((flags(response | control & 0x10), "], length ", length));
-            // Exchange of identification.
+            // XID, the exchange of identification.
             if control & 0xef == 0xaf {
                 if rest == 0 {
                     return Ok((header, true));
@@ -145,7 +145,7 @@ impl Dissector<'_> {
         Ok((header, false))
     }
 
-    /// The sub-network access protocol. Returns whether its payload was printed.
+    /// Prints a Subnetwork Access Protocol header. Returns whether its payload was printed.
     fn snap(&mut self, at: usize, length: usize, ethernet: Option<usize>) -> Result<bool> {
         self.protocol = "snap";
         if self.available(at) < 5 || length < 5 {

@@ -9,20 +9,25 @@
 //!     0x45, 0, 0, 32, 0, 0, 0x40, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2, // IPv4
 //!     0x30, 0x39, 0x04, 0xd2, 0, 12, 0, 0, 1, 2, 3, 4, // UDP
 //! ];
-//! printer.print(&Packet { linktype: 101, original_length: 32, data: &udp, ..Packet::default() }, &mut line);
+//! let packet = Packet { linktype: 101, original_length: 32, data: &udp, ..Packet::default() };
+//! printer.print(&packet, &mut line);
 //! assert_eq!(line, b"IP 10.0.0.1.12345 > 10.0.0.2.1234: UDP, length 4\n");
 //! ```
 //!
-//! Decoded are Ethernet, VLAN tags, LLC/SNAP, Linux cooked captures (both), raw IP and BSD
-//! loopback; ARP, IPv4, IPv6 with its extension headers, TCP, UDP, ICMP, ICMPv6 with neighbour
-//! discovery and MLD, IGMP, DNS, HTTP/1 and similar text protocols, Redis, VXLAN and Geneve. Of
-//! everything else the length is printed, as tcpdump does for what it does not know. Addresses and
-//! ports are always numbers: nothing is looked up.
+//! The printer decodes Ethernet, VLAN tags, LLC/SNAP, both kinds of Linux cooked captures, raw IP
+//! and BSD loopback; ARP, IPv4, IPv6 with its extension headers, TCP, UDP, ICMP, ICMPv6 with
+//! neighbour discovery and MLD, IGMP, DNS, HTTP/1 and similar text protocols, Redis, VXLAN and
+//! Geneve. For everything else it prints the length, as tcpdump does for what it does not know.
+//! Addresses and ports are always numbers: nothing is looked up.
 //!
-//! Pure, and free of panics on any bytes: every read is checked, and a packet that ends too early
-//! is printed up to there, then `[|protocol]`; so is what lies deeper than two dozen packets in
-//! packets. A [`Printer`] keeps the first sequence numbers of TCP connections, of a bounded number
-//! of them.
+//! The code is pure and cannot panic on any bytes: every read is checked. A packet that ends too
+//! early is printed up to there and then as `[|protocol]`, and so is a packet nested in more than
+//! two dozen others. A [`Printer`] remembers the first sequence numbers of a bounded number of TCP
+//! connections.
+//!
+//! What tcpdump prints decides, also where it is odd: the order in which fields are checked shows
+//! in what a short packet prints, and its 32-bit arithmetic shows in impossible lengths. A comment
+//! says where code follows tcpdump rather than the protocol.
 
 mod arp;
 mod checksum;
@@ -54,34 +59,34 @@ use time::Clock;
 /// Longest packet, captured or on the wire, that is decoded, in bytes; as in tcpdump.
 const MAX_LENGTH: u32 = 262_144;
 
-/// How deep packets may lie in packets (tunnels, quotes in ICMP errors).
+/// How deeply packets may be nested, in tunnels and in the quotes of ICMP errors.
 const MAX_DEPTH: u8 = 24;
 
-/// What to print, named as tcpdump's flags. Numbers count how often a flag was given.
+/// What to print, named after tcpdump's flags. Numbers count how often a flag was given.
 #[derive(Debug, Clone)]
 pub struct PrintOptions {
     /// `-#`: number the packets.
     pub number: bool,
-    /// `-t`: 0 time of day, 1 none, 2 seconds since 1970, 3 since the previous packet, 4 date and
-    /// time, 5 since the first packet.
+    /// `-t`: 0 prints the time of day, 1 nothing, 2 seconds since 1970, 3 the time since the
+    /// previous packet, 4 date and time, 5 the time since the first packet.
     pub timestamps: u8,
     /// `--nano`: nanoseconds instead of microseconds.
     pub nanoseconds: bool,
-    /// The zone that times of day are printed in. Default: UTC.
+    /// The zone of printed dates and times of day; UTC by default.
     pub time_zone: jiff::tz::TimeZone,
     /// `-e`: the link-layer header.
     pub link_layer: bool,
-    /// `-v`.
+    /// `-v`: print more of each header; up to three times.
     pub verbose: u8,
-    /// `-q`.
+    /// `-q`: print less.
     pub quiet: u8,
-    /// `-S`: sequence numbers as they are, instead of relative to the first.
+    /// `-S`: print absolute sequence numbers, not relative to the connection's first.
     pub absolute_sequence: bool,
-    /// `-x`: hex; twice: with the link-layer header.
+    /// `-x`: dump in hex; twice includes the link-layer header.
     pub hex: u8,
-    /// `-X`: hex and ASCII; twice: with the link-layer header.
+    /// `-X`: dump in hex and ASCII; twice includes the link-layer header.
     pub hex_ascii: u8,
-    /// `-A`: ASCII; twice: with the link-layer header.
+    /// `-A`: dump in ASCII; twice includes the link-layer header.
     pub ascii: u8,
 }
 
@@ -114,7 +119,7 @@ pub struct Packet<'a> {
     pub original_length: u32,
     /// What was captured of it.
     pub data: &'a [u8],
-    /// Names of interfaces by index, for link type LINUX_SLL2. What is not in it is printed as `?`.
+    /// Names of interfaces by index, for link type LINUX_SLL2. An unknown one prints as `?`.
     pub interfaces: &'a BTreeMap<u32, String>,
 }
 
@@ -125,7 +130,7 @@ impl Default for Packet<'_> {
     }
 }
 
-/// Prints packets, one after the other.
+/// Prints packets one after the other, because some text depends on earlier packets.
 #[derive(Debug)]
 pub struct Printer {
     options: PrintOptions,
@@ -140,7 +145,7 @@ impl Printer {
         Self { options, flows: Flows::default(), clock: Clock::default(), printed: 0 }
     }
 
-    /// Appends the packet's text: one line, more with some options, with the newline at its end.
+    /// Appends the packet's text, which ends in a newline. Some options take more than one line.
     pub fn print(&mut self, packet: &Packet<'_>, out: &mut Vec<u8>) {
         self.printed += 1;
         if self.options.number {
@@ -175,18 +180,18 @@ struct Cut;
 
 type Result<T = ()> = std::result::Result<T, Cut>;
 
-/// One packet while it is printed. Positions are offsets into the captured bytes; they may lie
-/// behind their end, where every read fails.
+/// One packet while it is printed. Positions are offsets into the captured bytes. They may lie
+/// beyond the end, where every read fails.
 struct Dissector<'a> {
-    /// What was captured, up to the end of the innermost packet.
+    /// The captured bytes, up to the end of the innermost packet.
     data: &'a [u8],
     out: &'a mut Vec<u8>,
     options: &'a PrintOptions,
     flows: &'a mut Flows,
     interfaces: &'a BTreeMap<u32, String>,
-    /// What `[|…]` names if the packet ends too early.
+    /// The protocol that `[|…]` names if the packet ends too early.
     protocol: &'static str,
-    /// How many packets this one lies in.
+    /// How many packets this one is nested in.
     depth: u8,
 }
 
@@ -196,29 +201,29 @@ impl<'a> Dissector<'a> {
         item.show(self.out);
     }
 
-    /// Says that the packet ends here.
+    /// Prints that the packet ends too early, in the protocol that is being decoded.
     fn truncated(&mut self) {
         self.put((" [|", self.protocol, "]"));
     }
 
-    /// Says that this cannot be.
+    /// Prints that a value is not possible.
     fn invalid(&mut self) {
         self.put(" (invalid)");
     }
 
-    /// Whether so many bytes are there.
+    /// Whether `length` bytes were captured at `at`.
     #[inline]
     fn has(&self, at: usize, length: usize) -> bool {
         at.checked_add(length).is_some_and(|end| end <= self.data.len())
     }
 
-    /// Fails if so many bytes are not there.
+    /// Fails unless `length` bytes were captured at `at`.
     #[inline]
     fn need(&self, at: usize, length: usize) -> Result {
         if self.has(at, length) { Ok(()) } else { Err(Cut) }
     }
 
-    /// How many bytes are there.
+    /// How many bytes were captured from `at` on.
     fn available(&self, at: usize) -> usize {
         self.data.len().saturating_sub(at)
     }
@@ -232,7 +237,7 @@ impl<'a> Dissector<'a> {
         at.checked_add(length).and_then(|end| self.data.get(at..end)).ok_or(Cut)
     }
 
-    /// Up to so many bytes, fewer if the packet ends.
+    /// Up to `length` bytes at `at`, fewer if the packet ends.
     fn up_to(&self, at: usize, length: usize) -> &'a [u8] {
         let bytes = self.data.get(at..).unwrap_or_default();
         bytes.get(..length).unwrap_or(bytes)
@@ -268,8 +273,8 @@ impl<'a> Dissector<'a> {
         self.array(at).map(V6)
     }
 
-    /// Ends the packet at so many bytes behind `at`, if it does not end before. Returns what was
-    /// there, to be put back.
+    /// Ends the packet `length` bytes behind `at`, unless it ends before. Returns the bytes as they
+    /// were, for the caller to restore.
     fn clip(&mut self, at: usize, length: usize) -> &'a [u8] {
         let whole = self.data;
         if let Some(shorter) = at.checked_add(length).and_then(|end| whole.get(..end)) {
@@ -278,7 +283,7 @@ impl<'a> Dissector<'a> {
         whole
     }
 
-    /// Enters a packet in a packet, unless it lies too deep.
+    /// Prints a packet in a packet, unless it is nested too deeply.
     fn nested(&mut self, inner: impl FnOnce(&mut Self) -> Result) -> Result {
         if self.depth >= MAX_DEPTH {
             return Err(Cut);
@@ -301,7 +306,7 @@ impl<'a> Dissector<'a> {
         self.options.link_layer
     }
 
-    /// Dumps a packet of unknown kind, unless it is dumped anyway.
+    /// Dumps a packet of an unknown protocol, unless an option dumps it anyway.
     fn unknown(&mut self, at: usize, length: usize) -> Result {
         let options = self.options;
         if options.quiet > 0 || options.hex > 0 || options.hex_ascii > 0 {
@@ -316,7 +321,7 @@ impl<'a> Dissector<'a> {
         self.need(at, length)
     }
 
-    /// Dumps in hex what was captured of it, with an indentation.
+    /// Dumps in hex what was captured, each line after the indentation.
     fn dump_hex(&mut self, indentation: &str, at: usize, length: usize) {
         dump::hex(indentation, self.up_to(at, length), self.out);
     }

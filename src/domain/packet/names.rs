@@ -1,4 +1,4 @@
-//! What numbers are called.
+//! The names that tcpdump prints for numbers in packets.
 
 /// EtherTypes. <https://www.iana.org/assignments/ieee-802-numbers>
 pub(super) fn ethertype(value: u16) -> Option<&'static str> {

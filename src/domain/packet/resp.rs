@@ -1,15 +1,14 @@
-//! Redis' protocol. <https://redis.io/docs/latest/develop/reference/protocol-spec/>
+//! RESP, the protocol of Redis. <https://redis.io/docs/latest/develop/reference/protocol-spec/>
 
 use super::{Dissector, Result, text::Escaped};
 
-/// How much of the payload an item took; None if it is not whole, or nothing that can be gone on
-/// from.
+/// How many bytes an item took, or `None` if it is incomplete or what follows it cannot be found.
 type Taken = Result<Option<usize>>;
 
-/// What stands for the length of a string or an array.
+/// The length of a string or an array, or what stands in its place.
 enum Length {
     Known(usize),
-    /// Says that there is no string or array, or why its length cannot be one.
+    /// Prints that the string or array is null, or why its length is not valid.
     Said(&'static str),
     NotWhole,
 }
@@ -94,7 +93,7 @@ impl Dissector<'_> {
         Ok(Some(here - at))
     }
 
-    /// A command as a person types it: a line.
+    /// Prints an inline command: a line, as a person types it.
     fn resp_inline(&mut self, at: usize, end: usize) -> Taken {
         let is_end = |byte| matches!(byte, Ok(b'\r' | b'\n'));
         let mut here = at;
@@ -121,13 +120,13 @@ impl Dissector<'_> {
         Ok(Some(here - at))
     }
 
-    /// Where the next line ends.
+    /// The position of the end of the line.
     fn find_line_end(&self, at: usize, end: usize) -> Option<usize> {
         let text = self.up_to(at, end.saturating_sub(at));
         text.windows(2).position(|pair| pair == b"\r\n").map(|offset| at + offset)
     }
 
-    /// A length and its line's end. Returns what follows, too.
+    /// Reads a length and the end of its line. Returns also the position behind it.
     fn resp_length(&mut self, at: usize, end: usize) -> Result<(Length, usize)> {
         let mut here = at;
         if here >= end {
@@ -136,7 +135,7 @@ impl Dissector<'_> {
         let negative = self.u8(here)? == b'-';
         here += usize::from(negative);
         let digits = here;
-        // As in 32 bits with a sign.
+        // tcpdump computes with signed 32 bits.
         let mut value = Some(0_i32);
         loop {
             if here >= end {

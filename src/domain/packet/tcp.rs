@@ -15,19 +15,20 @@ const RST: u8 = 4;
 const ACK: u8 = 0x10;
 const URG: u8 = 0x20;
 
-/// Most bytes of a reset's reason that are printed.
+/// How many bytes of a reset's reason are printed, as in tcpdump.
 const MAX_REASON: usize = 30;
 
-/// Why options end early.
-enum Bad {
-    /// One contradicts itself.
-    Option,
-    /// They were not captured.
-    NotThere,
+/// Why the options could not be printed to their end.
+enum BadOptions {
+    /// A length contradicts the header or the option's kind.
+    Malformed,
+    /// The capture ends in an option.
+    NotCaptured,
 }
 
 impl Dissector<'_> {
-    /// `a.port > b.port: `, or without addresses if another header was between, which printed them.
+    /// Prints `a.port > b.port: `. The addresses are left out if an extension header stands
+    /// between, which has printed them.
     pub(super) fn ends(
         &mut self,
         carrier: Carrier,
@@ -84,7 +85,7 @@ impl Dissector<'_> {
             return Ok(());
         }
         let header = usize::from(self.u8(at + 12)? >> 4) * 4;
-        // What is printed of impossible lengths.
+        // tcpdump computes in 32 bits, so a header longer than the packet leaves a huge rest.
         let rest = wrapped(length.wrapping_sub(header));
         if header < HEADER {
             self.put((" tcp ", rest, " [bad hdr length ", header, " - too short, < 20]"));
@@ -110,7 +111,7 @@ impl Dissector<'_> {
             (0x80, "W"),
         ];
         self.put(("Flags [", Flags { value: flags.into(), names: &names, between: "" }, "]"));
-        // What acknowledged blocks are relative to.
+        // The base of the numbers in SACK blocks.
         let mut origin = 0;
         if !self.options.absolute_sequence && flags & ACK != 0 {
             origin =
@@ -151,14 +152,14 @@ impl Dissector<'_> {
             let mut printed = false;
             match self.tcp_options(at, header, length - header, origin, &mut printed)? {
                 Ok(()) => self.put("]"),
-                Err(Bad::Option) => {
+                Err(BadOptions::Malformed) => {
                     self.put("[bad opt]");
                     if printed {
                         self.put("]");
                     }
                     return Ok(());
                 }
-                Err(Bad::NotThere) => {
+                Err(BadOptions::NotCaptured) => {
                     self.truncated();
                     if printed {
                         self.put(">");
@@ -183,8 +184,9 @@ impl Dissector<'_> {
         self.tcp_payload(at + header, payload, ports)
     }
 
-    /// Makes the numbers relative to the connection's first. Returns what its acknowledged blocks
-    /// are relative to.
+    /// Makes the numbers relative to the first ones of the connection, or learns these from this
+    /// segment. Returns the base of the numbers in SACK blocks, which count bytes of the other
+    /// direction. `begins` is set for a SYN-ACK, which starts a new connection even on known ports.
     fn relative(
         &mut self,
         carrier: Carrier,
@@ -227,7 +229,19 @@ impl Dissector<'_> {
         Ok(if reverse { base.first } else { base.second })
     }
 
-    /// `printed`: whether one was printed whole.
+    /// Prints the options, up to the end of the header.
+    ///
+    /// An option is a kind, except for kinds 0 and 1 a length that counts itself and the kind, and
+    /// a value. Two lengths matter: the one that the option states, `length`, and the one that its
+    /// kind requires, `expected`. tcpdump decodes and steps over the required one, and prints the
+    /// stated one as `[len N]` where they differ; kinds that it does not know, and those of
+    /// variable length, require what they state.
+    ///
+    /// Whether a value fits into the header and was captured is checked for most options before the
+    /// value is printed. The exceptions are the options that tcpdump prints piece by piece (SACK,
+    /// TCP-AO and unknown ones), where everything before the missing piece has to be printed. The
+    /// caller closes the bracket differently if no option was printed whole, which `printed` tells
+    /// it also when this fails.
     fn tcp_options(
         &mut self,
         segment: usize,
@@ -235,7 +249,7 @@ impl Dissector<'_> {
         payload: usize,
         origin: u32,
         printed: &mut bool,
-    ) -> Result<std::result::Result<(), Bad>> {
+    ) -> Result<std::result::Result<(), BadOptions>> {
         let mut at = segment + HEADER;
         let mut left = header - HEADER;
         while left > 0 {
@@ -250,14 +264,14 @@ impl Dissector<'_> {
                 length = usize::from(self.u8(at)?);
                 at += 1;
                 if length < 2 || length > left {
-                    return Ok(Err(Bad::Option));
+                    return Ok(Err(BadOptions::Malformed));
                 }
                 left -= 1;
             }
             left -= 1;
             self.put(named(option_name(kind), ("unknown-", kind)));
             let value = length.saturating_sub(2);
-            // How long the value should be.
+            // How long a value of this kind has to be.
             let expected = match kind {
                 2 | 20 | 28 => 2,
                 3 => 1,
@@ -267,14 +281,14 @@ impl Dissector<'_> {
                 0 | 1 | 4 => 0,
                 _ => value,
             };
-            // Those that are printed byte by byte may end in their midst.
+            // The others are printed piece by piece and check each piece themselves.
             let whole = !matches!(kind, 0 | 1 | 4 | 5 | 29) && option_name(kind).is_some();
             if whole {
                 if expected > left {
-                    return Ok(Err(Bad::Option));
+                    return Ok(Err(BadOptions::Malformed));
                 }
                 if !self.has(at, expected) {
-                    return Ok(Err(Bad::NotThere));
+                    return Ok(Err(BadOptions::NotCaptured));
                 }
             }
             match kind {
@@ -288,7 +302,7 @@ impl Dissector<'_> {
                 6 | 7 | 11..=13 => self.put((" ", self.u32(at)?)),
                 8 => self.put((" val ", self.u32(at)?, " ecr ", self.u32(at + 4)?)),
                 19 => {
-                    // The secret is not known.
+                    // Only tcpdump's -M could verify the signature.
                     let why = if self.has(segment + header, payload) {
                         "shared secret not supplied with -M, "
                     } else {
@@ -307,17 +321,17 @@ impl Dissector<'_> {
                 29 if value < 2 => self.invalid(),
                 29 => {
                     if !self.has(at, 1) {
-                        return Ok(Err(Bad::NotThere));
+                        return Ok(Err(BadOptions::NotCaptured));
                     }
                     self.put((" keyid ", self.u8(at)?));
                     if !self.has(at, 2) {
-                        return Ok(Err(Bad::NotThere));
+                        return Ok(Err(BadOptions::NotCaptured));
                     }
                     self.put((" rnextkeyid ", self.u8(at + 1)?));
                     if value > 2 {
                         self.put((" mac 0x", Bytes(self.up_to(at + 2, value - 2))));
                         if !self.has(at, value) {
-                            return Ok(Err(Bad::NotThere));
+                            return Ok(Err(BadOptions::NotCaptured));
                         }
                     }
                 }
@@ -325,7 +339,7 @@ impl Dissector<'_> {
                     self.put(" ");
                     self.tcp_fast_open(at, value)?;
                 }
-                254 if value < 2 => return Ok(Err(Bad::Option)),
+                254 if value < 2 => return Ok(Err(BadOptions::Malformed)),
                 254 => {
                     let magic = self.u16(at)?;
                     self.put("-");
@@ -342,7 +356,7 @@ impl Dissector<'_> {
                         self.put((" 0x", Bytes(self.up_to(at, value))));
                     }
                     if !self.has(at, value) {
-                        return Ok(Err(Bad::NotThere));
+                        return Ok(Err(BadOptions::NotCaptured));
                     }
                 }
             }
@@ -365,7 +379,7 @@ impl Dissector<'_> {
         length: usize,
         left: usize,
         origin: u32,
-    ) -> Result<std::result::Result<(), Bad>> {
+    ) -> Result<std::result::Result<(), BadOptions>> {
         if !length.is_multiple_of(8) {
             self.put(" invalid sack");
             return Ok(Ok(()));
@@ -374,10 +388,10 @@ impl Dissector<'_> {
         for offset in (0..length).step_by(8) {
             for end in [offset + 4, offset + 8] {
                 if end > left {
-                    return Ok(Err(Bad::Option));
+                    return Ok(Err(BadOptions::Malformed));
                 }
                 if !self.has(at, end) {
-                    return Ok(Err(Bad::NotThere));
+                    return Ok(Err(BadOptions::NotCaptured));
                 }
             }
             let (begin, end) = (self.u32(at + offset)?, self.u32(at + offset + 4)?);
@@ -397,7 +411,7 @@ impl Dissector<'_> {
         Ok(())
     }
 
-    /// Why a connection was reset, if the segment says so.
+    /// Prints the payload of a reset, which may hold a reason (RFC 9293, section 3.5.3).
     fn tcp_reason(&mut self, at: usize, length: usize) {
         self.put(if self.has(at, length) { " [RST" } else { " [!RST" });
         if length > MAX_REASON {
@@ -430,8 +444,8 @@ impl Dissector<'_> {
     }
 }
 
-/// As tcpdump's 32-bit unsigned lengths overflow.
-#[expect(clippy::cast_possible_truncation, reason = "meant")]
+/// A length in 32 bits, which overflows as tcpdump's unsigned lengths do.
+#[expect(clippy::cast_possible_truncation, reason = "the overflow is printed")]
 pub(super) fn wrapped(length: usize) -> u32 {
     length as u32
 }

@@ -1,5 +1,5 @@
-//! That nothing panics and everything ends. What is printed is compared with tcpdump's text in
-//! `tests/text`.
+//! Shows that no bytes make the printer panic or loop. `tests/text` compares the text with
+//! tcpdump's.
 
 use proptest::prelude::*;
 

@@ -1,6 +1,6 @@
-//! How values are written: numbers, addresses, characters that cannot be printed.
+//! Writes values as tcpdump does: numbers, addresses, and text that may not be printable.
 
-/// Something that appends itself as text.
+/// A value that can append itself as text.
 pub(super) trait Show {
     fn show(&self, out: &mut Vec<u8>);
 }
@@ -41,7 +41,7 @@ decimal!(u8 u16 u32);
 
 impl Show for u64 {
     fn show(&self, out: &mut Vec<u8>) {
-        // Rare: beyond what 32 bits hold.
+        // Too rare to deserve a fast path: numbers beyond 32 bits.
         out.extend_from_slice(self.to_string().as_bytes());
     }
 }
@@ -56,7 +56,7 @@ impl Show for usize {
     }
 }
 
-/// Several things, one after the other.
+/// Tuples show their parts one after the other.
 macro_rules! tuples {
     ($($name:ident)+) => {
         impl<$($name: Show),+> Show for ($($name,)+) {
@@ -118,7 +118,7 @@ impl Show for Hex {
     }
 }
 
-/// A number in hexadecimal, so many digits at least.
+/// A number in hexadecimal with at least `DIGITS` digits.
 pub(super) struct Padded<const DIGITS: u32>(pub(super) u32);
 
 impl<const DIGITS: u32> Show for Padded<DIGITS> {
@@ -133,7 +133,7 @@ impl<const DIGITS: u32> Show for Padded<DIGITS> {
     }
 }
 
-/// A number below a power of ten, so many decimal digits.
+/// A number in decimal with exactly `DIGITS` digits, which it must fit into.
 pub(super) struct Digits<const DIGITS: u32>(pub(super) u32);
 
 impl<const DIGITS: u32> Show for Digits<DIGITS> {
@@ -149,7 +149,7 @@ impl<const DIGITS: u32> Show for Digits<DIGITS> {
     }
 }
 
-/// Bytes in hexadecimal, nothing between them.
+/// Bytes in hexadecimal without separators.
 pub(super) struct Bytes<'a>(pub(super) &'a [u8]);
 
 impl Show for Bytes<'_> {
@@ -158,7 +158,7 @@ impl Show for Bytes<'_> {
     }
 }
 
-/// Bytes in hexadecimal with colons between them: a link-layer address.
+/// A link-layer address: bytes in hexadecimal, separated by colons.
 pub(super) struct Link<'a>(pub(super) &'a [u8]);
 
 impl Show for Link<'_> {
@@ -184,8 +184,8 @@ impl Show for V4 {
     }
 }
 
-/// An IPv6 address, in the shortest form; the first of the longest runs of zeros is left out, and
-/// what embeds an IPv4 address ends in it.
+/// An IPv6 address as inet_ntop(3) writes it: `::` stands for the first of the longest runs of at
+/// least two zeros, and addresses that embed an IPv4 address end in it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct V6(pub(super) [u8; 16]);
 
@@ -228,8 +228,8 @@ impl Show for V6 {
     }
 }
 
-/// Text from a packet: what cannot be printed is shown as `^X`, with `M-` before it where the top
-/// bit is set.
+/// Text from a packet. What is not printable is written as `^X`, after `M-` if the top bit is set,
+/// so nothing of it can act on a terminal.
 pub(super) struct Escaped<'a>(pub(super) &'a [u8]);
 
 impl Show for Escaped<'_> {

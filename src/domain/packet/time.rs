@@ -1,4 +1,4 @@
-//! Timestamps.
+//! Timestamps, in the formats of tcpdump's `-t`.
 
 use jiff::Timestamp;
 
@@ -7,23 +7,25 @@ use super::{
     text::{Digits, Show},
 };
 
-/// What timestamps are relative to, and the second that was printed last.
+/// The packet that timestamps are relative to, and the last date and time, which most packets
+/// share.
 #[derive(Debug, Default)]
 pub(super) struct Clock {
-    /// The first packet's, or the previous one's; 0 before that.
+    /// The time of the first packet or of the previous one, in nanoseconds since 1970; 0 before
+    /// the first packet.
     reference: u64,
-    /// The second of which `local` holds date and time of day.
+    /// The second that `local` describes.
     second: Option<u64>,
-    /// `YYYY-MM-DD HH:MM:SS`
+    /// Date and time as `YYYY-MM-DD HH:MM:SS`.
     local: [u8; 19],
 }
 
 const SECOND: u64 = 1_000_000_000;
 
 impl Clock {
-    /// The timestamp and a space, as the options ask for.
+    /// Prints the timestamp and a space, as the options say.
     pub(super) fn print(&mut self, options: &PrintOptions, timestamp: u64, out: &mut Vec<u8>) {
-        // Differences are between what is printed.
+        // tcpdump subtracts after rounding down, so differences are of the printed times.
         let timestamp = if options.nanoseconds { timestamp } else { timestamp / 1000 * 1000 };
         match options.timestamps {
             0 | 4 => {
@@ -62,7 +64,7 @@ impl Clock {
         }
     }
 
-    /// Date and time in the options' zone, if that second can be told.
+    /// Date and time in the options' zone, if the second is one that tcpdump can print.
     fn local(&mut self, options: &PrintOptions, second: u64) -> Option<&[u8]> {
         if !is_32_bit(second) {
             return None;
@@ -92,7 +94,7 @@ impl Clock {
     }
 }
 
-/// tcpdump takes seconds for signed 32 bits.
+/// Whether a number of seconds fits into 31 bits, which is what tcpdump can print.
 fn is_32_bit(second: u64) -> bool {
     second & 0x8000_0000 == 0
 }

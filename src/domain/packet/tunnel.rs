@@ -1,5 +1,5 @@
-//! Overlay networks: Ethernet in UDP. <https://www.rfc-editor.org/rfc/rfc7348>,
-//! <https://www.rfc-editor.org/rfc/rfc8926>
+//! Overlay networks, which carry Ethernet in UDP.
+//! <https://www.rfc-editor.org/rfc/rfc7348>, <https://www.rfc-editor.org/rfc/rfc8926>
 
 use super::{
     Dissector, Result,
@@ -25,8 +25,8 @@ impl Dissector<'_> {
         self.inner_ethernet(at + HEADER, length - HEADER)
     }
 
-    /// What tcpdump takes the port for that VXLAN had before it was given one, and still has with
-    /// flannel. The headers are alike.
+    /// Port 8472, which Linux and flannel use for VXLAN and tcpdump takes for OTV. The headers have
+    /// the same form.
     pub(super) fn otv(&mut self, at: usize, length: usize) -> Result {
         self.protocol = "otv";
         self.put("OTV, ");
@@ -158,7 +158,7 @@ impl Dissector<'_> {
         Ok(())
     }
 
-    /// A frame in a packet.
+    /// Prints an Ethernet frame in a packet.
     pub(super) fn inner_ethernet(&mut self, at: usize, length: usize) -> Result {
         self.nested(|this| {
             this.protocol = "ether";

@@ -12,7 +12,7 @@ impl Dissector<'_> {
     pub(super) fn udp(&mut self, at: usize, mut length: usize, carrier: Carrier) -> Result {
         self.protocol = "udp";
         if !self.has(at + 2, 2) {
-            // Behind another header, that one printed the addresses.
+            // An extension header has printed the addresses.
             let ip = carrier.at;
             if self.u8(ip + if carrier.is_v6 { 6 } else { 9 })? == UDP {
                 self.ends(carrier, UDP, None)?;

@@ -1,4 +1,4 @@
-//! What an OPT record says. <https://www.rfc-editor.org/rfc/rfc6891>
+//! The OPT record of EDNS. <https://www.rfc-editor.org/rfc/rfc6891>
 
 use crate::domain::packet::{
     Dissector, Result,
@@ -7,7 +7,7 @@ use crate::domain::packet::{
 };
 
 impl Dissector<'_> {
-    /// Returns whether all of it was there.
+    /// Returns whether it was captured whole.
     pub(super) fn edns(&mut self, mut at: usize, end: usize) -> Result<bool> {
         if at >= end {
             return Ok(true);
@@ -61,7 +61,7 @@ impl Dissector<'_> {
                         .map(|value| named((*value == 1).then_some("SHA-1"), ("Alg_", *value))),
                 );
             }
-            // Pointers in this name are relative to its end.
+            // tcpdump takes pointers in this name to be relative to the name's end.
             13 => {
                 self.domain_name(at, at + length)?;
             }
@@ -76,7 +76,8 @@ impl Dissector<'_> {
         }
     }
 
-    /// The network that a resolver asks for. <https://www.rfc-editor.org/rfc/rfc7871>
+    /// The client subnet on whose behalf a resolver asks.
+    /// <https://www.rfc-editor.org/rfc/rfc7871>
     fn edns_subnet(&mut self, bytes: &[u8]) {
         let [0, family @ (1 | 2), source, scope, prefix @ ..] = bytes else {
             return self.invalid();

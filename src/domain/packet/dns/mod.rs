@@ -20,7 +20,7 @@ struct Message {
     is_multicast: bool,
 }
 
-/// Where the next thing begins; None if this one is malformed or not whole.
+/// The position of the next item, or `None` if this one is malformed or was not captured whole.
 type Next = Option<usize>;
 
 const OPERATIONS: [&str; 16] = [
@@ -70,7 +70,7 @@ const RESULTS: [&str; 24] = [
 ];
 
 impl Dissector<'_> {
-    /// A message with its length before it.
+    /// Prints a message over TCP, which has its length in front.
     pub(super) fn dns_over_tcp(&mut self, at: usize, length: usize) -> Result {
         self.protocol = "domain";
         let Some(length) = length.checked_sub(2) else {
@@ -115,7 +115,7 @@ impl Dissector<'_> {
         Ok(())
     }
 
-    /// Returns whether all of it was there.
+    /// Returns whether it was captured whole.
     fn dns_response(&mut self, message: Message, flags: u16, counts: [u16; 4]) -> Result<bool> {
         let [questions, answers, authorities, additional] = counts;
         let result = self.dns_result(message, flags, counts)?;
@@ -146,7 +146,7 @@ impl Dissector<'_> {
         }
         self.put((" ", answers, "/", authorities, "/", additional));
         if answers > 0 {
-            // The first is tried even where there is nothing.
+            // tcpdump tries the first item even if the section is empty.
             let Some(next) = self.dns_records(at, answers, message, true)? else {
                 return Ok(false);
             };
@@ -158,13 +158,13 @@ impl Dissector<'_> {
         Ok(true)
     }
 
-    /// Returns whether all of it was there.
+    /// Returns whether it was captured whole.
     fn dns_query(&mut self, message: Message, flags: u16, counts: [u16; 4]) -> Result<bool> {
         let [questions, answers, authorities, additional] = counts;
         let recursion = if flags & 0x100 == 0 { "" } else { "+" };
         let unchecked = if flags & 0x10 == 0 { "" } else { "%" };
         self.put((self.u16(message.at)?, operation(flags), recursion, unchecked));
-        // What a query should not have set.
+        // Flags that a query should not have.
         if flags & 0x6cf != 0 {
             self.put((" [b2&3=0x", Hex(flags.into()), "]"));
         }
@@ -209,7 +209,7 @@ impl Dissector<'_> {
         Ok(true)
     }
 
-    /// The last two sections. Returns whether all of them were there.
+    /// Prints the last two sections. Returns whether they were captured whole.
     fn dns_rest(
         &mut self,
         mut at: usize,
@@ -254,7 +254,7 @@ impl Dissector<'_> {
         Ok(Some(at))
     }
 
-    /// The result code, whose upper bits are in the OPT record.
+    /// Prints the result code. Its upper bits are in the OPT record.
     fn dns_result(&self, message: Message, flags: u16, counts: [u16; 4]) -> Result<u16> {
         let result = flags & 0xf;
         let [questions, answers, authorities, additional] = counts;
@@ -362,7 +362,7 @@ impl Dissector<'_> {
         Ok(whole.then_some(end))
     }
 
-    /// What a record says. Returns whether all of it was there.
+    /// Prints the data of a record. Returns whether it was captured whole.
     fn dns_value(&mut self, kind: u16, at: usize, length: usize, message: Message) -> Result<bool> {
         let end = at + length;
         match kind {
@@ -436,7 +436,7 @@ impl Dissector<'_> {
                     return Ok(false);
                 }
                 self.put((" ", self.u16(at)?, " ", self.u16(at + 2)?, " "));
-                // Shorter than its numbers: everything, and that is not whole.
+                // The record is shorter than its numbers; everything is printed as cut off.
                 let text = length.checked_sub(4).unwrap_or(usize::MAX - at - 4);
                 self.put(Escaped(self.up_to(at + 4, text)));
                 return Ok(self.has(at + 4, text));
@@ -450,7 +450,7 @@ impl Dissector<'_> {
         Ok(true)
     }
 
-    /// An IPv6 address whose first bits are those of another name.
+    /// Prints an A6 record: an IPv6 address that takes its first bits from another name's.
     fn dns_a6(&mut self, at: usize, message: Message) -> Result<bool> {
         let Ok(prefix) = self.u8(at) else { return Ok(false) };
         let there = usize::from(prefix / 8);
@@ -472,7 +472,7 @@ impl Dissector<'_> {
         Ok(true)
     }
 
-    /// <https://www.rfc-editor.org/rfc/rfc8945>
+    /// Prints a TSIG record. <https://www.rfc-editor.org/rfc/rfc8945>
     fn dns_signature(&mut self, at: usize, message: Message) -> Result<bool> {
         self.put(" ");
         let Some(mut at) = self.domain_name(at, message.at)? else { return Ok(false) };

@@ -1,5 +1,11 @@
-//! Names: labels, and pointers to names before.
+//! Names in messages, and their compression.
 //! <https://www.rfc-editor.org/rfc/rfc1035#section-4.1.4>
+//!
+//! A name is a sequence of labels, each with its length in front, that ends with an empty one.
+//! Instead of a label there may be a pointer: two bytes whose upper two bits are set, and whose
+//! other fourteen are the offset in the message at which the name continues. The upper bits of a
+//! length tell: `00` is a label, `11` a pointer, `01` an extended label, of which only bit labels
+//! (0x41) were ever defined, and `10` is reserved.
 
 use super::Next;
 use crate::domain::packet::{
@@ -8,11 +14,11 @@ use crate::domain::packet::{
     text::{Escaped, Hex, Padded},
 };
 
-/// Longest name that is printed whole.
+/// How many bytes of a name are printed: the longest that the protocol allows.
 const MAX_NAME: usize = 255;
 
 impl Dissector<'_> {
-    /// Where a name ends.
+    /// Returns the position behind a name. A pointer ends it, because the name continues elsewhere.
     pub(super) fn skip_name(&self, mut at: usize) -> Result<Next> {
         loop {
             let Ok(label) = self.u8(at) else { return Ok(None) };
@@ -30,7 +36,7 @@ impl Dissector<'_> {
         }
     }
 
-    /// How long the label is whose first byte this is, without that byte; says so if there is no
+    /// The length of the label at `at`, without its first byte. Prints what is wrong if there is no
     /// such label.
     fn label_length(&mut self, at: usize) -> Option<usize> {
         let label = self.u8(at).ok()?;
@@ -48,19 +54,26 @@ impl Dissector<'_> {
         }
     }
 
-    /// Prints a name, whose pointers are relative to `message`.
+    /// Prints a name of the message that begins at `message`, and returns the position behind it.
+    ///
+    /// A pointer could lead to itself, or two to each other. Each one must therefore lead further
+    /// back than the one before, and the first one before the name itself: the offsets fall, so
+    /// the loop ends. The position behind the
+    /// name is the one behind its first pointer, if it has one. As tcpdump does, everything is
+    /// printed as far as it was captured before a missing byte ends it, and a name of more than 255
+    /// bytes is cut, but still followed to its end.
     pub(in crate::domain::packet) fn domain_name(
         &mut self,
         at: usize,
         message: usize,
     ) -> Result<Next> {
         let Some(mut length) = self.label_length(at) else { return Ok(None) };
-        // Pointers must lead backwards, so that there is an end.
-        let mut most = wrapped(at.wrapping_sub(message));
+        // Every pointer must lead below this offset.
+        let mut limit = wrapped(at.wrapping_sub(message));
         let mut label = self.u8(at)?;
         let mut here = at + 1;
         let mut compressed = false;
-        // Not known until the pointer is read.
+        // For a pointer, known once its second byte was read.
         let mut after = (label < 0xc0).then_some(here + length);
         if label == 0 {
             self.put(".");
@@ -75,11 +88,11 @@ impl Dissector<'_> {
                 }
                 let Ok(low) = self.u8(here) else { return Ok(None) };
                 let offset = u32::from(label & 0x3f) << 8 | u32::from(low);
-                if offset >= most {
+                if offset >= limit {
                     self.put("<BAD PTR>");
                     return Ok(None);
                 }
-                most = offset;
+                limit = offset;
                 here = message + offset as usize;
                 let Ok(there) = self.u8(here) else { return Ok(None) };
                 label = there;
@@ -124,7 +137,8 @@ impl Dissector<'_> {
         Ok(after)
     }
 
-    /// A label of bits. <https://www.rfc-editor.org/rfc/rfc2673>
+    /// Prints a label of bits, as in `\\[x40/2]`. Returns whether its length was captured.
+    /// <https://www.rfc-editor.org/rfc/rfc2673>
     fn bit_label(&mut self, at: usize) -> Result<bool> {
         let Ok(bits) = self.u8(at) else { return Ok(false) };
         let bits = if bits == 0 { 256 } else { usize::from(bits) };
@@ -149,7 +163,7 @@ impl Dissector<'_> {
     }
 }
 
-/// How many bytes the bits of a label take.
+/// How many bytes a label of so many bits takes. 0 stands for 256 bits.
 fn bit_label_bytes(bits: u8) -> usize {
     if bits == 0 { 32 } else { usize::from(bits).div_ceil(8) }
 }
