@@ -7,7 +7,7 @@
 //! - [`error`]: what an API error means;
 //! - [`leases`]: what an agent publishes about itself, and who signs client certificates;
 //! - [`workloads`], [`agents`], [`portforward`]: from a name to the agent of a node, for the
-//! client.
+//!   client.
 
 pub mod agents;
 pub mod auth;

@@ -23,7 +23,7 @@ impl Containers {
         for pid in self.scan()?.pids(place) {
             match pin(self.proc(), pid, place, &mut buffer) {
                 Some(process) if process.signal(signal).is_ok() => {
-                    signalled.processes.push((pid, process))
+                    signalled.processes.push((pid, process));
                 }
                 Some(_) => signalled.refused = signalled.refused.saturating_add(1),
                 None => {}
