@@ -40,6 +40,25 @@ use crate::{
     sys::{broker::NamespaceEntry, capture::compiler::Compiler},
 };
 
+/// The arguments of `podsonde demo`.
+#[derive(Debug, Clone, clap::Args)]
+#[command(
+    long_about = "Show what podsonde does, on this machine alone: pods made of Linux namespaces, \
+an API server that is built in, agents, and the commands as you would type them. Takes a few \
+seconds and leaves nothing behind.",
+    after_help = "Examples:
+  # Watch it
+  podsonde demo
+
+  # Leave the cluster up until Ctrl-C, to try things in another terminal
+  podsonde demo --hold"
+)]
+pub(super) struct DemoArgs {
+    /// Leave the cluster up until Ctrl-C, and print how to talk to it
+    #[arg(long)]
+    pub(super) hold: bool,
+}
+
 /// The node whose runtime honours `targetContainerName`.
 const NODE: &str = "node-1";
 /// The node whose runtime ignores `targetContainerName`, as some real ones do.

@@ -97,26 +97,7 @@ enum Command {
     Extcap(Box<extcap::ExtcapArgs>),
     /// Show what podsonde does, on this machine alone: no Kubernetes, no root
     #[cfg(all(feature = "embedded", target_os = "linux"))]
-    Demo(DemoArgs),
-}
-
-/// `podsonde demo`.
-#[cfg(all(feature = "embedded", target_os = "linux"))]
-#[derive(Debug, Clone, clap::Args)]
-#[command(
-    long_about = "Show what podsonde does, on this machine alone: pods made of Linux namespaces, an API server that is built in, \
-agents, and the commands as you would type them. Takes a few seconds and leaves nothing behind.",
-    after_help = "Examples:
-  # Watch it
-  podsonde demo
-
-  # Leave the cluster up until Ctrl-C, to try things in another terminal
-  podsonde demo --hold"
-)]
-struct DemoArgs {
-    /// Leave the cluster up until Ctrl-C, and print how to talk to it
-    #[arg(long)]
-    hold: bool,
+    Demo(demo::DemoArgs),
 }
 
 /// A command line that was understood.
