@@ -24,7 +24,7 @@ pub(super) fn hint(error: &Error, program: &str) -> Option<String> {
              --field-selector spec.nodeName={node}, then kubectl -n {agents} describe pod"
         ),
         Reason::AgentUnreachable => {
-            "check that the agent runs and listens there; without --agent and PODSONDE_AGENT it is \
+            "see whether the agent runs and listens there; without --agent and PODSONDE_AGENT it is \
              reached through the API server"
                 .to_owned()
         }
@@ -156,7 +156,7 @@ fn of_agent(reason: AgentReason, error: &Error, names: &Names<'_>) -> Option<Str
         Agent::InvalidField if error.fact("field") == Some("filter") => {
             "see pcap-filter(7); hosts and networks must be numbers".to_owned()
         }
-        Agent::ApiUnreachable => "check that kubectl reaches it: kubectl get --raw /readyz".into(),
+        Agent::ApiUnreachable => "see whether kubectl reaches it: kubectl get --raw /readyz".into(),
         Agent::AgentForbidden => {
             "the agent's own service account lacks a permission; check that deploy/base of this \
              version is applied"

@@ -93,7 +93,7 @@ enum Command {
     Version(version::VersionArgs),
     /// Print a completion script for a shell
     Completion(completion::CompletionArgs),
-    /// Be a capture interface of Wireshark, which then lists pods
+    /// Run as a Wireshark extcap, so that Wireshark lists pods as interfaces
     Extcap(Box<extcap::ExtcapArgs>),
     /// Show what podsonde does, on this machine alone: no Kubernetes, no root
     #[cfg(all(feature = "embedded", target_os = "linux"))]
