@@ -1,4 +1,4 @@
-//! Captures: what [`Agent`] asks of the service of that name, and the stream of one capture.
+//! Captures: the calls of [`Agent`] to the Capture service, and the stream of one capture.
 
 use std::future::Future;
 
@@ -12,10 +12,11 @@ use crate::proto::v1::{
     CaptureStatistics, capture_client::CaptureClient, capture_start_response::Event,
 };
 
-/// Largest message that is accepted of an agent, in bytes. Payloads are about 256 KiB, but never smaller than a packet.
+/// Largest message accepted from an agent, in bytes. A payload is about 256 KiB, or one packet if
+/// that is larger.
 const LARGEST_MESSAGE: usize = 8 * 1024 * 1024;
 
-/// A capture that has begun.
+/// A running capture. Dropping it ends the capture.
 #[derive(Debug)]
 pub struct Capture {
     started: CaptureStarted,
@@ -23,21 +24,22 @@ pub struct Capture {
     agent: Agent,
 }
 
-/// What comes of a capture that has begun.
+/// What an agent sends while a capture runs.
 #[derive(Debug, Clone, PartialEq)]
 pub enum CaptureEvent {
-    /// Whole pcapng blocks. All of them, one after the other, are a pcapng file.
+    /// Whole pcapng blocks. All of them in order make a pcapng file.
     Packets(Bytes),
-    /// The agent's figures, of which the packets are those that came before this.
+    /// The agent's figures. They count the packets that came before this event.
     Statistics(CaptureStatistics),
-    /// The end; nothing follows.
+    /// The totals. Nothing follows.
     Ended(CaptureEnded),
 }
 
 impl Agent {
-    /// Starts a capture. It lasts until a limit of the request or of the agent is reached, the interface or the container goes, or the
-    /// [`Capture`] is dropped. Only the start is subject to the request timeout. [`Fleet::connect_bulk`](super::Fleet::connect_bulk)
-    /// gives the connection that is made for it.
+    /// Starts a capture. It runs until it reaches a limit of the request or of the agent, the
+    /// interface or container disappears, or the [`Capture`] is dropped. The request timeout limits
+    /// only the start. Use a connection from [`Fleet::connect_bulk`](super::Fleet::connect_bulk),
+    /// which is tuned for streams.
     ///
     /// # Errors
     /// As documented in `capture.proto`.
@@ -59,7 +61,7 @@ impl Agent {
         Ok(Capture { started, events, agent: self.clone() })
     }
 
-    /// What a filter compiles to.
+    /// Compiles a filter on the agent and returns the program, without capturing.
     ///
     /// # Errors
     /// As documented in `capture.proto`.
@@ -71,7 +73,8 @@ impl Agent {
         self.knowing(async move { Ok(client.compile(request).await?.into_inner()) }).await
     }
 
-    /// The interfaces of a pod that packets can be captured on. `container`: as in `capture.proto`.
+    /// Lists the interfaces of a pod on which packets can be captured. `container` has the meaning
+    /// that `capture.proto` gives it.
     ///
     /// # Errors
     /// As documented in `capture.proto`.
@@ -89,7 +92,7 @@ impl Agent {
         self.knowing(async move { Ok(client.list_interfaces(request).await?.into_inner()) }).await
     }
 
-    /// The answer to a call that agents of before do not know.
+    /// Makes a call that older agents do not implement, and says so if this agent is one of them.
     async fn knowing<T>(&self, call: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         self.answered(call).await.map_err(|error| match error.code {
             Code::Unimplemented => Error {
@@ -102,16 +105,16 @@ impl Agent {
 }
 
 impl Capture {
-    /// How it began: what is captured, and the limits in force.
+    /// What the agent captures, and the limits in force.
     #[must_use]
     pub fn started(&self) -> &CaptureStarted {
         &self.started
     }
 
-    /// What comes next. Nothing is lost if the future is dropped before it is ready.
+    /// Waits for the next event. Dropping the future before it is ready loses nothing.
     ///
     /// # Errors
-    /// `CONNECTION_LOST`, `PROTOCOL`, and what the agent ended the capture with.
+    /// `CONNECTION_LOST`, `PROTOCOL`, and the error with which the agent ended the capture.
     pub async fn next(&mut self) -> Result<CaptureEvent, Error> {
         let protocol = |what: &str| Error::new(Reason::Protocol, what);
         match self.events.message().await {

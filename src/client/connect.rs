@@ -1,8 +1,9 @@
-//! Opens gRPC channels to agents: TLS, loopback, unix socket, or through the API server.
+//! Opens gRPC channels to agents: over TLS, loopback, a unix socket, or a port-forward.
 //!
-//! An agent of the cluster is believed by the certificate in its Lease, whether it is reached through a port-forward or
-//! directly. One that has no Lease is refused, as whoever could take the Lease away could then also take the agent's place;
-//! [`ConnectOptions::insecure`] is for agents that serve a unix socket or plain loopback.
+//! The client authenticates an agent of the cluster by the certificate in the agent's Lease, both
+//! directly and through a port-forward. It refuses an agent that has no Lease: whoever can delete a
+//! Lease could otherwise impersonate the agent. [`ConnectOptions::insecure`] lifts this for agents
+//! that serve a unix socket or plain loopback.
 
 use std::{
     error::Error as StdError,
@@ -35,16 +36,17 @@ use crate::kube::{
     portforward::{self, FarEnd},
 };
 
-/// 1 MiB.
+/// Bytes in 1 MiB.
 const MIB: u32 = 1024 * 1024;
-/// How long a direct connection may take before the API server is asked for one.
+/// How long a direct connection may take before the client falls back to the API server.
 const DIRECT: Duration = Duration::from_secs(3);
-/// How often the Lease of an agent that shows another certificate is read again: it may have just been restarted.
+/// How often the client reads the Lease again when an agent shows another certificate. The agent
+/// may have just restarted and not yet updated its Lease.
 const REREADS: usize = 4;
-/// The pause between.
+/// The pause between two reads of the Lease.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Connects to the agent at `endpoint`.
+/// Connects to the agent at `endpoint`. The connection timeout of `options` applies.
 ///
 /// # Errors
 /// `AGENT_UNREACHABLE`, `CERTIFICATE_MISMATCH`, `CERTIFICATE_UNTRUSTED` and `CLIENT_CERTIFICATE_REFUSED`.
@@ -78,8 +80,8 @@ async fn open_unix(_: std::path::PathBuf) -> std::io::Result<TokioIo<tokio::io::
     ))
 }
 
-/// The certificate that the agent at `address` (`ADDRESS:PORT`) has published in `namespace`. `None`: no agent says that it
-/// serves there.
+/// Reads the certificate that the agent at `address` (`ADDRESS:PORT`) has published in `namespace`.
+/// Returns `None` if no agent has published this address.
 ///
 /// # Errors
 /// The `API_…` reasons.
@@ -127,11 +129,12 @@ async fn connect_tls(uri: &Uri, name: &str, options: &ConnectOptions) -> Result<
     Ok(Agent::new(name.to_owned(), channel, options.clone()).secured(refusal))
 }
 
-/// Connects to the agent of a pod: directly if that is wanted and works, else through a port-forward of the API server.
+/// Connects to the agent of a pod. With [`ConnectOptions::direct`] it tries the published address
+/// first; otherwise, and if that fails, it uses a port-forward of the API server.
 ///
 /// # Errors
-/// `CERTIFICATE_MISMATCH`, `CLIENT_CERTIFICATE_REFUSED`, `AGENT_NOT_PUBLISHED`, `PORT_FORWARD_FAILED`, `AGENT_UNREACHABLE` and the
-/// `API_…` reasons.
+/// `CERTIFICATE_MISMATCH`, `CLIENT_CERTIFICATE_REFUSED`, `AGENT_NOT_PUBLISHED`,
+/// `PORT_FORWARD_FAILED`, `AGENT_UNREACHABLE` and the `API_…` reasons.
 pub(super) async fn connect_pod(
     client: Client,
     pod: &AgentPod,
@@ -186,12 +189,12 @@ pub(super) async fn connect_pod(
     Ok(Agent::new(pod.node.clone(), channel, options.clone()).forwarded(far_end).secured(refusal))
 }
 
-/// The way to the agent of a pod.
+/// Opens the connections to the agent of one pod, again after each loss.
 struct Route {
     client: Client,
     pod: AgentPod,
     options: ConnectOptions,
-    /// What its Lease said last.
+    /// The Lease as it was last read. `None` only for an insecure connection.
     published: Mutex<Option<Published>>,
     far_end: Arc<FarEnd>,
     refusal: Arc<OnceLock<Error>>,
@@ -201,7 +204,7 @@ trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Duplex for S {}
 
 impl Route {
-    /// What the agent publishes now.
+    /// Reads what the agent publishes in its Lease now.
     async fn lease(&self) -> Result<Option<Published>, Error> {
         let AgentPod { node, namespace, .. } = &self.pod;
         let read = leases::of_node(&self.client, namespace, node);
@@ -221,10 +224,12 @@ impl Route {
         }
     }
 
-    /// A stream to the agent, once it has shown the certificate in its Lease.
+    /// Opens a stream to the agent, and completes it only if the agent shows the certificate in its
+    /// Lease.
     ///
-    /// An agent that was restarted has another one, and may be about to say so: the Lease is read again, and while it says
-    /// the same, after a pause once more.
+    /// A restarted agent has a new certificate and may not have published it yet. On a mismatch the
+    /// client therefore reads the Lease again, up to [`REREADS`] times with [`PAUSE`] between the
+    /// reads.
     async fn secured(&self) -> Result<TlsIo<Box<dyn Duplex>>, Error> {
         let known = || self.published.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let missing = || Error::new(Reason::AgentNotPublished, "the agent's Lease is gone");
@@ -304,9 +309,10 @@ async fn direct(address: &str) -> io::Result<TcpStream> {
 }
 
 fn transport(uri: Uri, options: &ConnectOptions) -> Transport {
-    // What the receiver grants and the sender may fill decides the rate: a stream that has filled its window waits a round trip for each
-    // window's worth. A verification of a full node is a few hundred kilobytes; a capture is what a link carries, and many of them
-    // share what may be under way. h2's adaptive window stays off: it would begin with 64 KiB whatever stands here.
+    // The flow-control window bounds the rate: a sender that has filled the window waits one round
+    // trip for more. The verification of a full node takes a few hundred kilobytes. A capture can
+    // fill a link, so captures get larger windows and share a fixed amount of memory. h2's adaptive
+    // window stays off, because it would start at 64 KiB whatever is set here.
     let (stream, connection, frame) = match options.traffic {
         Traffic::Calls => (MIB, 4 * MIB, None),
         Traffic::Bulk(streams) => {

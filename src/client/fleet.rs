@@ -1,4 +1,4 @@
-//! All agents: which of them is the right one, and asking many of them at once.
+//! All agents of a cluster: finds the right one, and sends requests to many at once.
 
 use std::{collections::BTreeMap, future::Future};
 
@@ -16,7 +16,7 @@ use super::{
 use crate::domain::Reason as AgentReason;
 use crate::kube::agents::{self, AGENT_NAMESPACE, AgentPod};
 
-/// The agents that can be asked: one that was named, or those that the cluster runs.
+/// The agents that can be asked: either one named agent, or all that the cluster runs.
 #[derive(Clone)]
 pub struct Fleet {
     route: Route,
@@ -32,7 +32,7 @@ enum Route {
 /// Where an agent is, or why there is none.
 #[derive(Debug, Clone)]
 pub struct AgentLocation {
-    /// The node, or the endpoint.
+    /// The node's name, or the endpoint when the agent is asked directly.
     pub name: String,
     target: Destination,
 }
@@ -44,25 +44,26 @@ enum Destination {
     Nowhere(Error),
 }
 
-/// One part of a question to many that was not answered.
+/// One part of a request to many agents that failed.
 #[derive(Debug, Clone)]
 pub struct Failure {
-    /// What it was about: `node n1`, `pod default/web`.
+    /// The object of the request: `node n1`, `pod default/web`.
     pub subject: String,
-    /// Why.
+    /// Why this part failed.
     pub error: Error,
 }
 
-/// What many agents answered.
+/// The answers of many agents.
 #[derive(Debug)]
 pub struct Gathered<T> {
-    /// The answers, in the order of the places that were asked.
+    /// The answers, in the order of the locations that were asked.
     pub answers: Vec<T>,
     /// The failures, in the same order.
     pub failures: Vec<Failure>,
 }
 
-/// Failures grouped by their reason, which is what a person can act on: one missing right fails on a thousand nodes.
+/// Groups failures by their reason, because a person acts on the reason: one missing permission can
+/// fail on a thousand nodes.
 #[must_use]
 pub fn by_reason(failures: &[Failure]) -> BTreeMap<&str, Vec<&Failure>> {
     let mut groups: BTreeMap<&str, Vec<&Failure>> = BTreeMap::new();
@@ -73,24 +74,25 @@ pub fn by_reason(failures: &[Failure]) -> BTreeMap<&str, Vec<&Failure>> {
 }
 
 impl Fleet {
-    /// The one agent that listens at `endpoint`.
+    /// Uses only the agent that listens at `endpoint`.
     #[must_use]
     pub fn direct(endpoint: Endpoint, options: ConnectOptions) -> Self {
         Self { route: Route::Direct(endpoint), options }
     }
 
-    /// The agents of a cluster, reached by port-forward through its API server. `namespace`: where they are installed;
-    /// `None` for `podsonde`.
+    /// Uses the agents of a cluster, reached by port-forward through its API server. `namespace` is
+    /// where they are installed; `None` means `podsonde`.
     #[must_use]
     pub fn cluster(client: Client, namespace: Option<&str>, options: ConnectOptions) -> Self {
         let namespace = namespace.unwrap_or(AGENT_NAMESPACE).to_owned();
         Self { route: Route::Cluster { client, namespace }, options }
     }
 
-    /// The agent that is responsible for a pod.
+    /// Finds the agent of the node that a pod runs on.
     ///
     /// # Errors
-    /// `POD_NOT_FOUND`, `POD_NOT_SCHEDULED`, and the `API_…` reasons. A missing agent is found by [`Fleet::connect`].
+    /// `POD_NOT_FOUND`, `POD_NOT_SCHEDULED`, and the `API_…` reasons. If the node has no agent,
+    /// [`Fleet::connect`] says so.
     pub async fn place_of_pod(&self, namespace: &str, pod: &str) -> Result<AgentLocation, Error> {
         let client = match &self.route {
             Route::Direct(endpoint) => return Ok(AgentLocation::direct(endpoint)),
@@ -112,10 +114,10 @@ impl Fleet {
         }
     }
 
-    /// The agent of a node.
+    /// Finds the agent of a node.
     ///
     /// # Errors
-    /// The `API_…` reasons. A missing agent is found by [`Fleet::connect`].
+    /// The `API_…` reasons. If the node has no agent, [`Fleet::connect`] says so.
     pub async fn place_of_node(&self, node: &str) -> Result<AgentLocation, Error> {
         let (client, namespace) = match &self.route {
             Route::Direct(endpoint) => return Ok(AgentLocation::direct(endpoint)),
@@ -126,7 +128,8 @@ impl Fleet {
         Ok(place(node, found.map_err(|error| error.about("node", node))?, namespace))
     }
 
-    /// The agents of all nodes. Where nodes may not be listed, of those that have one.
+    /// Finds the agents of all nodes. If the user may not list nodes, it returns only the nodes
+    /// that have an agent.
     ///
     /// # Errors
     /// The `API_…` reasons.
@@ -150,7 +153,8 @@ impl Fleet {
         Ok(nodes.iter().map(|node| place(node, found.remove(node), namespace)).collect())
     }
 
-    /// The agents of the nodes that pods with these labels run on. `namespace`: `None` for all.
+    /// Finds the agents of the nodes that run pods with these labels. A `namespace` of `None` means
+    /// all namespaces.
     ///
     /// # Errors
     /// The `API_…` reasons.
@@ -169,16 +173,18 @@ impl Fleet {
         Ok(nodes.iter().map(|node| place(node, found.remove(node), own)).collect())
     }
 
-    /// Connects to an agent.
+    /// Connects to an agent, for calls.
     ///
     /// # Errors
-    /// `AGENT_NOT_FOUND`, `AGENT_NOT_READY`, `AGENT_UNREACHABLE`, `PORT_FORWARD_FAILED` and the `API_…` reasons.
+    /// `AGENT_NOT_FOUND`, `AGENT_NOT_READY`, `AGENT_UNREACHABLE`, `PORT_FORWARD_FAILED` and the
+    /// `API_…` reasons.
     pub async fn connect(&self, place: &AgentLocation) -> Result<Agent, Error> {
         self.connect_with(place, &self.options).await
     }
 
-    /// Connects to an agent for a stream that is as fast as the network is. Such a stream wants a connection of its own, with larger
-    /// windows than calls need. `streams`: how many there will be at the same time, which share the memory for that.
+    /// Connects to an agent for a stream that can fill the network. Such a stream needs a
+    /// connection of its own, with larger windows than calls need. `streams` is the number of such
+    /// streams that run at the same time; they share the memory for their windows.
     ///
     /// # Errors
     /// Those of [`Fleet::connect`].
@@ -208,8 +214,9 @@ impl Fleet {
         }
     }
 
-    /// Connects to all these agents, at most [`ConnectOptions::concurrency`] at a time, and asks each of them `question` with what
-    /// belongs to its place. One that fails does not stop the others.
+    /// Connects to all these agents, at most [`ConnectOptions::concurrency`] at a time. Sends each
+    /// of them `question` with the value that stands beside its location. A failure does not stop
+    /// the others.
     pub async fn gather<W, T, F>(
         &self,
         places: Vec<(AgentLocation, W)>,
@@ -226,7 +233,7 @@ impl Fleet {
             };
             (index, answer.map_err(|error| Failure { subject: place.subject(), error }))
         });
-        // Unordered, for one that is slow would else hold up those that wait for their turn.
+        // Unordered, because one slow agent would otherwise hold up those that wait for their turn.
         let mut answers: Vec<_> =
             asked.buffer_unordered(self.options.concurrency.max(1)).collect().await;
         answers.sort_unstable_by_key(|(index, _)| *index);
@@ -272,7 +279,7 @@ impl AgentLocation {
         Self { name: endpoint.to_string(), target: Destination::Endpoint(endpoint.clone()) }
     }
 
-    /// What is being asked there, for messages: `node n1`, `agent unix:///run/agent.sock`.
+    /// Names the agent in messages: `node n1`, `agent unix:///run/agent.sock`.
     #[must_use]
     pub fn subject(&self) -> String {
         match self.target {

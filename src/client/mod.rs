@@ -1,5 +1,6 @@
-//! The client library: finds agents, connects to them, asks one or many of them. What the command line is made of, and open
-//! to other programs. Builds wherever Rust's tokio does; depends on [`crate::kube`] and [`crate::proto`] only.
+//! The client library: finds agents, connects to them, and sends requests to one or many of them.
+//! The command line is built on it, and other programs can use it too. It builds on every platform
+//! that tokio supports, and depends on [`crate::kube`] and [`crate::proto`] only.
 //!
 //! ```no_run
 //! use podsonde::client::{Fleet, ConnectOptions};

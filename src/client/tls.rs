@@ -1,5 +1,5 @@
-//! TLS to an agent: TLS 1.3 with ALPN `h2`, and a certificate that is pinned, or signed by an authority that was named or that the
-//! system trusts.
+//! TLS to an agent: TLS 1.3 with ALPN `h2`. The agent's certificate must be pinned, or signed by a
+//! given authority or by one that the system trusts.
 
 use std::{
     fmt, io,
@@ -27,7 +27,8 @@ use super::{error::Error, reason::Reason};
 
 /// The SHA-256 of a certificate in DER.
 ///
-/// Written as 64 hexadecimal digits, with or without colons between the bytes, as `openssl x509 -fingerprint -sha256` does.
+/// Written as 64 hexadecimal digits, with or without colons between the bytes, as `openssl x509
+/// -fingerprint -sha256` prints it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Fingerprint([u8; 32]);
 
@@ -70,19 +71,19 @@ impl FromStr for Fingerprint {
     }
 }
 
-/// Which certificate of an agent is believed.
+/// Which certificate the client accepts from an agent.
 #[derive(Debug, Clone)]
 pub enum Trust {
-    /// This one and no other.
+    /// Exactly this certificate.
     Pin(CertificateDer<'static>),
-    /// The one with this fingerprint and no other.
+    /// Exactly the certificate with this fingerprint.
     Fingerprint(Fingerprint),
-    /// One that an authority in this store has signed for the name that was connected to.
+    /// A certificate that an authority in this store has signed for the name in the endpoint.
     Authorities(Arc<RootCertStore>),
 }
 
 impl Trust {
-    /// Believes a certificate, PEM, as an agent's Lease carries it.
+    /// Accepts only this certificate, which is PEM as in an agent's Lease.
     pub(super) fn pin(pem: &str) -> Result<Self, Error> {
         CertificateDer::from_pem_slice(pem.as_bytes()).map(Self::Pin).map_err(|error| {
             Error::new(
@@ -92,7 +93,7 @@ impl Trust {
         })
     }
 
-    /// Believes what the authorities in a PEM file have signed.
+    /// Accepts certificates that the authorities in a PEM file have signed.
     ///
     /// # Errors
     /// `CERTIFICATE_FILE_INVALID`.
@@ -112,16 +113,16 @@ impl Trust {
         Ok(Self::Authorities(Arc::new(store)))
     }
 
-    /// Believes what the authorities have signed that the system trusts.
+    /// Accepts certificates that the system's trusted authorities have signed.
     pub(super) fn system() -> Self {
         let mut store = RootCertStore::empty();
-        // Some of a system's may be too odd to use; none at all shows in the handshake.
+        // Skips authorities that rustls cannot parse. If none is left, the handshake fails.
         store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         Self::Authorities(Arc::new(store))
     }
 }
 
-/// A client certificate and its key: who asks.
+/// A client certificate and its key, with which agents authenticate the caller.
 #[derive(Clone)]
 pub struct ClientIdentity {
     chain: Vec<CertificateDer<'static>>,
@@ -129,10 +130,10 @@ pub struct ClientIdentity {
 }
 
 impl ClientIdentity {
-    /// From PEM: the certificate followed by those that lead to its authority, and the private key.
+    /// Reads PEM: the certificate, followed by its chain, and the private key.
     ///
     /// # Errors
-    /// `KUBECONFIG_INVALID`, as that is where people have them.
+    /// `KUBECONFIG_INVALID`, because the kubeconfig holds the certificate.
     pub fn from_pem(certificate: &[u8], key: &[u8]) -> Result<Self, Error> {
         let invalid = |what: &str, why: &dyn fmt::Display| {
             Error::new(Reason::KubeconfigInvalid, format!("cannot use the client {what}: {why}"))
@@ -154,17 +155,17 @@ impl fmt::Debug for ClientIdentity {
     }
 }
 
-/// TLS for the connections to one agent.
+/// The TLS configuration for the connections to one agent.
 #[derive(Clone)]
 pub(super) struct Secured {
     connector: TlsConnector,
     name: ServerName<'static>,
-    /// What the agent is called in messages.
+    /// How messages name the agent.
     to: String,
 }
 
 impl Secured {
-    /// `name`: what the agent is called in its certificate; an address is a name, too.
+    /// `name` is the name, or the IP address, that the agent's certificate must hold.
     pub(super) fn new(
         trust: &Trust,
         identity: Option<&ClientIdentity>,
@@ -175,7 +176,8 @@ impl Secured {
             Error::new(Reason::KubeconfigInvalid, format!("cannot set up TLS: {error}"))
         };
         let mut provider = aws_lc_rs::default_provider();
-        // Faster than the one with 256 bits, which would be the first; that of an agent follows.
+        // AES-128 goes first because it is faster than AES-256, which is rustls's first choice. The
+        // agent follows the client's order.
         provider
             .cipher_suites
             .sort_by_key(|suite| suite.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
@@ -209,7 +211,7 @@ impl Secured {
         };
         config.alpn_protocols = vec![b"h2".to_vec()];
         config.resumption = rustls::client::Resumption::disabled();
-        // A pin does not depend on the name, so that one which is none does no harm.
+        // A pinned certificate does not depend on the name, so an invalid name can be replaced.
         let name =
             ServerName::try_from(name.trim_start_matches('[').trim_end_matches(']').to_owned())
                 .or_else(|_| ServerName::try_from("agent.podsonde.dev"))
@@ -217,7 +219,8 @@ impl Secured {
         Ok(Self { connector: TlsConnector::from(Arc::new(config)), name, to: to.to_owned() })
     }
 
-    /// The handshake. What the agent says against the client's certificate afterwards is left in `refusal`.
+    /// Performs the handshake. If the agent later refuses the client's certificate, the stream
+    /// stores the error in `refusal`.
     pub(super) async fn handshake<S>(
         &self,
         stream: S,
@@ -233,7 +236,7 @@ impl Secured {
     }
 }
 
-/// What a failure below HTTP/2 means.
+/// Explains a failure below HTTP/2 to a person.
 fn explain(error: &io::Error, to: &str) -> Error {
     use rustls::Error as Tls;
     let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<Tls>());
@@ -279,7 +282,7 @@ enum Expected {
     Fingerprint(Fingerprint),
 }
 
-/// Accepts one certificate, whatever its name, its dates and who signed it, from whoever has its key.
+/// Accepts one certificate, whatever its name, dates and issuer, if the peer has its key.
 #[derive(Debug)]
 struct Exact {
     expected: Expected,
@@ -329,8 +332,8 @@ impl ServerCertVerifier for Exact {
     }
 }
 
-/// A secured stream. In TLS 1.3 a client learns only after its handshake that its certificate was refused, from an alert that
-/// the layers above do not pass on.
+/// A TLS stream. In TLS 1.3 a client learns only after its handshake that its certificate was
+/// refused. The layers above do not pass this alert on, so the stream stores it.
 pub(super) struct TlsIo<S> {
     stream: TlsStream<S>,
     to: String,
