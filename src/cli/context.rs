@@ -1,4 +1,4 @@
-//! What every command starts from: who is asked, about which namespace, and how it is said.
+//! What every command starts from: the agents to ask, the namespace, and the terminal.
 
 use std::{io, path::Path, process::ExitCode};
 
@@ -18,10 +18,10 @@ use crate::{
     kube::workloads::{self, WorkloadKind},
 };
 
-/// Where a pod's projected token for agents is looked for.
+/// Path of the projected token for agents, when podsonde runs in a pod.
 const PROJECTED_TOKEN: &str = "/var/run/secrets/podsonde.dev/token";
 
-/// How a command ended. The figures are documented in the help.
+/// How a command ended. The help documents the codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Exit {
     Ok,
@@ -30,9 +30,9 @@ pub(super) enum Exit {
     Drift,
     Unknown,
     Interrupted,
-    /// Of `diff`.
+    /// `diff` found differences.
     Differs,
-    /// Of `ls` and `diff`: more than a minor problem.
+    /// `ls` and `diff` met more than a minor problem.
     Trouble,
 }
 
@@ -55,12 +55,12 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Why a command could not do its work.
+/// Why a command failed.
 #[derive(Debug)]
 pub(super) enum Failed {
-    /// The arguments make no sense together.
+    /// The arguments are invalid or contradict each other.
     Usage(String),
-    /// Asking went wrong.
+    /// A request to an agent or to the API server failed.
     Asking(Box<Error>),
     /// The result could not be written.
     Output(io::Error),
@@ -78,25 +78,25 @@ impl From<io::Error> for Failed {
     }
 }
 
-/// What every command starts from.
+/// The global options and the terminal, which every command needs.
 pub(super) struct Context {
     pub(super) global: GlobalArgs,
     pub(super) terminal: Terminal,
-    /// What people call podsonde by: `podsonde` or `kubectl podsonde`.
+    /// The name of the program in hints: `podsonde` or `kubectl podsonde`.
     pub(super) program: &'static str,
 }
 
-/// Who is asked, and about which namespace.
+/// The agents to ask, and the namespace.
 pub(super) struct Scope {
     pub(super) fleet: Fleet,
     /// The namespace of pods that are named without one.
     pub(super) namespace: String,
-    /// The API server's client, unless an agent is asked directly.
+    /// The API server's client. `None` if an agent is asked directly.
     pub(super) kube: Option<Client>,
 }
 
 impl Context {
-    /// The agent that was named, or those of the cluster that the kubeconfig leads to.
+    /// Uses the agent that `--agent` names, or else those of the kubeconfig's cluster.
     pub(super) async fn scope(&self) -> Result<Scope, Error> {
         if let Some(endpoint) = &self.global.agent {
             let namespace = self.global.namespace.clone().unwrap_or_else(|| "default".to_owned());
@@ -117,13 +117,14 @@ impl Context {
         Ok(Scope { fleet, namespace, kube: Some(client) })
     }
 
-    /// The API server's client and the namespace that its configuration prefers.
+    /// The API server's client, and the default namespace of its configuration.
     pub(super) async fn kube(&self) -> Result<(Client, String), Error> {
         connect(config(&self.global).await?)
     }
 
-    /// What is shown to agents: the token of the file that was named, of the volume that pods have one for agents in, or of the
-    /// kubeconfig. The last is good at the API server, too, and so is not for whoever answers at an endpoint that was typed in.
+    /// Chooses the token for agents: the one in `--token-file`, the projected one, or the
+    /// kubeconfig's. The kubeconfig's token is also valid at the API server. It is therefore not
+    /// sent to an endpoint that the user typed.
     fn credentials(&self, config: Option<&Config>) -> Result<Credentials, Error> {
         let projected = Path::new(PROJECTED_TOKEN);
         match (&self.global.token_file, config) {
@@ -134,7 +135,7 @@ impl Context {
         }
     }
 
-    /// The name of the pod that is meant: of a workload's, the first. `quiet`: does not say which.
+    /// The name of the pod to use: for a workload, its first pod. Says which one, unless `quiet`.
     pub(super) async fn pod_of(
         &self,
         scope: &Scope,
@@ -177,7 +178,7 @@ impl Context {
         Ok(pod.clone())
     }
 
-    /// The API server's client, also where an agent is asked directly.
+    /// The API server's client, even if an agent is asked directly.
     pub(super) async fn api_client(&self, scope: &Scope) -> Result<Client, Error> {
         match &scope.kube {
             Some(client) => Ok(client.clone()),
@@ -185,7 +186,7 @@ impl Context {
         }
     }
 
-    /// An agent that is asked directly knows no node but its own.
+    /// Refuses a node name together with `--agent`: that agent knows no other node than its own.
     pub(super) fn refuse_nodes_with_agent(&self) -> Result<(), Failed> {
         if self.global.agent.is_none() {
             return Ok(());
@@ -205,8 +206,8 @@ impl Context {
         }
     }
 
-    /// How to talk to the one agent at `endpoint`. It need not belong to a cluster; where a kubeconfig says that there is one, its
-    /// client certificate is shown, and the agent's Lease is looked for.
+    /// The options for the agent at `endpoint`, which need not belong to a cluster. If there is a
+    /// kubeconfig, the client presents its certificate and looks for the agent's Lease.
     async fn options_for(&self, endpoint: &Endpoint) -> Result<ConnectOptions, Error> {
         let mut options = self.options();
         let Endpoint::Https(uri) = endpoint else { return Ok(options) };
@@ -230,7 +231,7 @@ impl Context {
         Ok(options)
     }
 
-    /// Says why a command failed, and what to do.
+    /// Prints why a command failed and what to do next.
     pub(super) fn report(&self, failed: &Failed) -> Exit {
         match failed {
             Failed::Usage(message) => {
@@ -249,7 +250,7 @@ impl Context {
         }
     }
 
-    /// Says what could not be asked about, one error for each reason.
+    /// Prints the failures, one error for each reason.
     pub(super) fn report_failures(&self, failures: &[Failure]) {
         for (reason, group) in by_reason(failures) {
             let [first, rest @ ..] = group.as_slice() else { continue };
@@ -290,7 +291,7 @@ impl Context {
     }
 }
 
-/// The API server's client and the namespace that its configuration prefers.
+/// Makes the API server's client. Also returns the default namespace of the configuration.
 fn connect(config: Config) -> Result<(Client, String), Error> {
     tracing::debug!(url = %config.cluster_url, "API server");
     let namespace = config.default_namespace.clone();
@@ -307,7 +308,7 @@ async fn identity(auth: &AuthInfo) -> Result<Option<ClientIdentity>, Error> {
         Error::new(Reason::KubeconfigInvalid, message)
     };
     let read = async |what: &str, data: Option<&str>, file: Option<&String>| match (data, file) {
-        // A JSON string of base64 is what Kubernetes' types for bytes are read from.
+        // Kubernetes' type for bytes decodes itself from a JSON string of base64.
         (Some(data), _) => serde_json::from_value(data.into())
             .map(|ByteString(bytes)| Some(bytes))
             .map_err(|error| invalid(what, &error)),
@@ -346,7 +347,7 @@ async fn config(global: &GlobalArgs) -> Result<Config, Error> {
         Err(error @ KubeconfigError::FindPath) => error.to_string(),
         Err(error) => {
             let why = match &error {
-                // These say nothing of what was looked for.
+                // kube's message does not say what is missing.
                 KubeconfigError::CurrentContextNotSet => "it has no current context".to_owned(),
                 other => other.to_string(),
             };
@@ -356,7 +357,7 @@ async fn config(global: &GlobalArgs) -> Result<Config, Error> {
             ));
         }
     };
-    // Inside a pod the service account takes its place, unless a kubeconfig was asked for.
+    // In a pod the service account replaces a missing kubeconfig, unless one was asked for.
     if global.kubeconfig.is_none()
         && global.context.is_none()
         && let Ok(config) = Config::incluster()

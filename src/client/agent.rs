@@ -1,4 +1,4 @@
-//! One agent that is connected, and its calls.
+//! A connected agent and its calls.
 
 use std::{
     future::Future,
@@ -18,9 +18,10 @@ use crate::proto::v1::{
     namespaces_client::NamespacesClient, node_client::NodeClient,
 };
 
-/// Pods of one node that are accepted in one answer. Kubernetes supports 110; an agent that sends more than this is broken.
+/// Most pods accepted in one answer. Kubernetes supports 110 pods on a node, so an agent that sends
+/// more than this is broken.
 const MOST_PODS: usize = 10_000;
-/// Sessions of one node that are accepted in one answer.
+/// Most sessions of one node that are accepted, over all pages.
 const MOST_SESSIONS: usize = 50_000;
 
 /// A connected agent. Cheap to clone; clones share the connection.
@@ -29,9 +30,9 @@ pub struct Agent {
     name: String,
     channel: Channel,
     options: ConnectOptions,
-    /// For a port-forward, what is known of its far end.
+    /// The far end of a port-forward, which knows why it failed. `None` for other connections.
     far_end: Option<Arc<FarEnd>>,
-    /// What the agent has against the client's certificate, once it has said so.
+    /// Why the agent refused the client's certificate, once it has said so.
     refusal: Arc<OnceLock<Error>>,
 }
 
@@ -40,32 +41,32 @@ impl Agent {
         Self { name, channel, options, far_end: None, refusal: Arc::default() }
     }
 
-    /// The same agent, whose connection is a port-forward.
+    /// Attaches the far end of the port-forward that carries the connection.
     pub(super) fn forwarded(self, far_end: Arc<FarEnd>) -> Self {
         Self { far_end: Some(far_end), ..self }
     }
 
-    /// The same agent, whose connection is secured and leaves there why the client's certificate was refused.
+    /// Attaches the place where the TLS stream stores why the client's certificate was refused.
     pub(super) fn secured(self, refusal: Arc<OnceLock<Error>>) -> Self {
         Self { refusal, ..self }
     }
 
-    /// The node it was found on, or the endpoint it was reached at.
+    /// The node on which the agent was found, or the endpoint at which it was reached.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The agent and its node.
+    /// Asks for the agent's version and capabilities, and for its node.
     ///
     /// # Errors
-    /// Those of every call: `REQUEST_TIMEOUT`, `CONNECTION_LOST`, and what the agent answers.
+    /// Those of every call: `REQUEST_TIMEOUT`, `CONNECTION_LOST`, and the agent's own errors.
     pub async fn node(&self) -> Result<NodeGetResponse, Error> {
         let mut client = NodeClient::new(self.channel());
         self.answered(async move { Ok(client.get(NodeGetRequest {}).await?.into_inner()) }).await
     }
 
-    /// Verifies the containers of one pod. `container`: only this one; empty for all that run.
+    /// Verifies the containers of one pod. An empty `container` means all that run.
     ///
     /// # Errors
     /// As documented in `namespaces.proto`.
@@ -89,7 +90,7 @@ impl Agent {
         .await
     }
 
-    /// Verifies the pods of the agent's node. `namespace`, `label_selector`: only these; empty for all.
+    /// Verifies the pods of the agent's node. An empty `namespace` or `label_selector` selects all.
     ///
     /// # Errors
     /// As documented in `namespaces.proto`, and `PROTOCOL` for more than 10 000 pods.
@@ -117,7 +118,8 @@ impl Agent {
 
     /// Creates a debug container. The stream ends after [`Event::Done`], or with an error.
     ///
-    /// The agent ends the wait after the request's `start_timeout`; the stream's reader puts a limit of its own on it.
+    /// The agent stops waiting after the request's `start_timeout`. The request timeout does not
+    /// apply, so the caller needs a limit of its own.
     ///
     /// # Errors
     /// As documented in `debug.proto`.
@@ -155,7 +157,7 @@ impl Agent {
         .boxed())
     }
 
-    /// One session, by its pod and its id or container name.
+    /// Reads one session, by its pod and by the session's id or container name.
     ///
     /// # Errors
     /// As documented in `debug.proto`.
@@ -177,7 +179,8 @@ impl Agent {
         .await
     }
 
-    /// The sessions of the agent's node, newest first: all pages. `namespace`: only there; empty for all.
+    /// Lists the sessions of the agent's node, newest first, over all pages. An empty `namespace`
+    /// means all namespaces.
     ///
     /// # Errors
     /// As documented in `debug.proto`, and `PROTOCOL` for more than 50 000 sessions.
@@ -213,7 +216,8 @@ impl Agent {
         .await
     }
 
-    /// Ends a session. `session`: its id or container name. The request timeout is extended by `grace_period`.
+    /// Ends a session, given by its id or container name. Extends the request timeout by
+    /// `grace_period`.
     ///
     /// # Errors
     /// As documented in `debug.proto`.
@@ -238,7 +242,7 @@ impl Agent {
         Authenticated::new(self.channel.clone(), self.options.credentials.clone())
     }
 
-    /// The answer to a call that has the request timeout.
+    /// Waits for a call to finish within the request timeout.
     pub(super) async fn answered<T>(
         &self,
         call: impl Future<Output = Result<T, Error>>,

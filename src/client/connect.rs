@@ -49,7 +49,8 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// Connects to the agent at `endpoint`. The connection timeout of `options` applies.
 ///
 /// # Errors
-/// `AGENT_UNREACHABLE`, `CERTIFICATE_MISMATCH`, `CERTIFICATE_UNTRUSTED` and `CLIENT_CERTIFICATE_REFUSED`.
+/// `AGENT_UNREACHABLE`, `CERTIFICATE_MISMATCH`, `CERTIFICATE_UNTRUSTED` and
+/// `CLIENT_CERTIFICATE_REFUSED`.
 pub async fn connect(endpoint: &Endpoint, options: &ConnectOptions) -> Result<Agent, Error> {
     let name = endpoint.to_string();
     let failed = |error: tonic::transport::Error| Error::from_connect(&error, &name);
@@ -154,7 +155,8 @@ pub(super) async fn connect_pod(
         (false, true) => false,
         (false, false) => {
             let message = format!(
-                "the agent on node {} (pod {}/{}) has published no certificate that it could be known by",
+                "the agent on node {} (pod {}/{}) has published no \
+                 certificate that it could be known by",
                 pod.node, pod.namespace, pod.name
             );
             return Err(Error::new(Reason::AgentNotPublished, message)
@@ -275,7 +277,11 @@ impl Route {
             match direct(address).await {
                 Ok(stream) => return Ok(Box::new(stream)),
                 Err(error) => {
-                    tracing::info!(%error, address, "not reached directly, going through the API server");
+                    tracing::info!(
+                        %error,
+                        address,
+                        "not reached directly, going through the API server"
+                    );
                 }
             }
         }

@@ -1,7 +1,8 @@
-//! Who asks: the one place where the credentials of every request are made.
+//! The credentials of every request to an agent. No other module makes them.
 //!
-//! A bearer token goes to agents only over what nobody else reads: TLS, a unix socket, this machine's loopback, a port-forward through the
-//! API server. There is no other kind of [`Endpoint`](super::Endpoint).
+//! A bearer token goes to agents only over connections that nobody else can read: TLS, a unix
+//! socket, loopback, or a port-forward through the API server. There is no other kind of
+//! [`Endpoint`](super::Endpoint).
 
 use std::{
     collections::HashMap,
@@ -27,7 +28,7 @@ use super::{
 /// Longest token that is read from a file, in bytes.
 const MAX_TOKEN: u64 = 64 * 1024;
 
-/// Who asks. Default: says nothing of it, which suffices for root over an agent's unix socket.
+/// The credentials of a caller. Default: none, which suffices for root over an agent's unix socket.
 #[derive(Clone, Default)]
 pub struct Credentials(Source);
 
@@ -50,14 +51,16 @@ impl fmt::Debug for Credentials {
 }
 
 impl Credentials {
-    /// The bearer token in a file, read anew for each request, since projected ones are replaced before they end.
+    /// Uses the bearer token in a file. Reads the file for each request, because the kubelet
+    /// replaces projected tokens before they expire.
     #[must_use]
     pub fn token_file(path: &Path) -> Self {
         Self(Source::File(path.to_owned()))
     }
 
-    /// The bearer token with which this configuration talks to the API server: a fixed one, one in a file, or an exec plugin's. Nothing
-    /// if it has none, as with client certificates.
+    /// Uses the bearer token with which this configuration talks to the API server: a fixed one,
+    /// one in a file, or an exec plugin's. Without a token, as with client certificates, there are
+    /// no credentials.
     ///
     /// # Errors
     /// `KUBECONFIG_INVALID`.
@@ -69,7 +72,7 @@ impl Credentials {
         Ok(Self(layer.map_or(Source::Nothing, |layer| Source::Kubeconfig(Arc::new(layer)))))
     }
 
-    /// The value of the header `authorization`, if there is one.
+    /// The value of the `authorization` header, or `None` without credentials.
     async fn header(&self) -> Result<Option<HeaderValue>, Error> {
         let unusable = |why: String| Error::new(Reason::CredentialsUnusable, why);
         match &self.0 {
@@ -92,7 +95,7 @@ impl Credentials {
                 let header = log_in(layer)
                     .await
                     .map_err(|error| unusable(format!("cannot log in: {error}")))?;
-                // An agent has no use for a password.
+                // A password is for the API server only, so it is not sent to an agent.
                 let is_bearer = |h: &HeaderValue| h.as_bytes().starts_with(b"Bearer ");
                 Ok(header.filter(is_bearer))
             }
@@ -100,7 +103,7 @@ impl Credentials {
     }
 }
 
-/// What the layer puts on every request that passes it. The one that it is shown here goes nowhere.
+/// Returns the header that the layer adds to a request. The request made here is not sent.
 fn log_in(layer: &AuthLayer) -> BoxFuture<'static, Result<Option<HeaderValue>, BoxError>> {
     let taker = service_fn(|request: Request<Body>| {
         let header = request.headers().get(AUTHORIZATION).cloned();
@@ -116,7 +119,7 @@ async fn read(path: &Path) -> std::io::Result<String> {
     Ok(token)
 }
 
-/// A channel whose every request says who asks.
+/// A channel that adds the credentials to every request.
 #[derive(Debug, Clone)]
 pub(super) struct Authenticated {
     channel: Channel,
@@ -139,7 +142,7 @@ impl Service<Request<Body>> for Authenticated {
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        // The one that is ready, not its clone.
+        // Calls the channel that `poll_ready` has prepared; a clone would not be ready.
         let clone = self.channel.clone();
         let mut channel = std::mem::replace(&mut self.channel, clone);
         let credentials = self.credentials.clone();
@@ -154,7 +157,7 @@ impl Service<Request<Body>> for Authenticated {
     }
 }
 
-/// The error in the only form that comes through generated clients whole.
+/// Wraps the error in a status, the only form that generated clients pass on unchanged.
 fn status(error: &Error) -> Status {
     let details = ErrorDetails::with_error_info(error.reason.as_str(), DOMAIN, HashMap::new());
     Status::with_error_details(Code::Unauthenticated, error.message.clone(), details)
@@ -183,14 +186,18 @@ mod tests {
         assert_eq!(shown(&Credentials::default()).await, None);
         let token = AuthInfo { token: Some("abc".to_owned().into()), ..AuthInfo::default() };
         assert_eq!(shown(&kubeconfig(token)).await.as_deref(), Some("Bearer abc"));
-        // What a plugin prints: https://kubernetes.io/docs/reference/access-authn-authz/authentication/#client-go-credential-plugins
+        // A plugin prints this; see "client-go credential plugins" in Kubernetes' page on
+        // authentication.
         let printed = r#"{"kind":"ExecCredential","apiVersion":"client.authentication.k8s.io/v1","status":{"token":"from-plugin"}}"#;
         let exec = serde_json::json!({"exec": {
-            "apiVersion": "client.authentication.k8s.io/v1", "command": "echo", "args": [printed], "interactiveMode": "Never",
+            "apiVersion": "client.authentication.k8s.io/v1",
+            "command": "echo",
+            "args": [printed],
+            "interactiveMode": "Never",
         }});
         let plugin = kubeconfig(serde_json::from_value(exec).unwrap());
         assert_eq!(shown(&plugin).await.as_deref(), Some("Bearer from-plugin"));
-        // A password is the API server's business.
+        // A password is not sent to an agent.
         let basic = serde_json::json!({"username": "jane", "password": "hunter2"});
         assert_eq!(shown(&kubeconfig(serde_json::from_value(basic).unwrap())).await, None);
     }

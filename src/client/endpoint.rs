@@ -1,4 +1,4 @@
-//! Where an agent listens, as a person writes it.
+//! The address of an agent in the form that a user types.
 
 use std::{fmt, net::IpAddr, path::PathBuf, str::FromStr};
 
@@ -6,10 +6,10 @@ use tonic::transport::Uri;
 
 use super::{error::Error, reason::Reason};
 
-/// Where an agent listens.
+/// The address at which an agent listens.
 ///
-/// Written as `https://host:port`, `http://127.0.0.1:port` (loopback only: it is neither encrypted nor authenticated) or
-/// `unix:///path/to/socket`.
+/// Written as `https://host:port`, `unix:///path/to/socket` or `http://127.0.0.1:port`. Plain HTTP
+/// is for loopback only, because it is neither encrypted nor authenticated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Endpoint {
     /// TLS over TCP.
@@ -32,7 +32,7 @@ impl FromStr for Endpoint {
             )
         };
         if let Some(path) = text.strip_prefix("unix:") {
-            // `unix:///path`, `unix:/path`: what is left of both begins with the path's slash.
+            // What remains of both `unix:///path` and `unix:/path` begins with the path's slash.
             let path = path.strip_prefix("//").unwrap_or(path);
             return match path {
                 "" | "/" => Err(invalid("the path of the socket is missing")),
@@ -77,7 +77,7 @@ impl FromStr for Endpoint {
 
 fn is_loopback(host: &str) -> bool {
     let address = host.trim_start_matches('[').trim_end_matches(']');
-    // `localhost` is resolved by the system; RFC 6761 lets it be nothing but loopback.
+    // The system resolves `localhost`. RFC 6761 allows only loopback addresses for it.
     host == "localhost" || address.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 

@@ -1,4 +1,4 @@
-//! The one error of the client: a reason for programs, as `google.rpc.ErrorInfo` carries it, and a
+//! The client's only error type: a reason for programs, as in `google.rpc.ErrorInfo`, and a
 //! sentence for people.
 
 use std::{collections::BTreeMap, error::Error as StdError, io};
@@ -13,29 +13,29 @@ use crate::{
     kube::portforward::FarEnd,
 };
 
-/// `ErrorInfo.domain` of podsonde's own reasons.
+/// The `ErrorInfo.domain` of podsonde's own reasons.
 pub(super) const DOMAIN: &str = "podsonde.dev";
-/// Longest message that is kept of what another process said, in bytes.
+/// Longest message that is kept from another process, in bytes.
 const LONGEST: usize = 4096;
 
-/// What went wrong.
+/// A failed request, to an agent or to the API server.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Error {
-    /// Why, for programs.
+    /// Why it failed, for programs.
     pub reason: Reason,
-    /// The gRPC code it has, or would have.
+    /// The gRPC code of the answer, or the code that fits an error of the client's own.
     pub code: Code,
     /// One sentence for a person. At most 4 KiB.
     pub message: String,
-    /// What it is about: `node`, `namespace`, `pod`, `container`, `field`, `permission` (the one that
-    /// is missing), `spec_entry` (`permanent` or `possible`: the container's entry stays in the
-    /// pod's spec).
+    /// The objects that the error concerns: `node`, `namespace`, `pod`, `container`, `field`,
+    /// `permission` (the one that is missing), `spec_entry` (`permanent` or `possible`: the
+    /// container's entry stays in the pod's spec).
     pub metadata: BTreeMap<String, String>,
 }
 
 impl Error {
-    /// An error of the client's own.
+    /// Makes an error of the client's own, with the gRPC code that fits the reason.
     #[must_use]
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
         Self {
@@ -46,20 +46,20 @@ impl Error {
         }
     }
 
-    /// Says what the error is about.
+    /// Adds a fact to [`Error::metadata`]. A fact that is already there stays.
     #[must_use]
     pub fn about(mut self, key: &str, value: impl Into<String>) -> Self {
         self.metadata.entry(key.to_owned()).or_insert_with(|| value.into());
         self
     }
 
-    /// One of the facts in [`Error::metadata`].
+    /// Returns a fact from [`Error::metadata`], unless it is missing or empty.
     #[must_use]
     pub fn fact(&self, key: &str) -> Option<&str> {
         self.metadata.get(key).map(String::as_str).filter(|value| !value.is_empty())
     }
 
-    /// The error that a call to the API server ended with. `doing`: `get pod default/web`.
+    /// Converts an error of a call to the API server. `doing` is like `get pod default/web`.
     #[must_use]
     pub fn from_kube(error: &kube::Error, doing: &str) -> Self {
         match error {
@@ -83,7 +83,7 @@ impl Error {
                 Self::new(Reason::ApiUnauthenticated, format!("cannot {doing}: {error}"))
             }
             kube::Error::HyperError(_) | kube::Error::Service(_) | kube::Error::ReadEvents(_) => {
-                // Behind the service's error may stand one of the authentication layer.
+                // The service's error may wrap one of the authentication layer.
                 let reason = match find::<kube::Error>(error.source()) {
                     Some(kube::Error::Auth(_)) => Reason::ApiUnauthenticated,
                     _ => Reason::Agent(AgentReason::ApiUnreachable),
@@ -94,7 +94,7 @@ impl Error {
         }
     }
 
-    /// The error that connecting to an agent ended with. `to`: the endpoint or the agent's pod.
+    /// Converts an error of connecting to an agent. `to` is the endpoint or the agent's pod.
     pub(super) fn from_connect(error: &(dyn StdError + 'static), to: &str) -> Self {
         if let Some(known) = find::<Self>(Some(error)) {
             return known.clone();
@@ -116,7 +116,8 @@ impl Error {
         Self::new(Reason::AgentUnreachable, format!("cannot connect to the agent at {to}: {why}"))
     }
 
-    /// The same error, unless it is what a refused port-forward to the agent on `node` looks like from the layers above it.
+    /// Replaces the error if its cause is a refused port-forward to the agent on `node`. The layers
+    /// above report such a refusal only as a lost connection.
     pub(super) fn through(self, far_end: &FarEnd, node: &str) -> Self {
         match far_end.failure() {
             Some(why)
@@ -146,7 +147,7 @@ impl From<Status> for Error {
                 metadata: metadata.take(32).collect(),
             };
         }
-        // Without details and with a cause, the status was made on this side of the connection.
+        // A status without details but with a cause was made by this side of the connection.
         if let Some(cause) = status.source() {
             if let Some(known) = find::<Self>(Some(cause)) {
                 return known.clone();
@@ -162,16 +163,16 @@ impl From<Status> for Error {
     }
 }
 
-/// The shape that `google.rpc.ErrorInfo` prescribes for a reason.
+/// Checks the form that `google.rpc.ErrorInfo` prescribes for a reason.
 fn is_reason(text: &str) -> bool {
     let upper_snake = |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_';
     (1..=63).contains(&text.len()) && text.bytes().all(upper_snake)
 }
 
-/// What the error at the end of the chain says: the others only say that something failed.
+/// The message of the last error in the chain. The others only say that something failed.
 fn innermost(error: &(dyn StdError + 'static)) -> String {
     let mut said = chain(Some(error)).last().map(ToString::to_string).unwrap_or_default();
-    // rustls adds the address of a page for programmers.
+    // rustls appends the address of a page for programmers.
     if let Some((end, _)) = said.rmatch_indices(": https://docs.rs/").next() {
         said.truncate(end);
     }

@@ -1,7 +1,8 @@
-//! The files of a container: one target, asked of one agent.
+//! The files of a container, read and written through one agent.
 //!
-//! What an agent answers comes in part from the pod, and an agent may be anybody's: names and paths are checked here before anyone sees
-//! them, and every stream has its first and its last message or ends with an error.
+//! Part of an agent's answer comes from the pod, and the agent itself may be malicious. This module
+//! therefore checks names and paths before it returns them. It also checks that every stream has
+//! its first and its last message; a stream that lacks one ends with an error.
 
 use std::time::Duration;
 
@@ -19,16 +20,17 @@ use crate::proto::v1::{
     files_write_request,
 };
 
-/// Largest message that is accepted: a page of 10 000 entries with long names, or a part of a file.
+/// Largest message accepted from an agent, in bytes: it holds a page of 10 000 entries with long
+/// names, or a part of a file.
 const LARGEST_MESSAGE: usize = 8 * 1024 * 1024;
-/// Longest path that Linux takes, in bytes, without the NUL behind it.
+/// Longest path that Linux accepts, in bytes, without the terminating NUL (PATH_MAX is 4096).
 pub const LONGEST_PATH: usize = 4095;
-/// Longest name that Linux takes, in bytes.
+/// Longest name that Linux accepts, in bytes (NAME_MAX).
 const LONGEST_NAME: usize = 255;
-/// Entries of one page.
+/// Entries requested for one page of a directory.
 const PAGE: u32 = 5000;
 
-/// The files of one container, as one user. Cheap to clone.
+/// The files of one container, accessed as one user. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Files {
     agent: Agent,
@@ -38,50 +40,50 @@ pub struct Files {
 /// A file that is being read.
 #[derive(Debug)]
 pub struct Reading {
-    /// What it is.
+    /// The file's root, metadata and first offset.
     pub start: FilesReadStart,
     answers: Answers<FilesReadResponse>,
 }
 
-/// What comes next of a file.
+/// What an agent sends while it reads a file.
 #[derive(Debug)]
 pub enum ReadEvent {
-    /// Content.
+    /// The next part of the content.
     Data(Bytes),
-    /// Something happened to a followed file.
+    /// A followed file was truncated, replaced or otherwise changed.
     Change(FilesReadChange),
-    /// Nothing follows.
+    /// The end of the file. Nothing follows.
     End(FilesReadEnd),
 }
 
 /// A tree that is being walked.
 #[derive(Debug)]
 pub struct Walking {
-    /// Whose root.
+    /// The root that the paths belong to.
     pub root: FileRoot,
     answers: Answers<FilesWalkResponse>,
 }
 
-/// What comes next of a tree.
+/// What an agent sends while it walks a tree.
 #[derive(Debug)]
 pub enum WalkEvent {
-    /// Entries, whose paths are relative and have no `..`. The top itself has an empty one.
+    /// Entries with relative paths that contain no `..`. The top of the tree has an empty path.
     Entries(Vec<FileEntry>),
-    /// Nothing follows.
+    /// The end of the tree. Nothing follows.
     End(FilesWalkEnd),
 }
 
-/// The messages of a stream, each of which has to come in time.
+/// The messages of a stream, each with a time limit.
 #[derive(Debug)]
 struct Answers<T> {
     stream: Streaming<T>,
     agent: Agent,
-    /// Between two messages.
+    /// The longest wait for one message. `None` means no limit.
     limit: Option<Duration>,
 }
 
 impl Agent {
-    /// The files of one container of a pod of the agent's node.
+    /// Addresses the files of one container of a pod on the agent's node. Sends nothing yet.
     #[must_use]
     pub fn files(&self, target: FileTarget) -> Files {
         Files { agent: self.clone(), target }
@@ -89,7 +91,7 @@ impl Agent {
 }
 
 impl Files {
-    /// Describes a file. `follow`: what a symbolic link leads to.
+    /// Describes a file. With `follow`, describes the target of a symbolic link.
     ///
     /// # Errors
     /// As documented in `files.proto`.
@@ -105,7 +107,8 @@ impl Files {
             .await
     }
 
-    /// One page of a directory, and what to ask for the next one with; empty: there is no more.
+    /// Lists one page of a directory. The last value is the `after` of the next page; it is empty
+    /// on the last page.
     ///
     /// # Errors
     /// As documented in `files.proto`, and `PROTOCOL` for names that are none or are out of order.
@@ -117,7 +120,7 @@ impl Files {
         self.page(path, after, PAGE).await
     }
 
-    /// Whether a directory has no entries.
+    /// Reports whether a directory has no entries.
     ///
     /// # Errors
     /// Those of [`Files::list`].
@@ -147,7 +150,7 @@ impl Files {
                     if !is_name(&entry.path) {
                         return Err(absurd("a name that is none", &entry.path));
                     }
-                    // Each page ends beyond the one before, so that the pages end.
+                    // Each page must end beyond the one before, so that paging ends.
                     if entry.path.as_slice() <= last {
                         return Err(absurd("names out of order", &entry.path));
                     }
@@ -161,7 +164,8 @@ impl Files {
             .await
     }
 
-    /// Reads a file. The request's target is filled in. Without `follow` the request timeout is for each message.
+    /// Reads a file. Fills in the request's target. The request timeout limits the wait for each
+    /// message; a followed file has no limit.
     ///
     /// # Errors
     /// As documented in `files.proto`.
@@ -184,7 +188,8 @@ impl Files {
         Ok(Reading { start, answers })
     }
 
-    /// Walks a tree. `cross_mounts`: also what is mounted in it. The request timeout is for each message.
+    /// Walks a tree. With `cross_mounts`, enters mount points too. The request timeout limits the
+    /// wait for each message.
     ///
     /// # Errors
     /// As documented in `files.proto`.
@@ -217,8 +222,8 @@ impl Files {
         Ok(Walking { root, answers })
     }
 
-    /// The SHA-256 of the first `length` bytes of a file, 0 for all of it, computed by the agent. The request timeout is for
-    /// each message.
+    /// Lets the agent compute the SHA-256 of the first `length` bytes of a file; 0 means all of it.
+    /// The request timeout limits the wait for each message.
     ///
     /// # Errors
     /// As documented in `files.proto`, and `PROTOCOL` for a checksum that is not 32 bytes.
@@ -248,7 +253,8 @@ impl Files {
         }
     }
 
-    /// Writes a file. The start's target is filled in. The time that it takes is not limited: it depends on the content.
+    /// Writes a file. Fills in the target of `start`. There is no time limit, because the time
+    /// depends on the content.
     ///
     /// # Errors
     /// As documented in `files.proto`.
@@ -278,7 +284,7 @@ impl Files {
 }
 
 impl Reading {
-    /// What comes next. Nothing does after [`ReadEvent::End`].
+    /// Waits for the next event. Nothing follows [`ReadEvent::End`].
     ///
     /// # Errors
     /// As documented in `files.proto`, and `CONNECTION_LOST`.
@@ -299,10 +305,11 @@ impl Reading {
 }
 
 impl Walking {
-    /// What comes next. Nothing does after [`WalkEvent::End`].
+    /// Waits for the next event. Nothing follows [`WalkEvent::End`].
     ///
     /// # Errors
-    /// As documented in `files.proto`, `CONNECTION_LOST`, and `PROTOCOL` for a path that leads elsewhere.
+    /// As documented in `files.proto`, `CONNECTION_LOST`, and `PROTOCOL` for a path
+    /// that leads elsewhere.
     pub async fn next(&mut self) -> Result<WalkEvent, Error> {
         match self.answers.next().await?.and_then(|answer| answer.event) {
             Some(files_walk_response::Event::Entries(entries)) => {
@@ -324,21 +331,21 @@ impl Walking {
 }
 
 impl<T> Answers<T> {
-    /// The next message. `None`: the stream ended.
+    /// Waits for the next message. Returns `None` at the end of the stream.
     async fn next(&mut self) -> Result<Option<T>, Error> {
         let next = async { Ok(self.stream.message().await?) };
         self.agent.within(self.limit, next).await
     }
 }
 
-/// Whether a file may have that name.
+/// Reports whether Linux allows this file name.
 fn is_name(name: &[u8]) -> bool {
     !matches!(name, b"" | b"." | b"..")
         && name.len() <= LONGEST_NAME
         && !name.iter().any(|b| matches!(b, 0 | b'/'))
 }
 
-/// Whether a path leads nowhere but down. The empty one stays where it is.
+/// Reports whether a relative path stays below its start. The empty path is the start itself.
 fn is_path_below(path: &[u8]) -> bool {
     path.is_empty() || (path.len() <= LONGEST_PATH && path.split(|b| *b == b'/').all(is_name))
 }

@@ -3,10 +3,11 @@
 //! that tokio supports, and depends on [`crate::kube`] and [`crate::proto`] only.
 //!
 //! ```no_run
-//! use podsonde::client::{Fleet, ConnectOptions};
+//! use podsonde::client::{ConnectOptions, Endpoint, Fleet};
 //!
 //! # async fn example() -> Result<(), podsonde::client::Error> {
-//! let fleet = Fleet::direct("unix:///run/podsonde/agent.sock".parse()?, ConnectOptions::default());
+//! let socket: Endpoint = "unix:///run/podsonde/agent.sock".parse()?;
+//! let fleet = Fleet::direct(socket, ConnectOptions::default());
 //! let agent = fleet.place_of_pod("default", "web").await?;
 //! let verdict = fleet.connect(&agent).await?.verify("default", "web", "").await?;
 //! println!("{:?}", verdict.outcome());

@@ -1,4 +1,4 @@
-//! How to talk to agents.
+//! Options for connections to agents.
 
 use std::time::Duration;
 
@@ -7,40 +7,40 @@ use super::{
     tls::{ClientIdentity, Trust},
 };
 
-/// How to talk to agents.
+/// Options for connections to agents.
 #[derive(Debug, Clone)]
 pub struct ConnectOptions {
-    /// How long to wait for one answer; of streams, for the whole of it. `None`: for ever. Default:
-    /// 1 min.
+    /// How long to wait for one answer, or for the whole of a stream of answers. `None` means for
+    /// ever. Default: 1 min.
     pub request_timeout: Option<Duration>,
-    /// How long connecting may take, TLS and port-forward included. Default: 15 s.
+    /// How long connecting may take, including TLS and port-forward. Default: 15 s.
     pub connect_timeout: Duration,
-    /// How many agents are asked at the same time. At least 1. Default: 32.
+    /// How many agents are asked at the same time, at least 1. Default: 32.
     pub concurrency: usize,
-    /// Who asks.
+    /// The credentials that agents authenticate the caller with. Default: none.
     pub credentials: Credentials,
-    /// The client certificate that is shown to agents. Default: none.
+    /// The client certificate that the client presents to agents. Default: none.
     pub identity: Option<ClientIdentity>,
-    /// Which certificate is believed of an agent that is asked at an endpoint. `None`: what the
-    /// system's authorities signed.
+    /// Which certificate to accept from an agent that is reached at an endpoint. `None` means one
+    /// that the system's authorities have signed.
     pub trust: Option<Trust>,
-    /// Connect to the addresses that agents publish; where that fails, through the API server.
-    /// Default: only the latter.
+    /// Connects to the addresses that agents publish, and falls back to the API server. Default:
+    /// only through the API server.
     pub direct: bool,
-    /// What connections are for. Default: calls.
+    /// What connections are for, which sets their windows. Default: calls.
     pub traffic: Traffic,
-    /// Talk also to agents of the cluster that publish no certificate: without TLS, through the API
-    /// server. Default: no.
+    /// Also connects to agents of the cluster that publish no certificate: without TLS, through the
+    /// API server. Default: no.
     pub insecure: bool,
 }
 
-/// What a connection is for, which decides how much may be under way on it.
+/// What a connection is for. This decides how many bytes may be in flight on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Traffic {
-    /// Questions and their answers.
+    /// Requests with small answers.
     Calls,
-    /// A stream that is as fast as the network is, on a connection of its own; one of so many at
-    /// the same time.
+    /// A stream that can fill the network, on a connection of its own. The number is how many such
+    /// streams run at the same time.
     Bulk(usize),
 }
 

@@ -1,5 +1,5 @@
-//! Why something failed, for programs: the reasons of the client, of agents, and of agents that are
-//! newer than this client.
+//! Why something failed, for programs. Covers the reasons of the client and of agents, including
+//! agents newer than this client.
 
 use std::fmt;
 
@@ -10,21 +10,21 @@ use crate::domain::Reason as AgentReason;
 /// Declares [`Reason`] with the client's own reasons, their words and their gRPC codes.
 macro_rules! reasons {
     ($($(#[$doc:meta])* $name:ident = $word:literal => $code:ident,)+) => {
-        /// Why something failed. Compares with its word, which `proto/podsonde/v1` documents for the
-        /// agents' reasons.
+        /// Why something failed. Compares equal to its word; `proto/podsonde/v1` documents the
+        /// words of agents.
         #[derive(Debug, Clone, PartialEq, Eq, Hash)]
         pub enum Reason {
             $($(#[$doc])* $name,)+
-            /// A reason that this version of the agent's API documents. The client gives some of
-            /// them itself, where it asks the API server what an agent would ask.
+            /// A reason that this version of the agent's API documents. The client uses some of
+            /// them itself, when it sends the API server the request that an agent would send.
             Agent(AgentReason),
-            /// A reason that only a newer agent knows, or, where the answer has none, the name of
+            /// A reason that only a newer agent knows. For an answer without a reason, the name of
             /// its gRPC code.
             Other(String),
         }
 
         impl Reason {
-            /// The word for it, in UPPER_SNAKE.
+            /// The stable word for programs, in UPPER_SNAKE.
             #[must_use]
             pub fn as_str(&self) -> &str {
                 match self {
@@ -34,7 +34,7 @@ macro_rules! reasons {
                 }
             }
 
-            /// The reason that has this word.
+            /// Finds the reason for a word; an unknown word becomes [`Self::Other`].
             #[must_use]
             pub fn parse(word: &str) -> Self {
                 match word {
@@ -44,7 +44,7 @@ macro_rules! reasons {
                 }
             }
 
-            /// The gRPC code of an error that the client itself gives this reason.
+            /// The gRPC code of an error that the client itself raises for this reason.
             pub(super) fn code(&self) -> Code {
                 match self {
                     $(Self::$name => Code::$code,)+
@@ -66,7 +66,7 @@ reasons! {
     EndpointInvalid = "ENDPOINT_INVALID" => InvalidArgument,
     /// Nothing answers at the agent's endpoint.
     AgentUnreachable = "AGENT_UNREACHABLE" => Unavailable,
-    /// The agent shows another certificate than its Lease, or the caller, names.
+    /// The agent's certificate differs from the one in its Lease or in the options.
     CertificateMismatch = "CERTIFICATE_MISMATCH" => Unavailable,
     /// No trusted authority has signed the agent's certificate for its name.
     CertificateUntrusted = "CERTIFICATE_UNTRUSTED" => Unavailable,

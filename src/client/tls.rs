@@ -197,7 +197,10 @@ impl Secured {
                 verifier.build().map_err(|_| {
                     Error::new(
                         Reason::CertificateUntrusted,
-                        format!("cannot verify the agent at {to}: this system trusts no authority at all"),
+                        format!(
+                            "cannot verify the agent at {to}: this system trusts no authority \
+                             at all"
+                        ),
                     )
                 })?
             }
