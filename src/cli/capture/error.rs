@@ -1,16 +1,16 @@
-//! Why packets could not be printed or written.
+//! Errors of printing or writing packets.
 
 use std::io;
 
 use crate::domain::pcapng;
 
-/// Why packets could not be printed or written.
+/// An error of printing or writing packets.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PutError {
-    /// The output failed; nothing more can be written to it.
+    /// The output failed. Nothing more can be written to it.
     #[error(transparent)]
     Output(#[from] io::Error),
-    /// The stream is malformed; other streams go on.
+    /// One pod's stream is malformed. The streams of other pods go on.
     #[error(transparent)]
     Stream(#[from] pcapng::Error),
 }

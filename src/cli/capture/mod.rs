@@ -1,7 +1,8 @@
-//! `podsonde capture`: packets of pods, printed or written.
+//! `podsonde capture`: prints the packets of pods, or writes them to a file.
 //!
-//! One task for each pod reads its agent's stream ([`stream`]); one thread writes what they bring, in the order of time where there
-//! are several ([`output`], [`window`]). What waits between them is bounded: an output that is slow holds the agents back.
+//! One task for each pod reads its agent's stream ([`stream`]). One thread writes all packets
+//! ([`output`]), and orders those of several pods by time ([`window`]). The queue between them is
+//! bounded, so a slow output holds the agents back.
 
 mod args;
 mod error;
@@ -54,36 +55,37 @@ use crate::{
     proto::v1::{CaptureDirection, CaptureStartRequest, CaptureStarted},
 };
 
-/// All interfaces of a pod.
+/// The name that stands for all interfaces of a pod.
 const ANY: &str = "any";
-/// How long agents may hold back packets that a person waits for.
+/// How long agents may hold back packets that a person watches.
 const DELAY_OF_LINES: Duration = Duration::from_millis(4);
-/// The same for what goes to a file or a program.
+/// How long agents may hold back packets for a file or a program.
 const DELAY_OF_FILES: Duration = Duration::from_millis(100);
-/// The same for a file of several pods, in which packets wait for each other: `output`'s `FILE_WAITS`, less the way.
+/// How long agents may hold back packets for a file of several pods. Packets of one pod wait for
+/// those of others for `output`'s `FILE_WAITS`, so this must be shorter.
 const DELAY_OF_SEVERAL: Duration = Duration::from_millis(20);
-/// How long the output may take after an interruption before something is said.
+/// How long the output may take after an interruption before a note says so.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// How often the line that says how far it is, is rewritten.
+/// How often the progress line is rewritten.
 const TICK: Duration = Duration::from_millis(500);
 
-/// What is captured, and what becomes of it.
+/// What to capture, and where the packets go.
 pub(super) struct Job {
     pub(super) targets: Vec<PodTarget>,
     pub(super) request: CaptureStartRequest,
-    /// Ends after so many packets, of all pods together.
+    /// Ends after this many packets, of all pods together.
     pub(super) count: Option<u64>,
-    /// Where packets are written.
+    /// The files for the packets. `None` writes no file.
     pub(super) file: Option<Savefiles>,
-    /// How they are printed.
+    /// The printer of the packets. `None` prints nothing.
     pub(super) lines: Option<Lines>,
-    /// Whether the totals are a result, to be written as JSON.
+    /// Whether to print the totals as JSON.
     pub(super) json: bool,
-    /// Whether nothing is said but errors.
+    /// Whether to print errors only.
     pub(super) quiet: bool,
 }
 
-/// Whether it is the packets of one pod that are asked for.
+/// Reports whether the user named exactly one pod.
 pub(super) fn is_of_one_pod(args: &CaptureArgs) -> bool {
     Words::of(args).is_ok_and(|words| matches!(words.pods.as_slice(), [Named::Pod(_)]))
 }
@@ -133,7 +135,7 @@ pub(super) async fn run(context: &Context, args: &CaptureArgs) -> Result<Exit, F
     capture(context, &scope, job).await
 }
 
-/// Says what letters mean here that mean something else to tcpdump, where its meaning was likely meant.
+/// Notes that `-n` and `-c` differ from tcpdump's, if the user seems to have meant tcpdump's.
 fn note_letters(context: &Context, args: &CaptureArgs) {
     let note = |text: &str| context.terminal.labelled("note", Tone::Plain, text);
     if context.global.namespace.as_deref() == Some("n") {
@@ -148,7 +150,7 @@ fn note_letters(context: &Context, args: &CaptureArgs) {
     }
 }
 
-/// Refuses what would write packets to a terminal, or two things to stdout.
+/// Refuses to write packets to a terminal, or both packets and text to stdout.
 fn check_output(args: &CaptureArgs) -> Result<(), Failed> {
     if args.write.as_deref() != Some(Path::new("-")) {
         return Ok(());
@@ -188,7 +190,7 @@ fn request(args: &CaptureArgs, filter: String) -> Result<CaptureStartRequest, Fa
     })
 }
 
-/// A request for everything, to be written to a file.
+/// A request for all packets, with the delays that suit a file.
 pub(super) fn request_for_files() -> Result<CaptureStartRequest, Failed> {
     Ok(CaptureStartRequest {
         max_delay: Some(wire(DELAY_OF_FILES)?),
@@ -202,7 +204,7 @@ fn wire(time: Duration) -> Result<prost_types::Duration, Failed> {
         .map_err(|_| Failed::Usage(format!("{time:?} is too long")))
 }
 
-/// Captures until all have ended, and says what was captured.
+/// Captures until all captures have ended, then prints the totals.
 pub(super) async fn capture(context: &Context, scope: &Scope, job: Job) -> Result<Exit, Failed> {
     let Job { targets, mut request, count, file, lines, json, quiet } = job;
     if targets.len() > 1 && lines.is_none() {
@@ -255,7 +257,7 @@ pub(super) async fn capture(context: &Context, scope: &Scope, job: Job) -> Resul
                 patience.as_mut().reset(Instant::now() + PATIENCE);
                 interrupted = true;
                 if again {
-                    // Whoever reads the output may have stopped doing so: it is not waited for.
+                    // The output's reader may hang, so do not wait for it.
                     return Ok(Exit::Interrupted);
                 }
             }
@@ -266,14 +268,14 @@ pub(super) async fn capture(context: &Context, scope: &Scope, job: Job) -> Resul
             }
             Some(Beginning { source, started, go }) = begun.recv() => {
                 progress = None;
-                // A file is made only now: a pod that was mistyped does not cost the file of yesterday.
+                // Create the file only now, so that a mistyped pod does not overwrite an old file.
                 if let Some((output, items)) = output.take() {
                     writing = Some(output.start(items)?);
                 }
                 if let Some(target) = targets.get(source).filter(|_| !quiet) {
                     announce(context, target, &started);
                 }
-                // An output that ended already is seen by the stream when it has something for it.
+                // The stream notices by itself that the output has already ended.
                 let _ = go.send(());
             }
             Some(outcome) = streams.next() => {
@@ -299,7 +301,7 @@ pub(super) async fn capture(context: &Context, scope: &Scope, job: Job) -> Resul
     finish(context, &targets, &outcomes, written, json, quiet)
 }
 
-/// Says that a pod is captured from here on.
+/// Announces that the capture of a pod has begun.
 fn announce(context: &Context, target: &PodTarget, started: &CaptureStarted) {
     context.terminal.note(&report::header(target, started));
     if !started.filter_note.is_empty() {
@@ -308,7 +310,7 @@ fn announce(context: &Context, target: &PodTarget, started: &CaptureStarted) {
     }
 }
 
-/// How far it is, for a terminal.
+/// The progress line.
 fn so_far(figures: &Figures, lost: &[AtomicU64]) -> String {
     let packets = figures.packets.load(Ordering::Relaxed);
     let megabytes = figures.bytes.load(Ordering::Relaxed) / 100_000;
@@ -316,7 +318,8 @@ fn so_far(figures: &Figures, lost: &[AtomicU64]) -> String {
     format!("{packets} packets, {}.{} MB, {lost} dropped,", megabytes / 10, megabytes % 10)
 }
 
-/// Says at once how one of the captures ended, if it was not asked to. `timed`: whether it was asked to end after some time.
+/// Prints at once why a capture ended, unless the end was asked for. `timed` says whether a time
+/// limit was asked for.
 fn tell(context: &Context, targets: &[PodTarget], outcome: &Outcome, quiet: bool, timed: bool) {
     let Some(PodTarget { namespace, pod }) = targets.get(outcome.source) else { return };
     match &outcome.end {
@@ -333,7 +336,7 @@ fn tell(context: &Context, targets: &[PodTarget], outcome: &Outcome, quiet: bool
     }
 }
 
-/// The closing lines, and the exit code. `written`: none if no capture began.
+/// Prints the totals and returns the exit code. `written` is `None` if no capture began.
 fn finish(
     context: &Context,
     targets: &[PodTarget],
@@ -376,7 +379,7 @@ fn finish(
     Ok(if outcomes.iter().any(went_wrong) { Exit::Error } else { Exit::Ok })
 }
 
-/// SIGINT and SIGTERM, or what the system has for them.
+/// SIGINT and SIGTERM, or Ctrl-C on systems without signals.
 struct Interruptions {
     #[cfg(unix)]
     signals: [tokio::signal::unix::Signal; 2],
@@ -393,7 +396,7 @@ impl Interruptions {
         })
     }
 
-    /// Resolves at each of them.
+    /// Resolves at each signal.
     #[cfg(unix)]
     async fn next(&mut self) {
         let [interrupt, terminate] = &mut self.signals;
@@ -403,7 +406,7 @@ impl Interruptions {
         }
     }
 
-    /// Resolves at each of them.
+    /// Resolves at each Ctrl-C.
     #[cfg(not(unix))]
     async fn next(&mut self) {
         if tokio::signal::ctrl_c().await.is_err() {

@@ -1,5 +1,5 @@
-//! Where packets go: a file, lines, JSON. One thread, which may block for as long as a disk or a
-//! reader of a pipe likes.
+//! Writes packets to a file, as lines or as JSON. It uses a thread of its own, which may block on a
+//! disk or on the reader of a pipe.
 
 use std::{
     io,
@@ -24,50 +24,50 @@ use super::{
 };
 use crate::domain::pcapng::{self, Block, Order};
 
-/// How long lines of one pod wait for earlier ones of another.
+/// How long the lines of one pod wait for earlier ones of another.
 const LINES_WAIT: Duration = Duration::from_millis(10);
-/// The same for what only goes to a file.
+/// How long packets wait that go only to a file.
 const FILE_WAITS: Duration = Duration::from_millis(50);
 
-/// What goes where.
+/// The destinations of the packets.
 pub(super) struct Output {
     pub(super) lines: Option<Lines>,
     pub(super) file: Option<Savefiles>,
     pub(super) sources: usize,
-    /// Ends after so many packets.
+    /// Ends after this many packets.
     pub(super) count: Option<u64>,
-    /// Told when that many have come, or when nobody reads the output any more.
+    /// Set when that many packets have come, or when nobody reads the output.
     pub(super) stop: watch::Sender<Stop>,
     pub(super) progress: Arc<Progress>,
 }
 
-/// What was written so far, for those who watch.
+/// What was written so far, for the progress line.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
     pub(super) packets: AtomicU64,
     pub(super) bytes: AtomicU64,
 }
 
-/// What was written.
+/// The totals of the output.
 #[derive(Debug, Default)]
 pub(super) struct Written {
-    /// Packets of each pod.
+    /// Packets of each pod that were written or printed.
     pub(super) packets: Vec<u64>,
-    /// Packets of each pod that came after the last one that was wanted.
+    /// Packets of each pod that came after the last wanted one.
     pub(super) beyond: Vec<u64>,
-    /// Why it ended before its time: none for a reader that has closed its end.
+    /// The error that ended the output. A reader that closed the pipe is no error.
     pub(super) failed: Option<io::Error>,
-    /// What was wrong with a pod's stream.
+    /// The first error in a pod's stream.
     pub(super) malformed: Option<pcapng::Error>,
     pub(super) closed: bool,
 }
 
 impl Output {
-    /// Starts the thread, which ends when nothing more can come or be written.
+    /// Starts the thread. It ends when all streams have ended or the output fails.
     pub(super) fn start(self, items: Receiver<Item>) -> io::Result<oneshot::Receiver<Written>> {
         let (done, written) = oneshot::channel();
         thread::Builder::new().name("capture-output".to_owned()).spawn(move || {
-            // Where nobody waits any more nobody wants to know.
+            // The receiver is gone when nobody waits for the totals.
             let _ = done.send(self.run(&items));
         })?;
         Ok(written)
@@ -96,7 +96,7 @@ impl Output {
 struct Sink {
     lines: Option<Lines>,
     file: Option<savefile::Writer>,
-    /// Only where there are several pods.
+    /// `None` for a single pod, whose blocks need no ordering.
     window: Option<Window>,
     /// The byte order of each pod's stream.
     orders: Vec<Option<Order>>,
@@ -177,8 +177,8 @@ impl Sink {
         Ok(())
     }
 
-    /// Writes blocks of one pod that hold so many packets: of one pod alone as many as came at
-    /// once, else one block.
+    /// Writes blocks of one pod that hold this many packets. For a single pod they are all that
+    /// came at once; for several it is one block.
     fn put(
         &mut self,
         source: usize,
@@ -232,7 +232,7 @@ impl Sink {
     }
 }
 
-/// The time of a packet, as agents write it: nanoseconds, the upper half first.
+/// The time of a packet as agents write it: in nanoseconds, with the upper half first.
 fn time(block: &Block<'_>) -> Option<u64> {
     let body = block.body().get(4..12).filter(|_| block.is_packet())?;
     let half = |at: usize| {

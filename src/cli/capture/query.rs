@@ -1,4 +1,4 @@
-//! `podsonde capture -D` and `-d`: what can be captured on, and what a filter compiles to.
+//! `podsonde capture -D` and `-d`: lists interfaces, and prints a filter's program.
 
 use super::{
     args::{CaptureArgs, CaptureOutput},

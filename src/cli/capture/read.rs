@@ -1,4 +1,4 @@
-//! `podsonde capture -r`: prints a file, without any agent.
+//! `podsonde capture -r`: prints a file without asking an agent.
 
 use std::{
     fs::File,
@@ -9,8 +9,8 @@ use std::{
 use super::{args::CaptureArgs, error::PutError, report::link_and_snaplen, text::Lines};
 use crate::cli::context::{Context, Exit, Failed};
 
-/// How much is read at once, at first so little that what the file is can be said before its
-/// packets are printed.
+/// Bytes of one read: the first read, then all others. The first is small, so that the file's type
+/// can be announced before its packets are printed.
 const CHUNKS: [usize; 2] = [4 * 1024, 256 * 1024];
 
 /// Prints the packets of a file; `-` is stdin.
@@ -61,7 +61,7 @@ fn print(context: &Context, args: &CaptureArgs, path: &Path) -> Result<(), PutEr
             context.terminal.note(&format!("reading from file {}, {link}", path.display()));
             described = true;
         }
-        // All whole packets are printed, whatever comes of the rest.
+        // Prints all complete packets before it reports an error in the rest.
         lines.flush()?;
         put?;
         if read == 0 {

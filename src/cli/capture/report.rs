@@ -1,4 +1,4 @@
-//! What is said before and after packets, as tcpdump says it.
+//! The lines before and after the packets, in tcpdump's words.
 
 use serde::Serialize;
 
@@ -9,7 +9,7 @@ use super::{
 };
 use crate::proto::v1::{CaptureEnd, CaptureStarted};
 
-/// A link type as tcpdump names it. <https://www.tcpdump.org/linktypes.html>
+/// The name of a link type in tcpdump. See <https://www.tcpdump.org/linktypes.html>.
 pub(in crate::cli) fn link(linktype: u32) -> (String, &'static str) {
     let (name, description) = match linktype {
         0 => ("NULL", "BSD loopback"),
@@ -28,7 +28,7 @@ pub(in crate::cli) fn link(linktype: u32) -> (String, &'static str) {
     (name.to_owned(), description)
 }
 
-/// `link-type EN10MB (Ethernet), snapshot length 262144 bytes`
+/// Returns text such as `link-type EN10MB (Ethernet), snapshot length 262144 bytes`.
 pub(super) fn link_and_snaplen(linktype: u32, snaplen: u32) -> String {
     let (name, description) = link(linktype);
     let description =
@@ -36,7 +36,7 @@ pub(super) fn link_and_snaplen(linktype: u32, snaplen: u32) -> String {
     format!("link-type {name}{description}, snapshot length {snaplen} bytes")
 }
 
-/// The line that says that packets are captured from here on.
+/// The line that announces a capture.
 pub(super) fn header(target: &PodTarget, started: &CaptureStarted) -> String {
     let PodTarget { namespace, pod } = target;
     let place = started.container.as_ref().map_or_else(String::new, |container| {
@@ -46,7 +46,7 @@ pub(super) fn header(target: &PodTarget, started: &CaptureStarted) -> String {
     format!("podsonde: listening on {} in pod {namespace}/{pod}{place}, {link}", started.interface)
 }
 
-/// What became of the packets of one pod, or of all.
+/// The totals of one pod or of all pods.
 #[derive(Debug, Clone, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Totals {
@@ -54,26 +54,26 @@ pub(super) struct Totals {
     namespace: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pod: Option<String>,
-    /// Written or printed.
+    /// Packets written or printed.
     captured: u64,
-    /// Passed the filter.
+    /// Packets that passed the filter.
     received_by_filter: u64,
     dropped_by_kernel: u64,
-    /// By the agent, for the client never drops any.
+    /// Packets that the agent dropped. The client drops none.
     dropped_on_the_way: u64,
-    /// Neither written nor lost when the capture ended.
+    /// Packets still in flight when the capture ended: neither written nor lost.
     under_way: u64,
-    /// Not written because --count packets were.
+    /// Packets not written because the limit of --count was reached.
     beyond_count: u64,
-    /// Whether the agent's figures are of the capture's end. If not they are lower bounds.
+    /// Whether the agent's figures come from the capture's end. If not, they are lower bounds.
     exact: bool,
-    /// Why it ended.
+    /// Why the capture ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     end: Option<&'static str>,
 }
 
 impl Totals {
-    /// One pod's.
+    /// The totals of one pod.
     pub(super) fn of(target: &PodTarget, outcome: &Outcome, written: &Written) -> Self {
         let packets = |counts: &[u64]| counts.get(outcome.source).copied().unwrap_or_default();
         let (captured, beyond_count) = (packets(&written.packets), packets(&written.beyond));
@@ -81,7 +81,7 @@ impl Totals {
         let (kernel, agent) = (statistics.dropped_by_kernel, statistics.dropped_by_agent);
         let accounted =
             captured.saturating_add(beyond_count).saturating_add(kernel).saturating_add(agent);
-        // Figures that are older than the last packets may lag behind them.
+        // Older figures may count fewer packets than the client has received.
         let received = statistics.received.max(accounted);
         Self {
             namespace: Some(target.namespace.clone()),
@@ -101,7 +101,7 @@ impl Totals {
         }
     }
 
-    /// Those of all pods.
+    /// The sum over all pods.
     pub(super) fn sum(of: &[Self]) -> Self {
         let start = Self { exact: true, ..Self::default() };
         of.iter().fold(start, |sum, pod| Self {
@@ -116,7 +116,7 @@ impl Totals {
         })
     }
 
-    /// One pod's, in one line.
+    /// The totals of one pod, in one line.
     pub(super) fn line(&self) -> String {
         let name = |part: &Option<String>| part.clone().unwrap_or_default();
         format!("{}/{}: {}", name(&self.namespace), name(&self.pod), self.sentences().join(", "))
@@ -142,12 +142,12 @@ impl Totals {
     }
 }
 
-/// The end in one word, as `capture.proto` has it.
+/// The end in one word, as in `capture.proto`.
 fn reason(end: CaptureEnd) -> &'static str {
     end.as_str_name().trim_start_matches("CAPTURE_END_")
 }
 
-/// Whether a capture's end was asked for. `timed`: whether an end after some time was.
+/// Reports whether a capture's end was asked for. `timed` says whether a time limit was.
 pub(super) fn was_asked_for(end: CaptureEnd, timed: bool) -> bool {
     match end {
         CaptureEnd::Packets | CaptureEnd::Bytes => true,

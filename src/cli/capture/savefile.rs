@@ -1,5 +1,4 @@
-//! The files that packets are written to: pcapng, one file or, as tcpdump's `-C`, `-G` and `-W`
-//! have it, one after the other.
+//! Writes packets to pcapng files: to one file, or to several with tcpdump's `-C`, `-G` and `-W`.
 
 use std::{
     fmt::Display,
@@ -21,30 +20,31 @@ use crate::{
     },
 };
 
-/// Bytes that are gathered while more is at hand, where streams are merged.
+/// Bytes to buffer before a write while more packets are ready, for merged streams.
 const BATCH: usize = 256 * 1024;
 
-/// Which files.
+/// Which files to write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::cli) struct Savefiles {
-    /// The name of the first or of all, with strftime's codes where they are made by time; `-` for
-    /// stdout.
+    /// The name of the file, or the pattern for several; `-` means stdout. With `every` it contains
+    /// strftime's codes.
     path: PathBuf,
-    /// Another one begins with the first packet after so many bytes.
+    /// The size in bytes after which the next packet begins a new file.
     size: Option<u64>,
-    /// Another one begins so often.
+    /// How often a new file begins.
     every: Option<Duration>,
-    /// So many: with `size` they take turns, with `every` the last one goes on to the end.
+    /// The number of files. With `size` they form a ring. With `every` the last file goes on to the
+    /// end.
     most: Option<u32>,
 }
 
 impl Savefiles {
-    /// One file.
+    /// Writes everything to one file.
     pub(in crate::cli) fn one(path: PathBuf) -> Self {
         Self { path, size: None, every: None, most: None }
     }
 
-    /// Those of the arguments, with the duration that `-G` and `-W` mean together.
+    /// Reads the arguments. The duration is the total that `-G` and `-W` imply together.
     pub(super) fn of(args: &CaptureArgs) -> Result<Option<(Self, Option<Duration>)>, Failed> {
         let Some(path) = &args.write else { return Ok(None) };
         let usage = |message: &str| Err(Failed::Usage(message.to_owned()));
@@ -79,7 +79,7 @@ impl Savefiles {
         Ok(Some((files, lasts)))
     }
 
-    /// What files that begin now are called, but for their numbers.
+    /// The name for files that begin now, without their numbers.
     fn base(&self) -> io::Result<PathBuf> {
         if self.every.is_none() {
             return Ok(self.path.clone());
@@ -92,11 +92,12 @@ impl Savefiles {
         Ok(strtime::format(format, &Zoned::now()).map_err(|error| invalid(&error))?.into())
     }
 
-    /// The file of this number; the first one has none, unless there are only so many.
+    /// The name of the file with this number. The first file has no number, unless the files form a
+    /// ring.
     fn name(&self, base: &Path, number: u32) -> PathBuf {
         let mut name = base.as_os_str().to_owned();
         match self.most.filter(|_| self.every.is_none()) {
-            // For names to sort as numbers do.
+            // Leading zeros make names sort as their numbers do.
             Some(most) => {
                 name.push(format!("{number:0width$}", width = (most - 1).to_string().len()))
             }
@@ -107,8 +108,8 @@ impl Savefiles {
     }
 }
 
-/// A pcapng file that grows, and is followed by others: one pod's stream as it comes, or those of
-/// several pods as one section.
+/// A pcapng file that grows, and the files that follow it. A single pod's stream is written
+/// unchanged. The streams of several pods are merged into one section.
 pub(super) struct Writer {
     out: Box<dyn Write + Send>,
     rotation: Option<Rotation>,
@@ -116,17 +117,17 @@ pub(super) struct Writer {
     buffer: Vec<u8>,
 }
 
-/// When the next file begins, and with what.
+/// When the next file begins, and the blocks that it begins with.
 struct Rotation {
     files: Savefiles,
     base: PathBuf,
     number: u32,
-    /// Files that time has begun.
+    /// The number of files that began because of `every`.
     begun: u32,
-    /// Bytes in the file.
+    /// Bytes in the current file.
     written: u64,
     due: Option<Instant>,
-    /// The section's header and all interfaces so far: how every file begins.
+    /// The section header and all interface descriptions so far, which begin every file.
     beginning: Vec<u8>,
     order: Option<Order>,
 }
@@ -192,12 +193,12 @@ impl Writer {
         Ok(())
     }
 
-    /// Writes whole blocks.
+    /// Writes whole blocks, and begins a new file where one is due.
     fn write(&mut self, blocks: &[u8]) -> io::Result<()> {
         let Some(rotation) = &mut self.rotation else { return self.out.write_all(blocks) };
         let mut rest = blocks;
         while !rest.is_empty() {
-            // As far as the file goes.
+            // The part of the blocks that belongs into the current file.
             let mut length = 0;
             let mut next = None;
             while let Ok(Some(block)) =
@@ -219,8 +220,7 @@ impl Writer {
                     self.out = Box::new(file);
                     self.out.write_all(&rotation.beginning)?;
                 }
-                // Nothing is left then but what is no block, which whoever counts packets has
-                // refused.
+                // Only a malformed block can be left, and the code that counts packets refused it.
                 None => return Ok(()),
             }
             rest = others;
@@ -240,7 +240,7 @@ impl Rotation {
         }
     }
 
-    /// The file that a packet begins, if one is due.
+    /// Opens the next file if one is due.
     fn next(&mut self) -> io::Result<Option<File>> {
         let now = Instant::now();
         let mut is_due = false;
@@ -250,9 +250,9 @@ impl Rotation {
             is_due = true;
         }
         let mut base = None;
-        // Packets that come a little late are no reason for one more file than was wanted.
+        // A packet that comes late must not begin one more file than `-W` allows.
         if is_due && self.files.most.is_none_or(|most| self.begun < most) {
-            // Nor is a time too coarse for a new name one to overwrite what is there.
+            // If the pattern gives the same name again, a new file would overwrite this one.
             base = Some(self.files.base()?).filter(|base| *base != self.base);
         }
         if let Some(base) = base {
@@ -309,8 +309,8 @@ mod tests {
         let kept = Savefiles { path, size: Some(size), every: None, most: Some(11) };
         let mut writer = Writer::create(&kept, 1).unwrap();
         writer.put(0, &beginning()).unwrap();
-        // Two packets are more than the size, and the third begins another file: 14 files in all,
-        // of which 3 took the place of others.
+        // Two packets exceed the size, so the third begins another file: 14 files in all, of which
+        // 3 replaced others.
         for number in 0..28 {
             writer.put(0, &packet(number)).unwrap();
         }
@@ -365,7 +365,7 @@ mod tests {
             ("same", named[0].1.len() + packet(4).len())
         );
 
-        // As many as were wanted.
+        // The number of files that `-W` asked for is reached.
         due(&mut writer, Some("fourth"));
         writer.put(0, &packet(5)).unwrap();
         writer.flush().unwrap();

@@ -1,7 +1,8 @@
-//! One pod's capture: from its agent into the queue of the output.
+//! One pod's capture: reads its agent's stream into the queue of the output.
 //!
-//! An interruption does not end it at once. The agent's figures say how many of the packets before them in the stream there were and
-//! how many were lost, so the end is at the next figures: what is written then and what is counted add up exactly.
+//! An interruption does not end the capture at once. The agent's figures count the packets before
+//! them in the stream and the packets lost. The capture therefore ends at the next figures, so that
+//! the written and the counted packets add up exactly.
 
 use std::{
     sync::{
@@ -25,45 +26,45 @@ use crate::{
     },
 };
 
-/// How often agents send figures, which is how long an interruption takes at most.
+/// How often agents send figures. This bounds how long an interruption takes.
 pub(super) const STATISTICS_INTERVAL: Duration = Duration::from_millis(250);
-/// How long an agent may say nothing after an interruption before it is not waited for any more.
+/// How long to wait for an agent's figures after an interruption.
 const LAST_WORDS: Duration = Duration::from_secs(2);
-/// Bytes that may wait for the output, of all pods together. When they are that many, agents are not read from; in the end, kernels
-/// count what finds no room.
+/// Bytes that may wait for the output, over all pods. A full queue stops reading from the agents.
+/// This back-pressure reaches the nodes, where the kernel counts the packets that it drops.
 const ROOM: u32 = 16 * 1024 * 1024;
 
-/// Whether captures go on. What is later is stronger.
+/// Whether captures go on. A later variant is stronger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Stop {
     No,
-    /// As soon as it is known what was captured.
+    /// Ends at the agent's next figures, which make the totals exact.
     Soon,
-    /// Now.
+    /// Ends without waiting for figures.
     Now,
 }
 
-/// Resolves when `stop` is at least that.
+/// Resolves when `stop` is at least `at_least`.
 pub(super) async fn stopped(stop: &mut watch::Receiver<Stop>, at_least: Stop) {
     if stop.wait_for(|stop| *stop >= at_least).await.is_err() {
-        // Whoever would have said so is gone.
+        // The sender is gone, so nobody will ask for a stop.
         std::future::pending::<()>().await;
     }
 }
 
-/// A capture that begins. Nothing of it is written before `go`.
+/// A capture that has started on the agent. It writes nothing before `go`.
 pub(super) struct Beginning {
     pub(super) source: usize,
     pub(super) started: CaptureStarted,
     pub(super) go: oneshot::Sender<()>,
 }
 
-/// How a capture ended.
+/// How a pod's capture ended, with its figures.
 pub(super) struct Outcome {
     pub(super) source: usize,
     /// The agent's last figures.
     pub(super) statistics: Option<CaptureStatistics>,
-    /// Whether they were the last that came, so that nothing is left out of them.
+    /// Whether the figures came after the last packets, so that they count all of them.
     pub(super) exact: bool,
     pub(super) end: End,
 }
@@ -77,23 +78,23 @@ pub(super) enum End {
     Failed(Error),
 }
 
-/// Blocks of one pod, with their share of the queue's room.
+/// Blocks of one pod, with their share of the queue's bytes.
 pub(super) struct Item {
     pub(super) source: usize,
     pub(super) blocks: Bytes,
-    /// How many packets they are.
+    /// The number of packets in the blocks.
     pub(super) packets: u64,
     _room: OwnedSemaphorePermit,
 }
 
-/// The way to the output, bounded in bytes.
+/// The sending half of the queue to the output, bounded in bytes.
 #[derive(Clone)]
 pub(super) struct Queue {
     items: mpsc::Sender<Item>,
     room: Arc<Semaphore>,
 }
 
-/// The output has ended.
+/// The error for an output that has ended.
 struct Gone;
 
 impl Queue {
@@ -103,27 +104,27 @@ impl Queue {
     }
 
     async fn send(&self, source: usize, blocks: Bytes, packets: u64) -> Result<(), Gone> {
-        // A message that is larger than the queue waits until it is empty.
+        // A message that is larger than the queue waits until the queue is empty.
         let size = u32::try_from(blocks.len()).unwrap_or(ROOM).clamp(1024, ROOM);
         let room = self.room.clone().acquire_many_owned(size).await.map_err(|_| Gone)?;
         self.items.send(Item { source, blocks, packets, _room: room }).map_err(|_| Gone)
     }
 }
 
-/// One pod's capture.
+/// The parameters of one pod's capture.
 pub(super) struct Stream {
     pub(super) source: usize,
     pub(super) fleet: Fleet,
     pub(super) target: PodTarget,
     pub(super) request: CaptureStartRequest,
-    /// How many captures there are.
+    /// The number of captures that run at the same time.
     pub(super) streams: usize,
     pub(super) stop: watch::Receiver<Stop>,
     pub(super) beginnings: tokio::sync::mpsc::UnboundedSender<Beginning>,
     pub(super) queue: Queue,
-    /// Where the names of its interfaces are wanted.
+    /// Where to store the names of the pod's interfaces, if the output shows them.
     pub(super) names: Option<Names>,
-    /// Packets that were lost on the way here, for those who watch.
+    /// Packets lost so far for each pod, for the progress line.
     pub(super) lost: Arc<Vec<AtomicU64>>,
 }
 
@@ -132,7 +133,7 @@ impl Stream {
     pub(super) async fn follow(self) -> Outcome {
         let source = self.source;
         let PodTarget { namespace, pod } = self.target.clone();
-        // What never began missed nothing.
+        // A capture that never began missed nothing, so its figures are exact.
         let ended = |end| Outcome { source, statistics: None, exact: true, end };
         let mut stop = self.stop.clone();
         let begun = tokio::select! {
@@ -141,7 +142,7 @@ impl Stream {
             begun = self.begin() => begun,
         };
         let outcome = match begun {
-            // On any thread, for there may be many of them.
+            // Runs in a task of its own, so that many captures can use all threads.
             Ok(capture) => tokio::spawn(self.read(capture)).await.unwrap_or_else(|error| {
                 ended(End::Failed(Error::new(
                     Reason::Protocol,
@@ -173,7 +174,7 @@ impl Stream {
             Ok(listed) => {
                 let name =
                     |i: CaptureInterface| (i.index, String::from_utf8_lossy(&i.name).into_owned());
-                // It is not set yet: there is one stream for each.
+                // This cannot be set yet, because each pod has one stream.
                 let _ = names.set(listed.interfaces.into_iter().map(name).collect());
             }
             Err(error) => {
@@ -190,11 +191,11 @@ impl Stream {
         outcome
     }
 
-    /// Passes on what comes, until the end.
+    /// Passes the agent's events to the output until the end.
     async fn events(&mut self, mut capture: Capture, outcome: &mut Outcome) -> End {
         let (go, going) = oneshot::channel();
         let beginning = Beginning { source: self.source, started: capture.started().clone(), go };
-        // Where nobody is told there is nobody to wait for.
+        // Ends the capture if nobody receives the announcement.
         if self.beginnings.send(beginning).is_err() || going.await.is_err() {
             return End::Stopped;
         }
@@ -256,7 +257,7 @@ impl Stream {
     }
 }
 
-/// How many packets these blocks are.
+/// Counts the packets in these blocks.
 fn packets(blocks: &Bytes, order: &mut Option<Order>) -> Result<u64, Error> {
     let malformed = |what: &str| {
         Error::new(Reason::Protocol, format!("the agent sent malformed pcapng: {what}"))

@@ -1,4 +1,4 @@
-//! Which pods are meant, and what the filter is: the two share the command line's words.
+//! Splits the words of the command line into pods and the filter, and finds the pods.
 
 use super::args::CaptureArgs;
 use crate::{
@@ -18,7 +18,7 @@ pub(in crate::cli) struct PodTarget {
     pub(in crate::cli) pod: String,
 }
 
-/// What the words of the command line say.
+/// The words of the command line, split into pods and filter.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Words {
     pub(super) pods: Vec<Named>,
@@ -26,8 +26,9 @@ pub(super) struct Words {
 }
 
 impl Words {
-    /// The first word is a pod, and so are those after it that are written TYPE/NAME, or all before a `--`; the rest is the filter.
-    /// With `-l`, `-A` and `-r` there is only the filter.
+    /// The first word is a pod. The words after it are pods too if they have the form TYPE/NAME or
+    /// if a `--` follows them. The rest is the filter. With `-l`, `-A` and `-r` all words are the
+    /// filter.
     pub(super) fn of(args: &CaptureArgs) -> Result<Self, Failed> {
         let chosen = args.selector.is_some() || args.all_namespaces || args.read.is_some();
         let pods = match args.words.as_slice() {
@@ -47,7 +48,8 @@ impl Words {
     }
 }
 
-/// Whether a word is `TYPE/NAME`. In a filter a slash stands between a network and the length of its prefix only.
+/// Reports whether a word has the form `TYPE/NAME`. In a filter a slash stands only between a
+/// network and its prefix length.
 fn is_object(word: &str) -> bool {
     let kind = word.split_once('/').map(|(kind, _)| kind);
     kind.is_some_and(|kind| {
@@ -55,17 +57,17 @@ fn is_object(word: &str) -> bool {
     })
 }
 
-/// By what pods are chosen.
+/// How the user chose the pods.
 pub(in crate::cli) struct Choice<'a> {
     pub(in crate::cli) pods: Vec<Named>,
-    /// Besides, those that run and have these labels.
+    /// Adds the running pods that have these labels.
     pub(in crate::cli) labels: Option<&'a str>,
     pub(in crate::cli) all_namespaces: bool,
-    /// How many are too many.
+    /// The limit on the number of pods.
     pub(in crate::cli) most: usize,
 }
 
-/// The pods that are meant. At least one, none twice.
+/// Finds the pods to capture: at least one, and none twice.
 pub(in crate::cli) async fn targets(
     context: &Context,
     scope: &Scope,

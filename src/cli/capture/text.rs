@@ -1,4 +1,4 @@
-//! Packets as lines: tcpdump's text, or JSON. Of several pods, each line says whose it is.
+//! Prints packets as lines: tcpdump's text, or JSON. With several pods, each line names its pod.
 
 use std::{
     borrow::Cow,
@@ -20,16 +20,16 @@ use crate::domain::{
     text::{escape_json, escape_lines},
 };
 
-/// Bytes of lines that are gathered while more is at hand.
+/// Bytes of lines to buffer before a write while more packets are ready.
 const BATCH: usize = 64 * 1024;
-/// The colours in which pods take turns.
+/// The colours that pods get in turn.
 const COLOURS: [&str; 6] = ["36", "32", "33", "35", "34", "31"];
 
 /// Prints packets to stdout.
 pub(in crate::cli) struct Lines {
     sources: Vec<Source>,
     json: bool,
-    /// How many more packets are printed.
+    /// How many more packets may be printed.
     left: u64,
     out: Vec<u8>,
 }
@@ -39,17 +39,17 @@ pub(super) struct Source {
     target: Option<PodTarget>,
     decoder: Decoder,
     printer: Printer,
-    /// Names of the pod's interfaces by index, once they are known.
+    /// Names of the pod's interfaces by index, once the agent has sent them.
     names: Names,
-    /// How many interfaces' descriptions were read.
+    /// The number of interface descriptions that were read.
     described: usize,
-    /// The names as those have them.
+    /// Names of the interfaces by index, from those descriptions.
     of_file: BTreeMap<u32, String>,
-    /// What each line begins with.
+    /// The prefix of each line.
     prefix: String,
 }
 
-/// Names of a pod's interfaces by index: packets of all interfaces have only these.
+/// Names of a pod's interfaces by index. Packets captured on `any` carry only the index.
 pub(super) type Names = Arc<OnceLock<BTreeMap<u32, String>>>;
 
 impl Source {
@@ -68,8 +68,8 @@ impl Source {
 }
 
 impl Lines {
-    /// `targets`: one for each stream; none for a stream that is of no pod. `colour`: whether their
-    /// names may be coloured.
+    /// `targets` has one pod for each stream; it is empty for a stream of no pod. `colour` allows
+    /// the pods' names to be coloured.
     pub(super) fn new(args: &CaptureArgs, targets: &[PodTarget], colour: bool) -> Self {
         let options = options(args);
         let mut sources: Vec<Source> = prefixes(targets, colour)
@@ -95,7 +95,7 @@ impl Lines {
             let packet = if packet.interface < *described {
                 packet
             } else {
-                // Only now are the descriptions read that came before it.
+                // The packet is of a new interface: read the descriptions that came before it.
                 first = packet.data.to_vec();
                 let packet = pcapng::Packet { data: &[], ..packet };
                 let new = decoder.interfaces().iter().skip(*described);
@@ -135,27 +135,27 @@ impl Lines {
         Ok(())
     }
 
-    /// Where the names of a pod's interfaces go.
+    /// Where to store the names of a pod's interfaces.
     pub(super) fn names(&self, source: usize) -> Option<Names> {
         self.sources.get(source).map(|source| source.names.clone())
     }
 
-    /// Whether as many packets as were wanted are printed.
+    /// Reports whether the wanted number of packets is printed.
     pub(super) fn is_full(&self) -> bool {
         self.left == 0
     }
 
-    /// The interfaces of a stream as far as they are known.
+    /// The interfaces of a stream that are known so far.
     pub(super) fn interfaces(&self, source: usize) -> &[Interface] {
         self.sources.get(source).map(|source| source.decoder.interfaces()).unwrap_or_default()
     }
 
-    /// Says that a stream is at its end.
+    /// Ends a stream. A partial block at its end is an error.
     pub(super) fn finish(&self, source: usize) -> Result<(), PutError> {
         self.sources.get(source).map_or(Ok(()), |source| Ok(source.decoder.finish()?))
     }
 
-    /// Prints what is gathered.
+    /// Writes the buffered lines.
     pub(super) fn flush(&mut self) -> io::Result<()> {
         if self.out.is_empty() {
             return Ok(());
@@ -171,7 +171,7 @@ fn write(out: &mut Vec<u8>) -> io::Result<()> {
     Ok(())
 }
 
-/// The flags as the printer wants them. In JSON the time has a field of its own.
+/// Translates the flags for the printer. JSON has a field for the time, so lines omit it.
 fn options(args: &CaptureArgs) -> PrintOptions {
     let TextArgs {
         link_level,
@@ -200,7 +200,7 @@ fn options(args: &CaptureArgs) -> PrintOptions {
     }
 }
 
-/// What the lines of each pod begin with: nothing, if there is one only.
+/// The prefix of each pod's lines. It is empty if there is only one pod.
 fn prefixes(targets: &[PodTarget], colour: bool) -> Vec<String> {
     if targets.len() < 2 {
         return vec![String::new(); targets.len()];
@@ -218,14 +218,14 @@ fn prefixes(targets: &[PodTarget], colour: bool) -> Vec<String> {
     names.zip(COLOURS.iter().cycle()).map(paint).collect()
 }
 
-/// The index of the interface, where the packet's own link-level header has it.
+/// The index of the interface, if the packet's link-level header holds it.
 fn index(linktype: u16, data: &[u8]) -> Option<u32> {
     let index = data.get(4..)?.first_chunk().filter(|_| linktype == linktype::LINUX_SLL2);
     index.map(|index| u32::from_be_bytes(*index))
 }
 
-/// The lines of a packet. The printer escapes what packets hold; what it may have missed is escaped
-/// here.
+/// The lines of a packet. The printer escapes the packet's content; this escapes whatever it may
+/// have missed.
 fn printed_text(printer: &mut Printer, packet: &packet::Packet<'_>) -> String {
     let mut text = Vec::new();
     printer.print(packet, &mut text);
@@ -250,9 +250,9 @@ struct JsonLine {
     interface: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     direction: Option<&'static str>,
-    /// On the wire, in bytes.
+    /// The length on the wire, in bytes.
     length: u32,
-    /// Of these, in the capture.
+    /// The bytes of it that were captured.
     captured: usize,
     text: String,
 }
@@ -280,7 +280,7 @@ impl JsonLine {
         }
     }
 
-    /// `interface`: as the file names it, `NAMESPACE/POD/INTERFACE` where it is an agent's.
+    /// `interface` is the name in the file; an agent writes `NAMESPACE/POD/INTERFACE`.
     fn write(mut self, interface: &str, out: &mut Vec<u8>) {
         let prefix =
             self.namespace.as_ref().zip(self.pod.as_ref()).map(|(n, p)| format!("{n}/{p}/"));
@@ -293,7 +293,7 @@ impl JsonLine {
     }
 }
 
-/// Nanoseconds since 1970 as a time in UTC, with all nine digits so that times sort as text.
+/// Nanoseconds since 1970 as a time in UTC. It has all nine digits, so that times sort as text.
 fn rfc3339(nanoseconds: u64) -> String {
     let time = jiff::Timestamp::from_nanosecond(nanoseconds.into()).unwrap_or_default();
     format!("{time:.9}")

@@ -1,5 +1,5 @@
-//! Orders the blocks of several pods by time: each waits a moment for earlier ones of the others.
-//! The order of one pod's blocks is never changed.
+//! Orders the blocks of several pods by time. Each block waits a moment for earlier ones of other
+//! pods. The order of one pod's blocks never changes.
 
 use std::{
     cmp::Reverse,
@@ -9,27 +9,27 @@ use std::{
 
 use bytes::Bytes;
 
-/// Bytes that may wait; with more, the earliest go at once.
+/// Bytes that may wait. When there are more, the earliest blocks leave at once.
 const MOST_BYTES: usize = 8 * 1024 * 1024;
 
-/// A block and the pod it is of.
+/// A waiting block and the pod that it comes from.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Waiting {
-    /// Nanoseconds since 1970, raised to that of the block before it of the same pod.
+    /// Nanoseconds since 1970, raised to the time of the same pod's previous block.
     time: u64,
-    /// Counts all blocks, so that of the same time the first to come is the first to go.
+    /// Counts all blocks, so that blocks with equal times leave in the order of arrival.
     number: u64,
     pub(super) source: usize,
     pub(super) block: Bytes,
 }
 
-/// The blocks that wait.
+/// The blocks that wait, ordered by time.
 pub(super) struct Window {
     length: Duration,
     blocks: BinaryHeap<Reverse<Waiting>>,
-    /// When each came, in the order of their coming, with its time and number.
+    /// The arrival of each block, in order, with the block's time and number.
     arrivals: VecDeque<(Instant, (u64, u64))>,
-    /// Time of the last block of each pod.
+    /// Time of each pod's last block.
     last: Vec<u64>,
     bytes: usize,
     number: u64,
@@ -47,7 +47,7 @@ impl Window {
         }
     }
 
-    /// Lets a block wait. `time`: none for what is not a packet.
+    /// Adds a block. `time` is `None` for a block that is not a packet.
     pub(super) fn push(&mut self, now: Instant, source: usize, time: Option<u64>, block: Bytes) {
         let Some(last) = self.last.get_mut(source) else { return };
         let time = time.unwrap_or(0).max(*last);
@@ -58,16 +58,16 @@ impl Window {
         self.blocks.push(Reverse(Waiting { time, number: self.number, source, block }));
     }
 
-    /// When the next block has waited long enough.
+    /// The instant at which the next block has waited long enough.
     pub(super) fn due(&self) -> Option<Instant> {
         self.arrivals.front().map(|(came, _)| *came + self.length)
     }
 
-    /// The next block that has waited long enough, or must go for want of room, or is earlier than
-    /// such a one. `now`: none to let all go.
+    /// Removes the next block that has waited long enough, that must leave because of the size
+    /// limit, or that is earlier than such a block. A `now` of `None` removes all blocks in turn.
     pub(super) fn pop(&mut self, now: Option<Instant>) -> Option<Waiting> {
         let Reverse(first) = self.blocks.peek()?;
-        // The arrivals of those that went with a later one.
+        // Drops the arrivals of blocks that left together with a later one.
         let gone = |(_, key): &(Instant, (u64, u64))| *key < (first.time, first.number);
         while self.arrivals.front().is_some_and(gone) {
             self.arrivals.pop_front();
@@ -112,10 +112,10 @@ mod tests {
         assert_eq!(all(&mut window, Some(after(9))), []);
         assert_eq!(window.due(), Some(after(10)));
         assert_eq!(all(&mut window, Some(after(10))), [(0, 1)]);
-        // The one that came last goes with the one that waited for it.
+        // The block that came last leaves with the one that waited for it.
         assert_eq!(all(&mut window, Some(after(11))), [(1, 3), (0, 2)]);
         assert_eq!(window.due(), None);
-        // What is no packet stays behind the packet before it; what is too late goes at once.
+        // A block without a time stays behind the packet before it; a late packet leaves at once.
         window.push(after(20), 0, Some(500), block(4));
         window.push(after(20), 0, None, block(5));
         window.push(after(25), 1, Some(400), block(6));
