@@ -7,13 +7,13 @@ use super::{
     options::TEMPLATE,
 };
 
-/// `podsonde completion`.
+/// The arguments of `podsonde completion`.
 #[derive(Debug, Clone, Args)]
 #[command(help_template = TEMPLATE, after_help = "Examples:
   source <(podsonde completion bash)
   podsonde completion fish > ~/.config/fish/completions/podsonde.fish")]
 pub(super) struct CompletionArgs {
-    /// Shell
+    /// Shell to complete for
     #[arg(value_name = "SHELL")]
     pub(super) shell: clap_complete::Shell,
 }

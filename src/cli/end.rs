@@ -14,7 +14,7 @@ use crate::{
     proto::v1::{DebugEndResponse, EndOutcome},
 };
 
-/// `podsonde end`.
+/// The arguments of `podsonde end`.
 #[derive(Debug, Clone, Args)]
 #[command(
     help_template = TEMPLATE,
@@ -38,7 +38,7 @@ pub(super) struct EndArgs {
     /// All sessions of the namespace
     #[arg(long, conflicts_with_all = ["pod", "session"])]
     pub(super) all: bool,
-    /// Time between SIGTERM and SIGKILL; 0: SIGKILL at once
+    /// Time between SIGTERM and SIGKILL; 0 sends SIGKILL at once
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration)]
     pub(super) grace_period: Duration,
 }

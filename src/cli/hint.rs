@@ -1,15 +1,15 @@
-//! What to do about an error, by its reason.
+//! Hints: what a user can do about an error, chosen by its reason.
 
 use crate::{
     client::{Error, Reason},
     domain::Reason as AgentReason,
 };
 
-/// The resource that only the ClusterRole podsonde-capturer gives permissions on.
+/// A resource that only the ClusterRole podsonde-capturer grants permissions on.
 const CAPTURES: &str = "captures.podsonde.dev";
 
-/// What the person can do next; `None` where the message says it all. `program`: how they call
-/// podsonde.
+/// What the user can do next. `None` if the message already says it. `program` is the name under
+/// which the user runs podsonde.
 pub(super) fn hint(error: &Error, program: &str) -> Option<String> {
     let names = Names::of(error, program);
     let Names { namespace, node, agents, .. } = names;
@@ -119,7 +119,7 @@ pub(super) fn hint(error: &Error, program: &str) -> Option<String> {
     })
 }
 
-/// The names that hints put into commands: what the error is about, or a placeholder.
+/// The names for the commands in hints: those from the error, or placeholders.
 struct Names<'a> {
     namespace: &'a str,
     pod: &'a str,
@@ -229,7 +229,7 @@ fn of_agent(reason: AgentReason, error: &Error, names: &Names<'_>) -> Option<Str
             format!("see which there are: {program} sessions --all -n {namespace}")
         }
         Agent::FilePermission => {
-            // Root was refused as well: --as-root would change nothing.
+            // Root was refused too, so --as-root would not help.
             if error.fact("as_root").is_some() {
                 return None;
             }

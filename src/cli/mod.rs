@@ -1,5 +1,5 @@
-//! The command line, `podsonde` and `kubectl podsonde`: arguments, one file per command, output,
-//! exit codes. Made of [`crate::client`]; knows nothing of Linux.
+//! The command lines `podsonde` and `kubectl podsonde`: arguments, commands, output and exit codes.
+//! It uses [`crate::client`] and depends on nothing of Linux.
 
 mod capture;
 mod completion;
@@ -31,13 +31,13 @@ use context::{Context, Exit, Failed};
 use options::GlobalArgs;
 use terminal::Terminal;
 
-/// What kubectl calls the binary of its plugin `podsonde`.
+/// The name under which kubectl finds its plugin `podsonde`.
 const PLUGIN: &str = "kubectl-podsonde";
 
-/// What Wireshark calls the binary, or a link to it.
+/// The name of the binary, or of a link to it, in Wireshark's extcap directory.
 const EXTCAP: &str = "podsonde-extcap";
 
-/// What the exit codes mean.
+/// The section of the help that explains the exit codes.
 const EXIT_CODES: &str = "\
 Exit codes:
   0    the verdict is OK (debug: and the container runs)
@@ -63,15 +63,15 @@ Of several that apply: 3 before 1 before 4.";
     after_help = EXIT_CODES
 )]
 struct Cli {
-    /// What holds for every command.
+    /// The options of every command.
     #[command(flatten)]
     global: GlobalArgs,
-    /// What to do.
+    /// The command to run.
     #[command(subcommand)]
     command: Command,
 }
 
-/// What to do.
+/// The commands, in the order of the help.
 #[derive(Debug, Clone, Subcommand)]
 enum Command {
     /// Start a debug container in a pod and verify its namespaces
@@ -86,7 +86,7 @@ enum Command {
     Capture(Box<capture::CaptureArgs>),
     /// Show agents, their nodes, and what the nodes let them do
     Node(node::NodeArgs),
-    // Those on files.
+    // The commands on files, such as `cp` and `ls`.
     #[command(flatten)]
     Files(files::FilesCommand),
     /// Show the versions of the client and of the agents
@@ -100,7 +100,7 @@ enum Command {
     Demo(demo::DemoArgs),
 }
 
-/// A command line that was understood.
+/// A valid command line, ready to run.
 #[derive(Debug)]
 pub struct Invocation {
     cli: Cli,
@@ -112,7 +112,7 @@ impl Invocation {
     #[must_use]
     pub fn log_filter(&self) -> &'static str {
         match self.cli.global.verbose {
-            // Where packets are printed it says how much of them.
+            // For captures -v controls how much of each packet is printed.
             _ if matches!(self.cli.command, Command::Capture(_)) => "error,podsonde=warn",
             0 => "error,podsonde=warn",
             1 => "warn,podsonde=debug",
@@ -131,7 +131,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
     let plugin = stem.is_some_and(|stem| stem == PLUGIN);
     if stem.is_some_and(|stem| stem == EXTCAP) {
         arguments.insert(1, "extcap".into());
-        // Fields of a dialog that were left empty.
+        // Drops options whose dialog field was left empty.
         while let Some(empty) =
             arguments.iter().position(|argument| argument.is_empty()).filter(|at| *at > 2)
         {
@@ -143,7 +143,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
     match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => Ok(Invocation { cli, plugin }),
         Err(error) => {
-            // Where it cannot be printed there is nobody to tell.
+            // If stderr is gone, there is nowhere to report it.
             let _ = error.print();
             Err(ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(Exit::Usage.code())))
         }
@@ -154,7 +154,7 @@ fn command(plugin: bool) -> clap::Command {
     Cli::command().bin_name(if plugin { "kubectl podsonde" } else { "podsonde" })
 }
 
-/// Does what the command line says, and returns the exit code that the help documents.
+/// Runs the command and returns its exit code, which the help documents.
 #[must_use]
 pub fn run(invocation: Invocation) -> ExitCode {
     let Invocation { cli, plugin } = invocation;
@@ -163,7 +163,7 @@ pub fn run(invocation: Invocation) -> ExitCode {
     let context = Context { global: cli.global, terminal, program };
     #[cfg(all(feature = "embedded", target_os = "linux"))]
     if let Command::Demo(_) = &cli.command
-        // Before the runtime's threads, as namespaces are a thread's.
+        // This must precede the runtime's threads, because a namespace belongs to a thread.
         && let Err(error) = demo::prepare()
     {
         terminal.error(&format!("{error:#}"));
@@ -171,7 +171,7 @@ pub fn run(invocation: Invocation) -> ExitCode {
     }
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     if matches!(&cli.command, Command::Capture(args) if capture::is_of_one_pod(args)) {
-        // One stream is one connection's work. More threads would only take it from each other.
+        // One stream is the work of one connection, so more threads would only compete for it.
         runtime.worker_threads(1);
     }
     let runtime = match runtime.enable_all().build() {
@@ -182,7 +182,7 @@ pub fn run(invocation: Invocation) -> ExitCode {
         }
     };
     let done = runtime.block_on(perform(&context, &cli.command, plugin));
-    // What still runs now is a look-up or a closing connection that nobody waits for.
+    // Only a look-up or a closing connection can still run, and nobody waits for it.
     runtime.shutdown_background();
     done.unwrap_or_else(|failed| context.report(&failed)).into()
 }

@@ -17,10 +17,10 @@ use crate::{
     proto::v1::NodeGetResponse,
 };
 
-/// How many nodes that were named are looked up at the same time.
+/// How many of the named nodes are looked up at the same time.
 const LOOKUPS: usize = 16;
 
-/// `podsonde node`.
+/// The arguments of `podsonde node`.
 #[derive(Debug, Clone, Args)]
 #[command(help_template = TEMPLATE, after_help = "Examples:
   # All agents of the cluster
@@ -29,7 +29,7 @@ const LOOKUPS: usize = 16;
   # One of them, with what its node lets it do
   podsonde node node-1")]
 pub(super) struct NodeArgs {
-    /// Nodes [default: all that have an agent, or the one of --agent]
+    /// Nodes to show [default: all that have an agent, or the node of --agent]
     #[arg(value_name = "NODE", value_parser = object_name)]
     pub(super) nodes: Vec<String>,
     /// Output format
@@ -63,7 +63,7 @@ pub(super) async fn run(context: &Context, args: &NodeArgs) -> Result<Exit, Fail
     Ok(if gathered.failures.is_empty() { Exit::Ok } else { Exit::Error })
 }
 
-/// Asks the agents of these nodes; of all of them where none is named.
+/// Asks the agents of these nodes, or of all nodes if none is named.
 pub(super) async fn ask(
     context: &Context,
     nodes: &[String],

@@ -1,5 +1,5 @@
-//! Says on stderr what is being waited for: one line that is rewritten on a terminal, a line per
-//! stage elsewhere.
+//! Shows on stderr what podsonde waits for. On a terminal it rewrites one line; elsewhere it prints
+//! a line for each stage.
 
 use std::{
     io::{self, Write},
@@ -15,7 +15,7 @@ use super::{table::escape, terminal::Terminal};
 /// How often the elapsed time is rewritten.
 const TICK: Duration = Duration::from_millis(250);
 
-/// The stage that is being waited for. The line goes when this is dropped.
+/// The current stage. Dropping this removes the line.
 pub(super) struct Progress {
     state: Option<Arc<Mutex<State>>>,
     ticking: Option<JoinHandle<()>>,
@@ -30,7 +30,7 @@ struct State {
 }
 
 impl Progress {
-    /// `quiet`: says nothing.
+    /// Starts the display. With `quiet` it stays silent.
     pub(super) fn start(terminal: Terminal, quiet: bool) -> Self {
         let started = Instant::now();
         let state = (!quiet).then(Arc::<Mutex<State>>::default);
@@ -46,7 +46,7 @@ impl Progress {
         Self { state, ticking, started, terminal }
     }
 
-    /// Says that this is waited for now.
+    /// Shows a new stage.
     pub(super) fn stage(&self, stage: &str) {
         let Some(state) = &self.state else { return };
         let mut state = lock(state);
@@ -74,7 +74,7 @@ impl Drop for Progress {
         }
         if let Some(state) = &self.state {
             let mut state = lock(state);
-            // A tick that is under way must not draw again after this.
+            // Clearing the stage keeps a pending tick from drawing the line again.
             state.stage.clear();
             if std::mem::take(&mut state.drawn) {
                 let _ = io::stderr().write_all(b"\r\x1b[2K");
@@ -94,7 +94,7 @@ impl State {
     }
 }
 
-/// The line, cut so that it does not wrap: a line that wraps cannot be rewritten.
+/// The line, cut to the terminal's width: a wrapped line cannot be rewritten.
 fn line(stage: &str, elapsed: Duration, width: usize) -> String {
     let elapsed = format!(" {}s", elapsed.as_secs());
     let room = width.saturating_sub(elapsed.len() + 1);

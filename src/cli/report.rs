@@ -1,6 +1,6 @@
-//! What `-o json` and `-o yaml` print: a shape of the command line's own, in Kubernetes' camelCase,
-//! that stays as it is when the gRPC API grows. Fields are added, never renamed; a field without a
-//! value is left out.
+//! What `-o json` and `-o yaml` print. The format belongs to the command line, in Kubernetes'
+//! camelCase, and does not depend on the gRPC API. Fields are added and never renamed. A field
+//! without a value is left out.
 
 use prost_types::Timestamp;
 use serde::Serialize;
@@ -14,18 +14,18 @@ use crate::{
     },
 };
 
-/// `podsonde verify`.
+/// The result of `podsonde verify`.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct VerifyReport {
     pub(super) summary: Summary,
-    /// By namespace and name.
+    /// Sorted by namespace and name.
     pub(super) pods: Vec<PodReport>,
-    /// What could not be asked about.
+    /// The nodes and pods that could not be asked about.
     pub(super) errors: Vec<ErrorReport>,
 }
 
-/// How many of each.
+/// The number of containers with each verdict, and of errors.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Summary {
@@ -58,7 +58,7 @@ pub(super) struct ContainerReport {
     pub(super) container: ContainerName,
     /// `OK`, `DRIFT` or `UNKNOWN`.
     pub(super) verdict: &'static str,
-    /// For UNKNOWN, in UPPER_SNAKE.
+    /// The reason for UNKNOWN, in UPPER_SNAKE. Empty for other verdicts.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub(super) reason: String,
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -68,7 +68,7 @@ pub(super) struct ContainerReport {
     pub(super) namespaces: Vec<NamespaceReport>,
 }
 
-/// Which container, which process.
+/// A container and its process.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct ContainerName {
@@ -85,7 +85,7 @@ pub(super) struct ContainerName {
     pub(super) started_at: Option<String>,
 }
 
-/// What a container was compared with.
+/// The reference that a container was compared with.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct ReferenceReport {
@@ -118,19 +118,19 @@ pub(super) struct NamespaceReport {
     pub(super) evidence: Option<EvidenceReport>,
 }
 
-/// A namespace's identity.
+/// A namespace's device and inode number, which identify it.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub(super) struct IdReport {
     pub(super) dev: u64,
     pub(super) inode: u64,
 }
 
-/// What was seen from inside.
+/// What the agent saw from inside the namespace.
 #[derive(Debug, Serialize)]
 #[serde(untagged, rename_all_fields = "camelCase")]
 pub(super) enum EvidenceReport {
     Uts { hostname: String },
-    // The cookie is text: it has 64 bits, and many readers of JSON have 53.
+    // The cookie is text, because it has 64 bits and many JSON readers keep only 53.
     Net { cookie: String, interfaces: Vec<InterfaceReport>, interface_count: u32 },
     Ipc { shared_memory_ids: Vec<i32>, semaphore_ids: Vec<i32>, message_queue_ids: Vec<i32> },
     Pid { reference_seen_from_container: u32, container_seen_from_reference: u32 },
@@ -143,7 +143,7 @@ pub(super) struct InterfaceReport {
     pub(super) addresses: Vec<String>,
 }
 
-/// What could not be asked about, and why.
+/// An object that could not be asked about, and the reason.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct ErrorReport {
@@ -153,22 +153,22 @@ pub(super) struct ErrorReport {
     pub(super) message: String,
 }
 
-/// `podsonde debug`.
+/// The result of `podsonde debug`.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct DebugReport {
     pub(super) session: SessionReport,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) verification: Option<ContainerReport>,
-    /// The agent's own share of the time from request to verdict.
+    /// The agent's share of the time between request and verdict.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) agent_milliseconds: Option<f64>,
 }
 
-/// `podsonde sessions`.
+/// The result of `podsonde sessions`.
 #[derive(Debug, Serialize)]
 pub(super) struct SessionsReport {
-    /// Newest first.
+    /// Sorted by age, newest first.
     pub(super) sessions: Vec<SessionReport>,
     pub(super) errors: Vec<ErrorReport>,
 }
@@ -205,7 +205,7 @@ pub(super) struct SessionReport {
     pub(super) container_id: String,
 }
 
-/// `podsonde node`.
+/// The result of `podsonde node`.
 #[derive(Debug, Serialize)]
 pub(super) struct NodesReport {
     pub(super) nodes: Vec<NodeReport>,
@@ -227,7 +227,7 @@ pub(super) struct NodeReport {
     pub(super) features: Vec<FeatureReport>,
 }
 
-/// Something the agent needs.
+/// A capability that the agent needs from the node.
 #[derive(Debug, Serialize)]
 pub(super) struct FeatureReport {
     pub(super) name: String,
@@ -235,7 +235,7 @@ pub(super) struct FeatureReport {
     pub(super) message: String,
 }
 
-/// `podsonde version`.
+/// The result of `podsonde version`.
 #[derive(Debug, Serialize)]
 pub(super) struct VersionReport {
     /// Version of the client.
@@ -252,7 +252,7 @@ pub(super) struct AgentVersion {
 }
 
 impl VerifyReport {
-    /// `errors` are those that no pod stands for.
+    /// `errors` gets the failures that are not counted as pods.
     pub(super) fn new(mut pods: Vec<PodVerification>, failures: &[Failure]) -> Self {
         pods.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
         let mut summary =
@@ -270,7 +270,7 @@ impl VerifyReport {
     }
 }
 
-/// The failures as they are printed.
+/// Converts failures to their printed form.
 pub(super) fn errors(failures: &[Failure]) -> Vec<ErrorReport> {
     let report = |failure: &Failure| ErrorReport {
         subject: failure.subject.clone(),
@@ -282,8 +282,8 @@ pub(super) fn errors(failures: &[Failure]) -> Vec<ErrorReport> {
 
 impl From<PodVerification> for PodReport {
     fn from(pod: PodVerification) -> Self {
-        // A pod none of whose containers run has no verdict; one with an outcome of a later API
-        // version is not known.
+        // A pod without running containers has no verdict. An outcome from a later API version
+        // counts as unknown.
         let verdict = if pod.containers.is_empty() { "NONE" } else { verdict(pod.outcome()) };
         Self {
             verdict,
@@ -453,7 +453,7 @@ impl From<&Gathered<NodeGetResponse>> for NodesReport {
     }
 }
 
-/// The word for an outcome.
+/// The word for an outcome: `OK`, `DRIFT` or `UNKNOWN`.
 pub(super) fn verdict(outcome: Outcome) -> &'static str {
     match outcome {
         Outcome::Ok => "OK",
@@ -485,12 +485,12 @@ fn namespace_kind(kind: NamespaceKind) -> &'static str {
     }
 }
 
-/// The instant; `None` for one outside of the years that have four digits.
+/// Converts a time. Returns `None` for years that do not have four digits.
 pub(super) fn instant(time: Timestamp) -> Option<jiff::Timestamp> {
     jiff::Timestamp::new(time.seconds, time.nanos).ok()
 }
 
-/// The instant in RFC 3339, UTC.
+/// Formats a time as RFC 3339 in UTC.
 pub(super) fn rfc3339(time: Timestamp) -> Option<String> {
     instant(time).map(|time| time.to_string())
 }

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::proto::v1::{Session, SessionState};
 
-/// `podsonde sessions`.
+/// The arguments of `podsonde sessions`.
 #[derive(Debug, Clone, Args)]
 #[command(help_template = TEMPLATE, after_help = "Examples:
   # Sessions that run or are about to, in the current namespace
@@ -54,7 +54,7 @@ pub(super) async fn run(context: &Context, args: &SessionsArgs) -> Result<Exit, 
         ListOutput::Json => terminal.json(&report(sessions))?,
         ListOutput::Yaml => terminal.yaml(&report(sessions))?,
         ListOutput::Table | ListOutput::Wide if sessions.is_empty() => {
-            // Of nodes that could not be asked it is not known.
+            // If a node could not be asked, it may still have sessions.
             if gathered.failures.is_empty() {
                 terminal.note(&match args.all_namespaces {
                     true => "No sessions found".to_owned(),
@@ -115,7 +115,7 @@ fn table(sessions: &[Session], namespaces: bool, wide: bool, now: jiff::Timestam
     table
 }
 
-/// Who asked for the session, marked where that is only what the pod's spec claims.
+/// The user who asked for the session, marked if only the pod's spec claims it.
 fn requester(session: &Session) -> String {
     match (session.requested_by.as_str(), session.requester_verified) {
         ("", _) => String::new(),
@@ -124,7 +124,7 @@ fn requester(session: &Session) -> String {
     }
 }
 
-/// One word as in kubectl's STATUS column.
+/// The state in one word, as in kubectl's STATUS column.
 fn status(session: &Session) -> String {
     match (session.state(), session.reason.as_str(), session.exit_code) {
         (SessionState::Running, ..) => "Running".to_owned(),

@@ -1,4 +1,4 @@
-//! Tables as kubectl prints them, and the text that goes into their cells.
+//! Tables in kubectl's layout, and the text of their cells.
 
 use std::time::Duration;
 
@@ -9,29 +9,29 @@ use crate::domain::text;
 /// Spaces between columns.
 const GAP: usize = 3;
 
-/// How a cell looks on a terminal.
+/// The colour of a cell on a terminal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) enum Tone {
-    /// As any text.
+    /// Plain text.
     #[default]
     Plain,
-    /// As expected.
+    /// A value that is as expected.
     Good,
-    /// Not as expected.
+    /// A value that is not as expected.
     Bad,
-    /// Not known.
+    /// A value that is not known.
     Doubtful,
 }
 
 impl Tone {
-    /// All sequences that [`Tone::paint`] writes.
+    /// All escape sequences that [`Tone::paint`] writes.
     pub(super) const SEQUENCES: [&str; 4] = [Self::GOOD, Self::BAD, Self::DOUBTFUL, Self::END];
     const GOOD: &str = "\x1b[32m";
     const BAD: &str = "\x1b[1;31m";
     const DOUBTFUL: &str = "\x1b[33m";
     const END: &str = "\x1b[0m";
 
-    /// The text in this tone's colour.
+    /// Puts the text in this tone's colour, if `colour` is set.
     pub(super) fn paint(self, text: &str, colour: bool) -> String {
         let begin = match self {
             Self::Plain => return text.to_owned(),
@@ -43,7 +43,7 @@ impl Tone {
     }
 }
 
-/// One cell.
+/// A cell and its colour.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Cell {
     text: String,
@@ -51,7 +51,7 @@ pub(super) struct Cell {
 }
 
 impl Cell {
-    /// A cell in a tone of its own.
+    /// A cell in the given tone.
     pub(super) fn toned(text: &str, tone: Tone) -> Self {
         Self { text: escape(text), tone }
     }
@@ -63,24 +63,24 @@ impl<T: AsRef<str>> From<T> for Cell {
     }
 }
 
-/// Rows below a header, columns padded to their widest cell.
+/// Rows below a header. Each column is as wide as its widest cell.
 #[derive(Debug)]
 pub(super) struct Table {
     rows: Vec<Vec<Cell>>,
 }
 
 impl Table {
-    /// A table of these columns.
+    /// An empty table with these columns.
     pub(super) fn new(header: &[&str]) -> Self {
         Self { rows: vec![header.iter().map(Cell::from).collect()] }
     }
 
-    /// Adds a row. Cells that the header does not have are shown too.
+    /// Adds a row. Surplus cells, which have no header, are shown too.
     pub(super) fn row(&mut self, cells: Vec<Cell>) {
         self.rows.push(cells);
     }
 
-    /// The table, every line ended. An empty cell reads `<none>`, as with kubectl.
+    /// The table as text; every line ends with a newline. Empty cells read `<none>`, as in kubectl.
     pub(super) fn render(&self, colour: bool) -> String {
         let shown = |cell: &Cell| {
             if cell.text.is_empty() { "<none>".to_owned() } else { cell.text.clone() }
@@ -106,12 +106,12 @@ impl Table {
     }
 }
 
-/// [`text::escape`] as a string of its own.
+/// [`text::escape`] as an owned string.
 pub(super) fn escape(text: &str) -> String {
     text::escape(text).into_owned()
 }
 
-/// How long ago, as kubectl's AGE column has it.
+/// Formats an age as kubectl's AGE column does.
 pub(super) fn age(age: Duration) -> String {
     let seconds = age.as_secs();
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);

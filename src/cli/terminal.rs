@@ -1,8 +1,8 @@
 //! Writes results to stdout and everything else to stderr.
 //!
-//! All text passes through here, so it is here that the last unsafe character is escaped
-//! ([`crate::domain::text`]): a caller that forgets to escape a name spoils its own layout at
-//! worst. A reader that closes its end of a pipe early is no error.
+//! All text passes through this module, which escapes unsafe characters last
+//! ([`crate::domain::text`]). A caller that forgets to escape a name can therefore spoil only its
+//! own layout. A reader that closes its end of a pipe early is no error.
 
 use std::{
     borrow::Cow,
@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::{options::Colour, table::Tone};
 use crate::domain::text::{escape, escape_json, escape_lines};
 
-/// Where output goes and what it may look like.
+/// Where output goes, and what each stream supports.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Terminal {
     /// Whether stdout takes colours.
@@ -23,7 +23,7 @@ pub(super) struct Terminal {
     pub(super) colour_notes: bool,
     /// Whether a line on stderr can be rewritten.
     pub(super) live: bool,
-    /// Whether a person reads stdout.
+    /// Whether stdout is a terminal.
     pub(super) interactive: bool,
 }
 
@@ -45,12 +45,12 @@ impl Terminal {
         }
     }
 
-    /// Columns of the terminal on stderr; 80 where they are not known.
+    /// The width of the terminal on stderr, in columns. Default: 80.
     pub(super) fn width() -> usize {
         terminal_size::terminal_size_of(io::stderr()).map_or(80, |(width, _)| width.0.into())
     }
 
-    /// Columns of the terminal on stdout, else what COLUMNS says, else 80.
+    /// The width of the terminal on stdout, in columns, or else COLUMNS. Default: 80.
     pub(super) fn width_of_stdout() -> usize {
         let told = || std::env::var("COLUMNS").ok()?.parse().ok().filter(|columns| *columns > 0);
         let size =
@@ -80,35 +80,35 @@ impl Terminal {
         let text = serde_saphyr::to_string(value).map_err(io::Error::other)?;
         match escape_lines(&text) {
             Cow::Borrowed(text) => write(&format!("{}\n", text.trim_end())),
-            // A plain scalar has no escapes. JSON is YAML too, and its strings have them.
+            // A plain YAML scalar has no escapes, but JSON is valid YAML and its strings have them.
             Cow::Owned(_) => self.json(value),
         }
     }
 
-    /// Writes a line that is not the result.
+    /// Writes a line to stderr.
     pub(super) fn note(self, line: &str) {
-        // When stderr is gone there is nobody left to tell.
+        // If stderr is gone, there is nowhere to report it.
         let _ = io::stderr().write_all(format!("{}\n", escape(line)).as_bytes());
     }
 
-    /// Writes a line that is not the result behind a word that says what it is.
+    /// Writes a line to stderr, after a label such as `note`.
     pub(super) fn labelled(self, label: &str, tone: Tone, line: &str) {
         let label = tone.paint(&format!("{label}:"), self.colour_notes);
         let _ = io::stderr().write_all(format!("{label} {}\n", escape(line)).as_bytes());
     }
 
-    /// Says what went wrong.
+    /// Prints an error to stderr.
     pub(super) fn error(self, line: &str) {
         self.labelled("error", Tone::Bad, line);
     }
 
-    /// Says what to do next.
+    /// Prints to stderr what to do next.
     pub(super) fn hint(self, line: &str) {
         self.labelled("hint", Tone::Plain, line);
     }
 }
 
-/// Writes to stdout; a reader that has gone away is no error.
+/// Writes to stdout. A reader that has closed the pipe is no error.
 fn write(text: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
@@ -117,7 +117,7 @@ fn write(text: &str) -> io::Result<()> {
     }
 }
 
-/// As [`escape_lines`], but the sequences that [`Tone::paint`] writes stay.
+/// Escapes as [`escape_lines`] does, but keeps the sequences that [`Tone::paint`] writes.
 fn escape_uncoloured(text: &str) -> Cow<'_, str> {
     if let safe @ Cow::Borrowed(_) = escape_lines(text) {
         return safe;

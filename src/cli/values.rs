@@ -1,5 +1,5 @@
-//! Reads values as people and kubectl write them: durations, names, `TYPE/NAME`, environment
-//! variables, files.
+//! Parses values in the forms that people and kubectl use: durations, names, `TYPE/NAME`,
+//! environment variables, files.
 
 use std::{
     fs::File,
@@ -10,11 +10,11 @@ use std::{
 
 use crate::domain::{Error, name};
 
-/// Largest container file that is read, as the agent accepts it, in bytes.
+/// Largest container file that is read, in bytes. The agent has the same limit.
 const LARGEST_FILE: u64 = 64 * 1024;
 
-/// A duration as Go writes it (`1h30m`, `1.5s`, `300ms`), or a bare number of seconds as kubectl's
-/// timeouts allow it.
+/// Parses a duration as Go writes it (`1h30m`, `1.5s`, `300ms`). A bare number means seconds, as in
+/// kubectl's timeouts.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let invalid = || format!("{text:?} is not a duration; write 90s, 1h30m or 500ms");
     if let Ok(seconds) = text.parse::<u32>() {
@@ -41,13 +41,13 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
         total = total.checked_add(part).ok_or_else(invalid)?;
         rest = after;
     }
-    // Go's own durations end at 292 years; here a hundred are enough to catch a slip of the hand.
+    // Go's durations end at 292 years. A limit of 100 years catches typing errors.
     let longest = Duration::from_secs(100 * 365 * 24 * 3600);
     if text.is_empty() || total > longest { Err(invalid()) } else { Ok(total) }
 }
 
-/// A number of bytes: bare, or with k, M, G for powers of 1000 and Ki, Mi, Gi for powers of 1024; a
-/// B may follow.
+/// Parses a number of bytes. The units k, M, G are powers of 1000, and Ki, Mi, Gi are powers of
+/// 1024; a B may follow.
 pub(super) fn bytes(text: &str) -> Result<u64, String> {
     let factor = |unit: &str| match unit.strip_suffix('B').unwrap_or(unit) {
         "" => Some(1),
@@ -63,7 +63,7 @@ pub(super) fn bytes(text: &str) -> Result<u64, String> {
         .ok_or_else(|| format!("{text:?} is not a number of bytes; write 500k, 10M or 2GiB"))
 }
 
-/// A size of files as tcpdump's `-C` reads it: millions of bytes, or with k, m, g powers of 1024.
+/// Parses a file size as tcpdump's `-C` does: millions of bytes, or k, m, g as powers of 1024.
 pub(super) fn file_size(text: &str) -> Result<u64, String> {
     let factor = |unit: &str| match unit {
         "" => Some(1_000_000),
@@ -77,24 +77,24 @@ pub(super) fn file_size(text: &str) -> Result<u64, String> {
     scaled(text, factor).ok_or_else(invalid)
 }
 
-/// A whole number with a unit, above 0.
+/// Parses a whole number above 0 with a unit.
 fn scaled(text: &str, factor: impl Fn(&str) -> Option<u64>) -> Option<u64> {
     let unit = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(unit);
     number.parse::<u64>().ok()?.checked_mul(factor(unit)?).filter(|bytes| *bytes > 0)
 }
 
-/// A DNS-1123 label, which is what namespaces and containers are called by.
+/// Parses a DNS-1123 label, the form of namespace and container names.
 pub(super) fn label(text: &str) -> Result<String, String> {
     checked(text, 63, name::label("name", text))
 }
 
-/// A DNS-1123 subdomain, which is what pods and nodes are called by.
+/// Parses a DNS-1123 subdomain, the form of pod and node names.
 pub(super) fn object_name(text: &str) -> Result<String, String> {
     checked(text, 253, name::subdomain("name", text))
 }
 
-/// The text, if it was found to be a name of at most `longest` characters.
+/// Returns the text if the check passed and it has at most `longest` characters.
 fn checked(text: &str, longest: usize, found: Result<(), Error>) -> Result<String, String> {
     found.map(|()| text.to_owned()).map_err(|_| not_a_name(text, longest))
 }
@@ -107,16 +107,16 @@ fn not_a_name(text: &str, longest: usize) -> String {
     )
 }
 
-/// What a person names on the command line.
+/// An object that the user names on the command line.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Named {
     /// `POD` or `pod/POD`.
     Pod(String),
-    /// `TYPE/NAME` of another type.
+    /// `TYPE/NAME` of any other type.
     Other { kind: String, name: String },
 }
 
-/// `POD`, `pod/POD` or `TYPE/NAME`.
+/// Parses `POD`, `pod/POD` or `TYPE/NAME`.
 pub(super) fn named(text: &str) -> Result<Named, String> {
     let Some((kind, name)) = text.split_once('/') else { return object_name(text).map(Named::Pod) };
     let name = object_name(name)?;
@@ -127,7 +127,7 @@ pub(super) fn named(text: &str) -> Result<Named, String> {
     }
 }
 
-/// `POD` or `pod/POD`.
+/// Parses `POD` or `pod/POD`.
 pub(super) fn pod(text: &str) -> Result<String, String> {
     match named(text)? {
         Named::Pod(name) => Ok(name),
@@ -135,8 +135,8 @@ pub(super) fn pod(text: &str) -> Result<String, String> {
     }
 }
 
-/// `K=V`, or several with commas between them where there is more than one `=`, which is how
-/// kubectl reads `--env`.
+/// Parses `K=V` as kubectl's `--env` does: text with more than one `=` is a list that is separated
+/// by commas.
 pub(super) fn env(text: &str) -> Result<Vec<(String, String)>, String> {
     let several = text.bytes().filter(|byte| *byte == b'=').count() > 1;
     let parts: Vec<&str> = if several { text.split(',').collect() } else { vec![text] };
@@ -148,7 +148,7 @@ pub(super) fn env(text: &str) -> Result<Vec<(String, String)>, String> {
     pairs.ok_or_else(|| format!("{text:?} is not an environment variable; write NAME=VALUE"))
 }
 
-/// A JSON or YAML file of at most 64 KiB as JSON. `-` is stdin.
+/// Reads a JSON or YAML file of at most 64 KiB and converts it to JSON. `-` is stdin.
 pub(super) fn json_file(path: &Path) -> Result<String, String> {
     let name = if path == Path::new("-") { "stdin".to_owned() } else { path.display().to_string() };
     let mut text = String::new();
@@ -169,7 +169,7 @@ fn to_json(text: &str) -> Result<String, String> {
     if text.trim().is_empty() {
         return Err("empty".to_owned());
     }
-    // Most of JSON is YAML too, but its error messages are better by its own parser.
+    // JSON is valid YAML, but the JSON parser gives better messages for it.
     let value: Result<serde_json::Value, String> = if text.trim_start().starts_with(['{', '[']) {
         serde_json::from_str(text)
             .or_else(|json| serde_saphyr::from_str(text).map_err(|_| json.to_string()))

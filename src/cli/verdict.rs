@@ -1,17 +1,17 @@
-//! Verdicts as tables: one line per container, or one per namespace.
+//! Prints verdicts as tables, with one line per container or one per namespace.
 
 use super::{
     report::{ContainerReport, EvidenceReport, IdReport, NamespaceReport, PodReport, Summary},
     table::{Cell, Table, Tone, escape},
 };
 
-/// The namespaces' columns.
+/// The columns for namespaces.
 const KINDS: [&str; 8] = ["ipc", "net", "uts", "pid", "mnt", "user", "cgroup", "time"];
-/// So many of them are all that fits a terminal of 80 columns; the others show with `wide`, and in
-/// the verdict.
+/// The number of columns that fit a terminal of 80 columns. `wide` shows the others too, and the
+/// verdict covers all of them.
 const NARROW: usize = 6;
 
-/// One line per container. `namespaces`: with the pods' namespaces. `wide`: with ids, node and
+/// One line per container. `namespaces` adds the pods' namespaces. `wide` adds ids, node and
 /// evidence.
 pub(super) fn list(pods: &[PodReport], namespaces: bool, wide: bool, colour: bool) -> String {
     let mut header = Vec::new();
@@ -72,7 +72,7 @@ pub(super) fn detail(pod: &PodReport, wide: bool, colour: bool) -> String {
     out
 }
 
-/// Every namespace of one container, below a line that says which.
+/// Every namespace of one container, below a line that names the container.
 pub(super) fn container_detail(container: &ContainerReport, wide: bool, colour: bool) -> String {
     let (word, tone) = (container.verdict, tone(container.verdict));
     let name = escape(&container.container.name);
@@ -133,7 +133,7 @@ pub(super) fn container_detail(container: &ContainerReport, wide: bool, colour: 
     out + &table.render(colour)
 }
 
-/// `2 pods, 3 containers: 2 OK, 1 DRIFT`: what there is none of is left out, but for OK.
+/// Text such as `2 pods, 3 containers: 2 OK, 1 DRIFT`. It omits zero counts, except for OK.
 pub(super) fn summary(summary: Summary) -> String {
     let plural =
         |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
@@ -147,7 +147,7 @@ pub(super) fn summary(summary: Summary) -> String {
     format!("{pods}, {containers}: {}", counts.join(", "))
 }
 
-/// For each container that is not OK its verdict and one sentence.
+/// The verdict and one sentence for each container that is not OK.
 pub(super) fn complaints(pods: &[PodReport]) -> impl Iterator<Item = (&'static str, Tone, String)> {
     let each =
         pods.iter().flat_map(|pod| pod.containers.iter().map(move |container| (pod, container)));
@@ -183,7 +183,7 @@ fn sharing(namespace: &NamespaceReport, with_id: bool) -> Cell {
     Cell::toned(&format!("{}{mark}{id}", namespace.actual), tone)
 }
 
-/// A container's id as the runtimes' own tools shorten it: they find it by these 13 characters.
+/// A container id shortened to the 13 characters that runtimes' own tools accept.
 fn short_id(id: &str) -> String {
     if id.is_empty() {
         return "-".to_owned();

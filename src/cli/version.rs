@@ -12,16 +12,16 @@ use super::{
 };
 use crate::domain::text::escape;
 
-/// Version of this client.
+/// The version of this client.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// `podsonde version`.
+/// The arguments of `podsonde version`.
 #[derive(Debug, Clone, Args)]
 #[command(help_template = TEMPLATE, after_help = "Examples:
   podsonde version
   podsonde version --client -o json")]
 pub(super) struct VersionArgs {
-    /// Only the client's
+    /// Show only the client's version
     #[arg(long)]
     pub(super) client: bool,
     /// Output format
@@ -30,7 +30,7 @@ pub(super) struct VersionArgs {
 }
 
 pub(super) async fn run(context: &Context, args: &VersionArgs) -> Result<Exit, Failed> {
-    // The client's version is known whatever becomes of the agents'.
+    // Print the client's version even if no agent answers.
     let (gathered, failed) = match args.client {
         true => (None, None),
         false => match node::ask(context, &[]).await {

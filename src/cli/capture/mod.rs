@@ -145,7 +145,8 @@ fn note_letters(context: &Context, args: &CaptureArgs) {
         args.container.as_deref().filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()))
     {
         note(&format!(
-            "-c is the container, here {number}; to end after so many packets write --count {number}"
+            "-c is the container, here {number}; to end after so many packets \
+             write --count {number}"
         ));
     }
 }
@@ -162,7 +163,9 @@ fn check_output(args: &CaptureArgs) -> Result<(), Failed> {
     }
     if io::stdout().is_terminal() {
         return Err(Failed::Usage(
-            "packets would go to a terminal; name a file with -w FILE, or pipe them: -w - | wireshark -k -i -".to_owned(),
+            "packets would go to a terminal; name a file with -w FILE, or pipe them: \
+             -w - | wireshark -k -i -"
+                .to_owned(),
         ));
     }
     Ok(())
@@ -264,7 +267,9 @@ pub(super) async fn capture(context: &Context, scope: &Scope, job: Job) -> Resul
             () = &mut patience, if interrupted => {
                 interrupted = false;
                 progress = None;
-                context.terminal.note("what was captured waits for the output to take it; Ctrl-C again leaves it");
+                context.terminal.note(
+                    "what was captured waits for the output to take it; Ctrl-C again leaves it",
+                );
             }
             Some(Beginning { source, started, go }) = begun.recv() => {
                 progress = None;
@@ -284,7 +289,8 @@ pub(super) async fn capture(context: &Context, scope: &Scope, job: Job) -> Resul
                 outcomes.push(outcome);
             }
             _ = tick.tick(), if shows_progress && writing.is_some() => {
-                let progress = progress.get_or_insert_with(|| Progress::start(context.terminal, false));
+                let progress =
+                    progress.get_or_insert_with(|| Progress::start(context.terminal, false));
                 progress.stage(&so_far(&figures, &lost));
             }
         }

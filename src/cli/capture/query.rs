@@ -117,7 +117,14 @@ fn json(
     interface: &CaptureInterface,
 ) -> serde_json::Value {
     serde_json::json!({
-        "namespace": namespace, "pod": pod, "name": name(interface), "index": interface.index, "up": interface.up,
-        "loopback": interface.loopback, "linkType": link(interface.linktype).0, "mtu": interface.mtu, "addresses": interface.addresses,
+        "namespace": namespace,
+        "pod": pod,
+        "name": name(interface),
+        "index": interface.index,
+        "up": interface.up,
+        "loopback": interface.loopback,
+        "linkType": link(interface.linktype).0,
+        "mtu": interface.mtu,
+        "addresses": interface.addresses,
     })
 }

@@ -22,7 +22,8 @@ pub(super) fn run(
 ) -> Result<Exit, Failed> {
     if !filter.is_empty() {
         return Err(Failed::Usage(
-            "-r takes no filter, for filters are compiled by agents; tcpdump -r FILE -w - FILTER | podsonde capture -r - does it"
+            "-r takes no filter, for filters are compiled by agents; \
+             tcpdump -r FILE -w - FILTER | podsonde capture -r - does it"
                 .to_owned(),
         ));
     }

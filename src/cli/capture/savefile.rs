@@ -72,7 +72,8 @@ impl Savefiles {
             let base = files.base().map_err(|error| Failed::Usage(error.to_string()))?;
             if base == *path {
                 return usage(
-                    "with -G the name of the file needs the time in it, as in -w web-%H%M%S.pcapng, for no file to overwrite the last",
+                    "with -G the name of the file needs the time in it, as in \
+                     -w web-%H%M%S.pcapng, for no file to overwrite the last",
                 );
             }
         }

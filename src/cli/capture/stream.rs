@@ -71,9 +71,9 @@ pub(super) struct Outcome {
 
 /// Why a capture ended.
 pub(super) enum End {
-    /// The agent says why.
+    /// The agent ended it, for the reason given here.
     Agent(CaptureEnded),
-    /// It was told to, or the output is gone.
+    /// The client stopped it, or the output is gone.
     Stopped,
     Failed(Error),
 }

@@ -108,7 +108,8 @@ pub(in crate::cli) async fn targets(
     let found = targets.len();
     if found > most {
         return Err(Failed::Usage(format!(
-            "that would be {found} captures at once; choose fewer pods, or allow as many with --max-pods={found}"
+            "that would be {found} captures at once; choose fewer pods, \
+             or allow as many with --max-pods={found}"
         )));
     }
     Ok(targets)

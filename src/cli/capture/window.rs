@@ -151,7 +151,9 @@ mod tests {
     proptest! {
         #[test]
         fn nothing_is_lost_and_the_order_of_a_pod_stays(
-            blocks in prop::collection::vec((0..3usize, prop::option::of(0..50u64), 0..8u64), 0..100)
+            blocks in prop::collection::vec(
+                (0..3usize, prop::option::of(0..50u64), 0..8u64), 0..100
+            )
         ) {
             let mut now = Instant::now();
             let mut window = Window::new(3, LENGTH);
@@ -164,7 +166,8 @@ mod tests {
             went.extend(all(&mut window, None));
             prop_assert_eq!(went.len(), blocks.len());
             for source in 0..3 {
-                let of_source: Vec<u8> = went.iter().filter(|(s, _)| *s == source).map(|(_, n)| *n).collect();
+                let of_source: Vec<u8> =
+                    went.iter().filter(|(s, _)| *s == source).map(|(_, n)| *n).collect();
                 prop_assert!(of_source.is_sorted(), "{:?}", of_source);
             }
         }
