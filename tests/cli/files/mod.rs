@@ -1,5 +1,5 @@
-//! The commands on files, asked of real directories through the fake agent. What is expected is what the tools that they are named after
-//! say of the same directories.
+//! The commands on files, on real directories behind the fake agent. The expected output is what
+//! the tools that they are named after print for the same directories.
 
 mod comparing;
 mod copying;
@@ -7,6 +7,7 @@ mod finding;
 mod hostile;
 mod listing;
 mod reading;
+mod terminal;
 
 use std::{
     os::unix::{
@@ -122,23 +123,28 @@ impl World {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// podsonde on a terminal of so many columns.
+    /// What podsonde prints on a terminal of `columns` columns.
     pub(super) fn on_terminal(&self, columns: u32, arguments: &str) -> String {
         let podsonde = env!("CARGO_BIN_EXE_podsonde");
-        let line = format!(
-            "stty cols {columns} rows 40; {podsonde} --agent {} {arguments}",
-            self.fixture.endpoint
-        );
-        let mut command = Command::new("script");
-        command.args(["-qec", &line, "/dev/null"]).current_dir(&self.here);
-        command
-            .env("TERM", "xterm")
-            .env("TZ", "UTC")
-            .env("SHELL", "/bin/sh")
-            .env_remove("NO_COLOR")
-            .env_remove("COLUMNS");
-        String::from_utf8(command.output().unwrap().stdout).unwrap().replace("\r\n", "\n")
+        let endpoint = &self.fixture.endpoint;
+        on_terminal(&self.here, columns, &format!("{podsonde} --agent {endpoint} {arguments}"))
     }
+}
+
+/// What a shell's line prints on a terminal of `columns` columns.
+pub(super) fn on_terminal(directory: &Path, columns: u32, line: &str) -> String {
+    let line = format!("stty cols {columns} rows 40; {line}");
+    let mut command = Command::new("script");
+    command.args(["-qec", &line, "/dev/null"]).current_dir(directory);
+    command
+        .env("TERM", "xterm")
+        .env("TZ", "UTC")
+        .env("SHELL", "/bin/sh")
+        .env("LC_ALL", "C.UTF-8")
+        .env_remove("LS_COLORS")
+        .env_remove("NO_COLOR")
+        .env_remove("COLUMNS");
+    String::from_utf8(command.output().unwrap().stdout).unwrap().replace("\r\n", "\n")
 }
 
 /// What a tool of this machine prints in a directory.
