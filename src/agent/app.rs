@@ -444,7 +444,7 @@ fn report(features: &[Feature]) {
         match (available, required) {
             (true, _) => tracing::debug!(feature = name, "preflight: {message}"),
             (false, true) => {
-                tracing::error!(feature = name, "preflight: missing {name}: {message}")
+                tracing::error!(feature = name, "preflight: missing {name}: {message}");
             }
             (false, false) => tracing::info!(feature = name, "preflight: no {name}: {message}"),
         }

@@ -188,7 +188,7 @@ impl Writer {
             let is_over = matches!(line, Err(RecvTimeoutError::Disconnected));
             if is_over || told.elapsed() >= TALLY {
                 tally = tally.or_else(|| self.unnamed.take_omitted(node));
-                let text = tally.as_ref().map(|tally| serde_json::to_string(tally));
+                let text = tally.as_ref().map(serde_json::to_string);
                 if let Some(Ok(text)) = text
                     && append(&mut file, &text::escape_json(&text), &mut torn).is_ok()
                 {

@@ -148,7 +148,7 @@ impl Tls {
                     .and_then(|certified| self.serve(&mut state, Arc::new(certified)))
                 {
                     Ok(()) => {
-                        tracing::info!(file = %certificate.display(), "serving a new TLS certificate")
+                        tracing::info!(file = %certificate.display(), "serving a new TLS certificate");
                     }
                     Err(error) => {
                         tracing::error!(%error, "the new TLS certificate cannot be used, the old one stays");
@@ -165,7 +165,7 @@ impl Tls {
                 .and_then(|authorities| self.believe(&mut state, Some(authorities)))
             {
                 Ok(()) => {
-                    tracing::info!(file = %file.display(), "new authorities of client certificates")
+                    tracing::info!(file = %file.display(), "new authorities of client certificates");
                 }
                 Err(error) => {
                     tracing::error!(%error, "the new authorities of client certificates cannot be used, the old ones stay");

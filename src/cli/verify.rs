@@ -115,7 +115,7 @@ pub(super) async fn run(context: &Context, args: &VerifyArgs) -> Result<Exit, Fa
             match report.pods.as_slice() {
                 [] => {}
                 [pod] if names.len() == 1 => {
-                    terminal.print(&verdict::detail(pod, wide, terminal.colour))?
+                    terminal.print(&verdict::detail(pod, wide, terminal.colour))?;
                 }
                 pods => {
                     if pods.iter().any(|pod| !pod.containers.is_empty()) {

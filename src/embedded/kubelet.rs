@@ -90,11 +90,11 @@ impl Kubelet {
             loop {
                 match pods.next().await {
                     Ok(ObjectEvent::Added(pod) | ObjectEvent::Modified(pod)) => {
-                        self.changed(&pod, &mut workers)
+                        self.changed(&pod, &mut workers);
                     }
                     // The worker sees its channel close and takes the pod down.
                     Ok(ObjectEvent::Deleted(pod)) => {
-                        drop(workers.remove(object::text(&pod, "/metadata/uid")))
+                        drop(workers.remove(object::text(&pod, "/metadata/uid")));
                     }
                     Err(expired) => {
                         tracing::debug!(%expired.message, "listing pods again");

@@ -77,7 +77,7 @@ fn bound(keep: CapabilitySet) -> Result<bool, SysError> {
         match remove_capability_from_bounding_set(one) {
             Err(Errno::PERM) => return Ok(false),
             done => {
-                done.map_err(SysError::of("prctl", format_args!("PR_CAPBSET_DROP, {number}")))?
+                done.map_err(SysError::of("prctl", format_args!("PR_CAPBSET_DROP, {number}")))?;
             }
         }
     }

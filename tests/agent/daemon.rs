@@ -263,7 +263,7 @@ fn parse(text: &str) -> (BTreeMap<&str, f64>, BTreeMap<&str, &str>) {
             let words: Vec<_> = comment.splitn(3, ' ').collect();
             match words.as_slice() {
                 ["TYPE", family, kind] => {
-                    assert!(types.insert(*family, *kind).is_none(), "twice: {line}")
+                    assert!(types.insert(*family, *kind).is_none(), "twice: {line}");
                 }
                 ["HELP" | "UNIT", _, text] => assert!(!text.is_empty(), "{line}"),
                 _ => panic!("no comment of the format: {line}"),

@@ -177,8 +177,7 @@ fn graph(files: &[File]) -> Graph {
     files
         .iter()
         .map(|file| {
-            let mut used: BTreeSet<String> =
-                named(file).iter().filter_map(|path| owner(path)).collect();
+            let mut used: BTreeSet<String> = named(file).iter().filter_map(&owner).collect();
             used.remove(&file.path);
             (file.path.clone(), used)
         })

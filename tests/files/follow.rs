@@ -73,7 +73,7 @@ async fn no_line_is_lost_or_repeated() {
 
     // Appended, also by halves.
     let append = |text: &str| {
-        fs::File::options().append(true).open(&log).unwrap().write_all(text.as_bytes()).unwrap()
+        fs::File::options().append(true).open(&log).unwrap().write_all(text.as_bytes()).unwrap();
     };
     append("one\nhal");
     append("f\n");

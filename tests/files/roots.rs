@@ -93,7 +93,7 @@ async fn as_the_containers_user_and_as_root() {
             }
             match cat(&f, container, &path).await {
                 Ok(data) => {
-                    assert!(expected && data == name.as_bytes(), "{} {name}", container.pod)
+                    assert!(expected && data == name.as_bytes(), "{} {name}", container.pod);
                 }
                 Err(status) => {
                     assert!(!expected, "{} {name}: {status:?}", container.pod);

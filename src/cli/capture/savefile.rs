@@ -100,7 +100,7 @@ impl Savefiles {
         match self.most.filter(|_| self.every.is_none()) {
             // Leading zeros make names sort as their numbers do.
             Some(most) => {
-                name.push(format!("{number:0width$}", width = (most - 1).to_string().len()))
+                name.push(format!("{number:0width$}", width = (most - 1).to_string().len()));
             }
             None if number > 0 => name.push(number.to_string()),
             None => {}

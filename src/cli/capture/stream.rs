@@ -178,7 +178,7 @@ impl Stream {
                 let _ = names.set(listed.interfaces.into_iter().map(name).collect());
             }
             Err(error) => {
-                tracing::debug!(%error, "the names of the pod's interfaces are not known")
+                tracing::debug!(%error, "the names of the pod's interfaces are not known");
             }
         }
         capture

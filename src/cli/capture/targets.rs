@@ -99,7 +99,7 @@ pub(in crate::cli) async fn targets(
         match pod {
             Named::Pod(pod) => targets.push(PodTarget { namespace: scope.namespace.clone(), pod }),
             Named::Other { kind, name } => {
-                targets.extend(pods_of(context, scope, &kind, &name).await?)
+                targets.extend(pods_of(context, scope, &kind, &name).await?);
             }
         }
     }

@@ -295,7 +295,7 @@ impl Dissector<'_> {
                 }
                 7 => self.put((" ", self.u32(at + 4)?, "ms")),
                 8 => {
-                    self.put((" preference ", self.u16(at + 4)?, ", lifetime ", self.u16(at + 6)?))
+                    self.put((" preference ", self.u16(at + 4)?, ", lifetime ", self.u16(at + 6)?));
                 }
                 24 => {
                     let mut prefix = [0; 16];

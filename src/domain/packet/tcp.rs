@@ -39,7 +39,7 @@ impl Dissector<'_> {
         let direct = self.u8(ip + if carrier.is_v6 { 6 } else { 9 })? == protocol;
         match (ports, carrier.is_v6) {
             (Some((source, destination)), _) if !direct => {
-                self.put((source, " > ", destination, ": "))
+                self.put((source, " > ", destination, ": "));
             }
             (Some((source, destination)), true) => {
                 self.put((
@@ -311,7 +311,7 @@ impl Dissector<'_> {
                     self.put((" ", why, "can't check - ", Bytes(self.bytes(at, 16)?)));
                 }
                 20 => {
-                    self.put((" cap ", Padded::<2>(self.u8(at)?.into()), " id ", self.u8(at + 1)?))
+                    self.put((" cap ", Padded::<2>(self.u8(at)?.into()), " id ", self.u8(at + 1)?));
                 }
                 28 => {
                     let timeout = self.u16(at)?;

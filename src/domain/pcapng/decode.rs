@@ -252,7 +252,7 @@ impl Decoder {
                             found = Some(self.packet(&block).map_err(malformed)?);
                         }
                         block::SIMPLE_PACKET => {
-                            found = Some(self.simple_packet(&block).map_err(malformed)?)
+                            found = Some(self.simple_packet(&block).map_err(malformed)?);
                         }
                         _ => {}
                     }

@@ -131,7 +131,7 @@ impl Merged {
                 return Err("simple packet blocks name no interface and cannot be merged");
             }
             block::NAME_RESOLUTION | block::DECRYPTION_SECRETS => {
-                out.extend_from_slice(block.bytes)
+                out.extend_from_slice(block.bytes);
             }
             _ => {}
         }

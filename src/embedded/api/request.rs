@@ -123,7 +123,7 @@ impl RequestOptions {
                 "allowWatchBookmarks" => options.bookmarks = boolean(value),
                 "sendInitialEvents" => options.send_initial_events = boolean(value),
                 "timeoutSeconds" => {
-                    options.timeout = Some(Duration::from_secs(number(key, value)?))
+                    options.timeout = Some(Duration::from_secs(number(key, value)?));
                 }
                 "dryRun" if value == "All" => options.dry_run = true,
                 "dryRun" => {

@@ -426,7 +426,7 @@ impl Worker {
         for record in &mut self.records {
             match &record.state {
                 Stage::Running { .. } => {
-                    record.end(Exit { code: 137, finished_at: Timestamp::now() }, false)
+                    record.end(Exit { code: 137, finished_at: Timestamp::now() }, false);
                 }
                 Stage::Ended(ended, true) => record.state = Stage::Ended(ended.clone(), false),
                 _ => {}

@@ -74,7 +74,7 @@ pub(super) fn stage(plan: &RootPlan, user: Option<UserRange>) -> anyhow::Result<
             let path = Path::new("/").join(name);
             match fs::symlink_metadata(&path) {
                 Ok(metadata) if metadata.is_symlink() => {
-                    links.push((path.clone(), relative_link(&path)?))
+                    links.push((path.clone(), relative_link(&path)?));
                 }
                 Ok(_) => sources.push(HostSource::open(&path, &path, true)?),
                 Err(_) => {}

@@ -166,10 +166,10 @@ fn link(body: &[u8]) -> Option<Link> {
     for (kind, value) in attributes(rest) {
         match kind {
             IFLA_IFNAME => {
-                link.name = value.split(|byte| *byte == 0).next().unwrap_or_default().to_vec()
+                link.name = value.split(|byte| *byte == 0).next().unwrap_or_default().to_vec();
             }
             IFLA_MTU => {
-                link.mtu = value.first_chunk().map_or(0, |bytes| u32::from_ne_bytes(*bytes))
+                link.mtu = value.first_chunk().map_or(0, |bytes| u32::from_ne_bytes(*bytes));
             }
             _ => {}
         }

@@ -142,7 +142,7 @@ pub(crate) fn v4_packets() -> Vec<Vec<u8>> {
         let mut rest = vec![u8::try_from(routers).unwrap(), 2];
         rest.extend(u16::to_be_bytes(lifetime));
         (0..routers).for_each(|n: u32| {
-            rest.extend([200, 100, 100, 250, 255, 255, 255, u8::try_from(n).unwrap()])
+            rest.extend([200, 100, 100, 250, 255, 255, 255, u8::try_from(n).unwrap()]);
         });
         all.push(v4(1, &icmp(9, 0, &rest)));
     }

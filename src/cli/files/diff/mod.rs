@@ -222,7 +222,7 @@ impl Comparison<'_> {
                 Step::Directories(from, to) => match self.directories(&from, &to).await {
                     Ok(below) => steps.extend(below.into_iter().rev()),
                     Err((subject, failed)) => {
-                        self.troubles.note(&subject, failed, Exit::Trouble)?
+                        self.troubles.note(&subject, failed, Exit::Trouble)?;
                     }
                 },
                 Step::Only { side, directory, name } => self.only(side, &directory, &name)?,
@@ -244,7 +244,7 @@ impl Comparison<'_> {
                         match outcome {
                             Ok(outcome) => self.tell(&pair, outcome)?,
                             Err((subject, failed)) => {
-                                self.troubles.note(&subject, failed, Exit::Trouble)?
+                                self.troubles.note(&subject, failed, Exit::Trouble)?;
                             }
                         }
                     }

@@ -225,7 +225,7 @@ impl Finder<'_> {
             let why = reason_words(&entry.reason);
             match entry.reason.as_str() {
                 "PATH_REFUSED" => {
-                    self.context.terminal.note(&format!("not searched: {shown}: {why}"))
+                    self.context.terminal.note(&format!("not searched: {shown}: {why}"));
                 }
                 reason => self.troubles.say(&shown, reason, why, Exit::Error),
             }
