@@ -1,5 +1,5 @@
-//! What a verifier holds open, seen in `/proc/self/fd`: two descriptors for each container and sandbox that runs, none for those that
-//! have ended.
+//! What a verifier holds open, seen in `/proc/self/fd`: two descriptors for each container and
+//! sandbox that runs, none for those that have ended.
 #![cfg(all(target_os = "linux", feature = "embedded"))]
 #![allow(
     clippy::unwrap_used,

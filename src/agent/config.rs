@@ -388,7 +388,7 @@ impl Default for Limits {
 /// How much of files.
 #[derive(Debug, Clone, Args, PartialEq, Eq)]
 pub struct FileLimits {
-    /// Threads for file work; one user may have half of them, one container a quarter
+    /// Threads for file work; a user or a namespace may have half of them, a container a quarter
     #[arg(long, default_value_t = 16, value_name = "N")]
     pub file_threads: usize,
 
@@ -404,7 +404,7 @@ pub struct FileLimits {
     #[arg(long, default_value_t = 1_000_000, value_name = "N")]
     pub max_walk_entries: u64,
 
-    /// Directories that a walk may go down; each takes a descriptor
+    /// Directories that a walk may go down
     #[arg(long, default_value_t = 128, value_name = "N")]
     pub max_walk_depth: u32,
 

@@ -1,4 +1,5 @@
-//! Giving up what a process does not need, for good. For a process that has one thread yet: threads inherit it.
+//! Giving up for good what a process does not need. To be called while the process has one thread:
+//! later threads inherit the result.
 
 use rustix::{
     io::Errno,
@@ -13,23 +14,24 @@ use rustix::{
 use super::SysError;
 pub use super::seccomp::Filter;
 
-/// What is left.
+/// What the process is left with.
 #[derive(Debug, Clone, Copy)]
 pub struct Confined {
-    /// The effective capabilities.
+    /// The capabilities in force.
     pub capabilities: CapabilitySet,
-    /// Whether the bounding set holds no others. That takes CAP_SETPCAP; without it `no_new_privs` alone keeps them out of reach.
+    /// Whether the bounding set holds no others. Reducing it takes CAP_SETPCAP; without that,
+    /// `no_new_privs` alone keeps other capabilities out of reach.
     pub bounded: bool,
     /// Whether system calls are filtered.
     pub filtered: bool,
 }
 
-/// What is to be kept.
+/// The capabilities that a process keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Keep {
-    /// In force.
+    /// Capabilities in force in every thread.
     pub effective: CapabilitySet,
-    /// Not in force, but for a thread that takes it up: permitted.
+    /// Capabilities that are permitted only: a thread may put them in force for itself.
     pub at_hand: CapabilitySet,
 }
 
@@ -39,11 +41,12 @@ impl From<CapabilitySet> for Keep {
     }
 }
 
-/// Keeps of the process' capabilities those of `keep`; leaves nothing inheritable or ambient, no way to get more by executing a program,
-/// no memory to be dumped; and filters system calls where kernel and architecture can.
+/// Gives up all capabilities except those of `keep`, forbids gaining any by executing a program and
+/// dumping memory, and filters system calls where kernel and architecture can.
 ///
 /// # Errors
-/// If any of it fails, but for what [`Confined`] tells.
+/// If any of it fails. A bounding set or a filter that cannot be had is no error: [`Confined`] says
+/// so.
 pub fn confine(keep: impl Into<Keep>, filter: Filter) -> Result<Confined, SysError> {
     let keep = keep.into();
     let had = capabilities(None).map_err(SysError::of("capget", "the process"))?;
@@ -61,14 +64,14 @@ pub fn confine(keep: impl Into<Keep>, filter: Filter) -> Result<Confined, SysErr
     Ok(Confined { capabilities: kept, bounded, filtered: filter.install() })
 }
 
-/// Removes all but `keep` from the bounding set. Returns whether that could be done.
+/// Removes all but `keep` from the bounding set. Returns whether that was allowed.
 fn bound(keep: CapabilitySet) -> Result<bool, SysError> {
     for number in 0..u64::BITS {
         let one = CapabilitySet::from_bits_retain(1 << number);
         match capability_is_in_bounding_set(one) {
             Ok(true) if !keep.contains(one) => {}
             Ok(_) => continue,
-            // The kernel knows no more.
+            // The kernel knows no capability of this number.
             Err(Errno::INVAL) => break,
             Err(errno) => {
                 return Err(SysError::new("prctl", format!("PR_CAPBSET_READ, {number}"), errno));

@@ -158,6 +158,14 @@ impl Containers {
         self.host_process.open_path("root")
     }
 
+    /// The mounts of the host, as `/proc/<pid>/mountinfo` prints them.
+    ///
+    /// # Errors
+    /// If they may not be read.
+    pub fn host_mounts(&self) -> Result<OwnedFd, SysError> {
+        self.host_process.open("mountinfo")
+    }
+
     pub(super) fn passes(&self) -> &Arc<Semaphore> {
         &self.passes
     }

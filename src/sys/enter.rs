@@ -1,7 +1,7 @@
 //! Running something inside another process' namespaces.
 //!
-//! **Invariant**: a thread that entered a foreign namespace never goes back to a pool. Each entry has an OS thread of its own, which
-//! ends with it.
+//! **Invariant**: a thread that entered a foreign namespace never goes back to a pool. Each entry
+//! has an OS thread of its own, which ends with it.
 
 use std::{
     os::fd::{AsFd, OwnedFd},
@@ -23,9 +23,9 @@ use rustix::{
 
 use super::{SysError, procfs::Proc};
 
-/// Makes the calling thread, and with it every thread and process it starts from then on, see cgroups as the process `host_pid` does.
-/// In a cgroup namespace of its own, which runtimes give to containers on cgroup v2, an agent reads of itself and of its pod's other
-/// containers only relative paths, which name neither pod nor container.
+/// Makes the calling thread, and all that it starts from then on, see cgroups as the process
+/// `host_pid` does. Container runtimes on cgroup v2 give each container a cgroup namespace. From
+/// inside it, the paths of the agent's own pod are relative and name neither pod nor container.
 ///
 /// # Errors
 /// `openat` EACCES if that process may not be looked into, `setns` EPERM without CAP_SYS_ADMIN.
@@ -35,18 +35,20 @@ pub fn see_cgroups_of(host_pid: u32) -> Result<(), SysError> {
         .map_err(SysError::of("setns", format_args!("/proc/{host_pid}/ns/cgroup")))
 }
 
-/// How long an entry may take. What the kernel is asked inside waits for nothing but its own locks.
+/// How long an entry may take. What is asked inside waits only for locks of the kernel.
 pub const DEADLINE: Duration = Duration::from_secs(2);
 
-/// How many entries there may be at a time, those counted that missed their deadline and still hang in the kernel.
+/// Entries at a time. Those that missed their deadline and still hang in the kernel count, too.
 const MAX_ENTRIES: usize = 16;
 
-/// Runs `work` inside the namespaces of the given kinds of the process that `pidfd` names, and waits for it, at most [`DEADLINE`].
-/// The process is the one that was proven, or the call fails. Linux 5.8.
+/// Runs `work` inside the namespaces of the given kinds of the process that `pidfd` names, and
+/// waits for it at most [`DEADLINE`]. A pidfd never comes to mean another process, so the
+/// namespaces are those of the process that was proven, or the call fails. Needs Linux 5.8.
 ///
 /// # Errors
-/// `thread` EAGAIN if too many entries hang; `setns` EPERM without CAP_SYS_ADMIN, ESRCH if the process has ended; `work` ETIMEDOUT
-/// after the deadline, when the thread is left to end by itself, and ENOTRECOVERABLE if it panicked.
+/// `thread` EAGAIN if too many entries hang. `setns` EPERM without CAP_SYS_ADMIN, ESRCH if the
+/// process has ended. `work` ETIMEDOUT after the deadline, when the thread is left to end by
+/// itself, and ENOTRECOVERABLE if it panicked.
 pub fn inside<T: Send + 'static>(
     pidfd: OwnedFd,
     kinds: ThreadNameSpaceType,
@@ -60,7 +62,7 @@ pub fn inside<T: Send + 'static>(
         let result =
             move_into_thread_name_spaces(rustix::fd::AsFd::as_fd(&pidfd), kinds).map(|()| work());
         drop(pidfd);
-        // Nobody waits any more after the deadline.
+        // Nobody receives it after the deadline.
         let _ = sender.send(result);
     };
     let thread = thread::Builder::new()
@@ -72,12 +74,12 @@ pub fn inside<T: Send + 'static>(
         Err(RecvTimeoutError::Timeout) => return Err(failed("work", Errno::TIMEDOUT)),
         Err(RecvTimeoutError::Disconnected) => Err(failed("work", Errno::NOTRECOVERABLE)),
     };
-    // It has nothing left to do but to end; whether it panicked is known.
+    // The thread has nothing left to do but to end; whether it panicked is known by now.
     let _ = thread.join();
     result
 }
 
-/// One of [`MAX_ENTRIES`].
+/// One of the [`MAX_ENTRIES`] entries.
 struct Slot;
 
 impl Slot {

@@ -1,4 +1,4 @@
-//! A failed system call: which, on what, and why.
+//! A failed system call: which one, on what, and why.
 
 use std::fmt;
 
@@ -11,19 +11,19 @@ use crate::domain::{Error, Reason};
 pub struct SysError {
     /// The call: `openat`, `setns`.
     pub op: &'static str,
-    /// What it was called on: `/proc/812/ns/net`.
+    /// What the call was about: `/proc/812/ns/net`.
     pub on: String,
     /// Why it failed.
     pub errno: Errno,
 }
 
 impl SysError {
-    /// A failure of `op` on something.
+    /// The failure of `op` on something.
     pub fn new(op: &'static str, on: impl Into<String>, errno: impl Into<Errno>) -> Self {
         Self { op, on: on.into(), errno: errno.into() }
     }
 
-    /// Makes a closure for `map_err`.
+    /// A closure for `map_err`.
     pub(crate) fn of<E: Into<Errno>>(
         op: &'static str,
         on: impl fmt::Display,
@@ -36,7 +36,7 @@ impl SysError {
         matches!(self.errno, Errno::SRCH | Errno::NOENT)
     }
 
-    /// Whether it means that the agent, or the node, has no more descriptors or memory to give.
+    /// Whether it means that the agent or the node has no descriptors or memory left.
     pub fn is_exhaustion(&self) -> bool {
         matches!(self.errno, Errno::MFILE | Errno::NFILE | Errno::NOMEM)
     }
@@ -44,8 +44,7 @@ impl SysError {
 
 impl fmt::Display for SysError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let errno = std::io::Error::from(self.errno);
-        write!(f, "{}({}): {errno}", self.op, self.on)
+        write!(f, "{}({}): {}", self.op, self.on, errno_text(self.errno))
     }
 }
 
@@ -55,5 +54,25 @@ impl From<SysError> for Error {
     fn from(e: SysError) -> Self {
         let reason = if e.is_gone() { Reason::ProcessGone } else { Reason::SystemCall };
         Self::new(reason, e.to_string())
+    }
+}
+
+/// What the C library says of an errno, without its number.
+pub(super) fn errno_text(errno: Errno) -> String {
+    let text = std::io::Error::from(errno).to_string();
+    match text.find(" (os error ") {
+        Some(at) => text.get(..at).unwrap_or_default().to_owned(),
+        None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_call_is_told_without_numbers() {
+        let error = SysError::new("openat", "/proc/7/root", Errno::ACCESS);
+        assert_eq!(error.to_string(), "openat(/proc/7/root): Permission denied");
     }
 }

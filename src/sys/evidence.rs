@@ -1,4 +1,4 @@
-//! What is seen from inside a container's namespaces.
+//! Evidence: what is seen from inside a container's namespaces.
 
 use std::{fs, os::fd::AsFd};
 
@@ -35,7 +35,8 @@ fn net() -> Option<NetEvidence> {
     for entry in getifaddrs().ok()? {
         let name = entry.interface_name.as_bytes();
         let known = net.interfaces.iter().position(|i| i.name == name);
-        // Every interface has one entry with its link-layer address, if only of length 0, before its others.
+        // Each interface has one entry for its link-layer address, before those of its other
+        // addresses. That address may have length 0.
         if entry.address.as_ref().is_some_and(|a| a.as_link_addr().is_some()) {
             net.interface_count = net.interface_count.saturating_add(1);
         }
@@ -52,7 +53,7 @@ fn net() -> Option<NetEvidence> {
     Some(net)
 }
 
-/// `address/prefix` of an IPv4 or IPv6 entry.
+/// `address/prefix` of an IPv4 or IPv6 entry; None for others.
 fn address(entry: &InterfaceAddress) -> Option<String> {
     let ones = |octets: &[u8]| octets.iter().map(|o| o.count_ones()).sum::<u32>();
     let (address, mask): (&SockaddrStorage, _) = (entry.address.as_ref()?, entry.netmask.as_ref());
@@ -65,7 +66,8 @@ fn address(entry: &InterfaceAddress) -> Option<String> {
     Some(format!("{}/{prefix}", v6.ip()))
 }
 
-/// The tables of `/proc/sysvipc` are those of the ipc namespace of the thread that opens them, whatever `/proc` is mounted.
+/// The objects in the ipc namespace. The tables of `/proc/sysvipc` are those of the thread that
+/// opens them, whichever `/proc` is mounted.
 fn ipc() -> Option<IpcEvidence> {
     let ids = |table: &str| {
         fs::read_to_string(format!("/proc/sysvipc/{table}"))

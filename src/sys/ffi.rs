@@ -55,6 +55,37 @@ pub(super) fn call(number: i64) -> Result<i64, Errno> {
     if done < 0 { Err(last_errno()) } else { Ok(done) }
 }
 
+/// `name_to_handle_at` with `AT_HANDLE_FID`: the type of a file's handle, and its bytes. EINVAL
+/// before Linux 6.5, EOPNOTSUPP where the file system has none.
+pub(super) fn file_handle(fd: impl AsFd) -> Result<(c_int, Vec<u8>), Errno> {
+    const AT_HANDLE_FID: c_int = 0x200;
+    /// `struct file_handle` with the longest handle that there is, `MAX_HANDLE_SZ`.
+    #[repr(C)]
+    struct FileHandle {
+        bytes: libc::c_uint,
+        kind: c_int,
+        handle: [u8; 128],
+    }
+    let mut found = FileHandle { bytes: 128, kind: 0, handle: [0; 128] };
+    let mut mount = 0;
+    // SAFETY: the descriptor is open for the call and the name is an empty C string; `bytes` says
+    // how much room is behind the two fields, which stand as the kernel has them.
+    let done = unsafe {
+        libc::name_to_handle_at(
+            fd.as_fd().as_raw_fd(),
+            c"".as_ptr(),
+            (&raw mut found).cast(),
+            &raw mut mount,
+            libc::AT_EMPTY_PATH | AT_HANDLE_FID,
+        )
+    };
+    if done != 0 {
+        return Err(last_errno());
+    }
+    let length = usize::try_from(found.bytes).unwrap_or_default();
+    Ok((found.kind, found.handle.get(..length).unwrap_or_default().to_vec()))
+}
+
 /// Registers a descriptor with the runtime's reactor, to wait until it is readable.
 pub(super) fn readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` names the same open descriptor for as long as it lives, and it lives

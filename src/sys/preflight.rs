@@ -1,4 +1,5 @@
-//! Whether the node and the container the agent runs in let it do its work. Asked once, at start.
+//! Whether the node, and the container that the agent runs in, let it do its work. Checked at
+//! start.
 
 use super::{
     SysError,
@@ -15,18 +16,18 @@ use std::os::fd::AsFd;
 /// Something that the agent needs or can use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Feature {
-    /// Its name.
+    /// Name, as in `podsonde node`: `cap-sys-ptrace`.
     pub name: &'static str,
-    /// Whether it is there.
+    /// Whether the node has it.
     pub available: bool,
-    /// Whether the agent is of no use without it.
+    /// Whether the agent is useless without it.
     pub required: bool,
-    /// What was found, or what does not work without it and what to do.
+    /// `ok`, or what does not work without it and what to do.
     pub message: String,
 }
 
-/// Looks for everything the agent needs. `host_pid` is the process that stands for the host, 1 on a node. What entering namespaces takes
-/// is asked of whoever enters them.
+/// Looks for everything that the agent needs. `host_pid` is the process that stands for the host, 1
+/// on a node. Capabilities for entering namespaces are those of the broker where there is one.
 ///
 /// # Errors
 /// If there is no `/proc`.
@@ -104,7 +105,7 @@ pub fn check(host_pid: u32, entry: &NamespaceEntry) -> Result<Vec<Feature>, SysE
     Ok(features.into())
 }
 
-/// The broker, as it is now. None where the agent has none.
+/// Whether the broker lives now. None if the agent enters namespaces itself.
 pub fn broker(entry: &NamespaceEntry) -> Option<Feature> {
     let available = entry.broker().map(Broker::is_alive)?;
     Some(feature(
@@ -115,7 +116,7 @@ pub fn broker(entry: &NamespaceEntry) -> Option<Feature> {
     ))
 }
 
-/// What is there needs no advice.
+/// A feature with its message: advice only where it is missing.
 fn feature(name: &'static str, required: bool, available: bool, without: &str) -> Feature {
     Feature {
         name,
@@ -125,7 +126,7 @@ fn feature(name: &'static str, required: bool, available: bool, without: &str) -
     }
 }
 
-/// Without `hostPID` the agent is the first process of its own pid namespace, or in the container of the one that is.
+/// Without `hostPID`, pid 1 is the agent itself or a process of its own container.
 fn host_pid_feature(proc: &Proc, host_pid: u32) -> Feature {
     let mut buffer = Vec::new();
     let mut container_of = |pid| {

@@ -15,6 +15,7 @@ use rustix::{
 use super::{
     SysError, ffi,
     procfs::{Proc, ProcessDir},
+    rooted::root_failed,
 };
 use crate::domain::{
     Error, Reason, Result,
@@ -168,7 +169,7 @@ impl ContainerProcess {
     /// # Errors
     /// PROCESS_GONE if it has ended: the root could then be another process'.
     pub fn root(&self) -> Result<OwnedFd> {
-        let root = self.dir.open_path("root")?;
+        let root = self.dir.open_path("root").map_err(root_failed)?;
         self.check_alive()?;
         Ok(root)
     }

@@ -1,4 +1,4 @@
-//! The `/proc` of the node, read through descriptors: nothing is opened by an absolute path a second time.
+//! The `/proc` of the node, read through descriptors. Only `/proc` itself is opened by path, once.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
@@ -10,8 +10,8 @@ use rustix::{
 use super::SysError;
 use crate::domain::namespace::{NamespaceId, NamespaceKind, NamespaceSet};
 
-/// Files of `/proc` are cut after so many bytes. The longest that is read, a `cgroup` file with all hierarchies of v1 and the longest
-/// paths, is far shorter.
+/// Bytes after which a file of `/proc` is cut. The longest file that is read, a `cgroup` file with
+/// all hierarchies of v1, is far shorter.
 const MAX_FILE: usize = 64 * 1024;
 
 /// An open `/proc`.
@@ -25,10 +25,10 @@ impl Proc {
     /// Opens `/proc`.
     ///
     /// # Errors
-    /// If there is none, or if what is mounted there is not a procfs.
+    /// If it cannot be opened, or is not a procfs.
     pub fn open() -> Result<Self, SysError> {
         const PROC_SUPER_MAGIC: i64 = 0x9fa0;
-        // Not O_PATH: it is also listed through this descriptor.
+        // Not O_PATH: processes are listed through this descriptor, too.
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = fs::open("/proc", flags, Mode::empty()).map_err(SysError::of("open", "/proc"))?;
         let kind = fs::fstatfs(&dir).map_err(SysError::of("fstatfs", "/proc"))?.f_type;
@@ -73,16 +73,17 @@ impl Proc {
         Ok(ProcessDir { pid, dir })
     }
 
-    /// Opens once more, for real, what the calling process holds O_PATH.
+    /// Opens for real what the calling process holds as O_PATH.
     ///
     /// # Errors
-    /// EACCES if the calling thread may not.
+    /// EACCES if the calling thread has no right to.
     pub fn reopen(&self, fd: impl AsFd, flags: OFlags) -> Result<OwnedFd, Errno> {
         let link = format!("self/fd/{}", fd.as_fd().as_raw_fd());
         fs::openat(&self.dir, link, flags | OFlags::CLOEXEC, Mode::empty())
     }
 
-    /// Reads a file of a process once, without keeping its directory open: the cheap way for a pass over all of them.
+    /// Reads a file of a process without opening its directory: the cheap way for a pass over all
+    /// processes.
     ///
     /// # Errors
     /// ENOENT or ESRCH if the process has ended.
@@ -102,7 +103,8 @@ impl AsFd for Proc {
     }
 }
 
-/// The open directory of one process. After the process has ended, also if its pid is in use again, everything below it fails.
+/// The open directory of one process. Once the process has ended, everything below fails, even if
+/// its pid is in use again.
 #[derive(Debug)]
 pub struct ProcessDir {
     pid: u32,
@@ -118,7 +120,7 @@ impl ProcessDir {
         read(&self.dir, name, buffer)
     }
 
-    /// Its namespaces. A kind that the kernel lacks or that may not be read is absent.
+    /// Its namespaces. Kinds that the kernel lacks or that may not be read are absent.
     pub fn namespaces(&self) -> NamespaceSet {
         NamespaceSet::from_fn(|kind| self.identity(link(kind)).ok())
     }
@@ -132,7 +134,8 @@ impl ProcessDir {
             .map_err(SysError::of("openat", format_args!("/proc/{}/{name}", self.pid)))
     }
 
-    /// Opens a link below it to a directory, such as `root`, O_PATH, and follows it.
+    /// Opens a link below it to a directory, such as `root`, as O_PATH, and follows it. The file
+    /// system it leads to may be asked whether the directory is still valid, and may never answer.
     ///
     /// # Errors
     /// ESRCH if the process has ended, EACCES if it may not be looked into.
@@ -149,7 +152,7 @@ impl ProcessDir {
     }
 }
 
-/// The link of a namespace in the directory of a process.
+/// The link that stands for a namespace of a process.
 const fn link(kind: NamespaceKind) -> &'static str {
     match kind {
         NamespaceKind::Ipc => "ns/ipc",
@@ -163,7 +166,8 @@ const fn link(kind: NamespaceKind) -> &'static str {
     }
 }
 
-/// Reads a whole file, at most [`MAX_FILE`] bytes, as text; what is not UTF-8 (a command name in `stat` may be anything) is dropped.
+/// Reads a whole file as text, at most [`MAX_FILE`] bytes. If it is not UTF-8, as a command name in
+/// `stat` may be, drops all that is not ASCII.
 fn read<'b>(at: impl AsFd, path: &str, buffer: &'b mut Vec<u8>) -> Result<&'b str, SysError> {
     let file = fs::openat(at, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .map_err(SysError::of("openat", format_args!("/proc/{path}")))?;
@@ -171,7 +175,7 @@ fn read<'b>(at: impl AsFd, path: &str, buffer: &'b mut Vec<u8>) -> Result<&'b st
     while buffer.len() < MAX_FILE {
         buffer.reserve(4096);
         match rustix::io::read(&file, rustix::buffer::spare_capacity(buffer)) {
-            // The kernel writes such a file whole or as far as there is room, so room that is left says that this was all.
+            // The kernel fills the room there is, so room that is left means that this was all.
             Ok(_) if buffer.len() < buffer.capacity() => break,
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(SysError::new("read", format!("/proc/{path}"), errno)),

@@ -127,6 +127,7 @@ const SERVING: &[i64] = &[
     libc::SYS_setitimer,
     libc::SYS_openat,
     libc::SYS_openat2,
+    libc::SYS_name_to_handle_at,
     libc::SYS_close,
     libc::SYS_close_range,
     libc::SYS_read,

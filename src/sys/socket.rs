@@ -1,8 +1,9 @@
-//! The sockets that are opened in a foreign network namespace: the part of a capture that takes privileges.
+//! Sockets in a foreign network namespace: the part of a capture that takes privileges.
 //!
-//! A socket stays in the namespace that it was made in, whoever holds it, so everything else is for a process without any: filtering,
-//! the ring and binding a packet socket take no capability. Opened for protocol 0, a packet socket gets nothing until it is bound to
-//! one, so there is no packet in it that came before its filter.
+//! A socket stays in the namespace in which it was made, whoever holds it. So everything else is
+//! done by a process without privileges: filtering, the ring and binding take no capability. A
+//! packet socket opened for protocol 0 receives nothing until it is bound to a protocol, so it
+//! holds no packet that arrived before its filter.
 //!
 //! <https://man7.org/linux/man-pages/man7/packet.7.html>
 
@@ -15,17 +16,17 @@ use rustix::{
 
 use super::{SysError, enter};
 
-/// The namespace that sockets are opened in.
+/// The kind of namespace that sockets are opened in.
 pub(super) const KINDS: ThreadNameSpaceType = ThreadNameSpaceType::NETWORK;
 
-/// What is opened.
+/// A kind of socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SocketKind {
-    /// `AF_PACKET`: whole frames. Takes CAP_NET_RAW.
+    /// `AF_PACKET` with whole frames. Needs CAP_NET_RAW.
     Packets,
-    /// `AF_PACKET`: packets without their link-layer header. Takes CAP_NET_RAW.
+    /// `AF_PACKET` with packets without their link-layer header. Needs CAP_NET_RAW.
     CookedPackets,
-    /// `NETLINK_ROUTE`: what interfaces there are.
+    /// `NETLINK_ROUTE`, which lists interfaces. Needs no capability.
     Routes,
 }
 

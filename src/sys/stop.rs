@@ -6,10 +6,8 @@ use super::{SysError, containers::Containers, process::Pidfd, procfs::Proc};
 use crate::domain::cgroup::{self, ContainerCgroup};
 
 impl Containers {
-    /// Pins every process in the container's cgroup and sends it `signal`. Returns those that got
-    /// it.
-    ///
-    /// A process that is forked meanwhile is missed: call again until none is left.
+    /// Sends `signal` to every process in the container's cgroup, each pinned first. Returns those
+    /// that got it. Misses a process that is forked meanwhile: call again until none is left.
     ///
     /// # Errors
     /// If `/proc` cannot be listed.
@@ -33,17 +31,17 @@ impl Containers {
     }
 }
 
-/// What came of a signal to all processes of a container.
+/// The outcome of a signal to all processes of a container.
 #[derive(Debug, Default)]
 pub struct Signalled {
-    /// Those that got it, with their pids.
+    /// The processes that got it, with their pids.
     pub processes: Vec<(u32, Pidfd)>,
-    /// How many could not be sent it.
+    /// How many it could not be sent to.
     pub refused: u32,
 }
 
-/// The process with this pid, if it is in the container's cgroup: read after the pidfd was opened
-/// and before a last look at it, so it is that process' cgroup.
+/// The process with this pid, if it is in the container's cgroup. The cgroup is read after the
+/// pidfd was opened and before a last look at the pidfd, so it is that process' own.
 fn pin(proc: &Proc, pid: u32, place: ContainerCgroup<'_>, buffer: &mut Vec<u8>) -> Option<Pidfd> {
     let process = Pidfd::open(pid).ok()?;
     let text = proc.read(pid, "cgroup", buffer).ok()?;

@@ -1,16 +1,20 @@
-//! What a capture over mutual TLS costs, and what it loses: figures, printed and never asserted, except that every packet is accounted for.
-//! `cargo bench --bench capture`, or `-- cost` for a part of it.
+//! What a capture over mutual TLS costs, and what it loses: figures, printed and never asserted,
+//! except that every packet is accounted for. `cargo bench --bench capture`, or `-- cost` for a
+//! part of it.
 //!
-//! - `cost`: CPU seconds per million packets of agent and client, beside `tcpdump -w FILE`, `tcpdump -w -` through a TLS pipe of socat, and
-//!   dumpcap if it is installed, in turns, on the same interface of a pod;
+//! - `cost`: CPU seconds per million packets of agent and client, beside `tcpdump -w FILE`,
+//!   `tcpdump -w -` through a TLS pipe of socat, and dumpcap if it is installed, in turns, on the
+//!   same interface of a pod;
 //! - `rate`: the highest rate that loses nothing, beside `tcpdump -B 65536 -w FILE`;
 //! - `latency`: from a packet's sending to its line, beside `tcpdump -l`.
 //!
-//! `PODSONDE_BENCH_PACKETS` are the packets of a run (1000000), `PODSONDE_BENCH_RATE` is how many of them there are a second (150000), and
-//! `PODSONDE_BENCH_ROUNDS` says how often all of them take their turn (3).
-//! `PODSONDE_BENCH_PROGRAMS` is a directory with the `podsonde` and `podsonde-agent` to measure if that shall not be those built with it.
+//! `PODSONDE_BENCH_PACKETS` are the packets of a run (1000000), `PODSONDE_BENCH_RATE` is how many
+//! of them there are a second (150000), and `PODSONDE_BENCH_ROUNDS` says how often all of them take
+//! their turn (3). `PODSONDE_BENCH_PROGRAMS` is a directory with the `podsonde` and
+//! `podsonde-agent` to measure if that shall not be those built with it.
 //!
-//! Needs root, ip, tcpdump, socat, openssl and capinfos. Files are in memory, for it not to be a disk that is measured.
+//! Needs root, ip, tcpdump, socat, openssl and capinfos. Files are in memory, for it not to be a
+//! disk that is measured.
 #![cfg(all(target_os = "linux", feature = "embedded"))]
 #![allow(
     clippy::unwrap_used,

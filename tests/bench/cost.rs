@@ -1,9 +1,11 @@
-//! What the agent costs: figures, printed and never asserted. `cargo bench`, or `cargo bench -- idle` for a part of it.
+//! What the agent costs: figures, printed and never asserted. `cargo bench`, or `cargo bench --
+//! idle` for a part of it.
 //!
 //! - `verification`: verifying all pods of a node beside `lsns` of util-linux, in turns;
 //! - `sessions`: the agent's share of the time from a debug request to its verdict;
-//! - `idle`: memory and wake-ups of an agent that nobody asks anything. `PODSONDE_AGENT` names the binary if it shall not be
-//!   the one built with the embedded cluster, `PODSONDE_IDLE_SECONDS` for how long to look (60).
+//! - `idle`: memory and wake-ups of an agent that nobody asks anything. `PODSONDE_AGENT` names the
+//!   binary if it shall not be the one built with the embedded cluster, `PODSONDE_IDLE_SECONDS` for
+//!   how long to look (60).
 //!
 //! Needs root: the pods are real namespaces. They are gone when it ends, also when it is killed.
 #![cfg(all(target_os = "linux", feature = "embedded"))]

@@ -1,8 +1,11 @@
-//! How fast files are read over the agent's TLS, and what it costs: figures, printed and never asserted. `cargo bench --bench files`.
+//! How fast files are read over the agent's TLS, and what it costs: figures, printed and never
+//! asserted. `cargo bench --bench files`.
 //!
-//! - `read`: 1 GiB out of the page cache through the agent, beside `cat` and beside a plain TLS pipe of socat, in turns; and
-//!   `kubectl exec cat` if `PODSONDE_BENCH_EXEC` has its arguments, such as `web -c app -- cat /data/large`;
-//! - `memory`: the agent's peak with 16 reads at a time, and with a directory of a million entries, listed and walked.
+//! - `read`: 1 GiB out of the page cache through the agent, beside `cat` and beside a plain TLS
+//!   pipe of socat, in turns; and `kubectl exec cat` if `PODSONDE_BENCH_EXEC` has its arguments,
+//!   such as `web -c app -- cat /data/large`;
+//! - `memory`: the agent's peak with 16 reads at a time, and with a directory of a million entries,
+//!   listed and walked.
 //!
 //! Needs root, socat and openssl. Everything goes over loopback.
 #![cfg(all(target_os = "linux", feature = "embedded"))]

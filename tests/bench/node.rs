@@ -29,7 +29,8 @@ pub(crate) fn processes() -> usize {
         .count()
 }
 
-/// Adds `pods` pods of one container, whose processes bring the machine to about `total`. Waits until all of them are there.
+/// Adds `pods` pods of one container, whose processes bring the machine to about `total`. Waits
+/// until all of them are there.
 pub(crate) async fn fill(cluster: &Cluster, pods: usize, total: usize) {
     // Shim and first process of both sandbox and container.
     let others = processes() + 4 * pods;

@@ -1,5 +1,5 @@
-//! What packets as text cost: our reader and printer beside `tcpdump -n -r FILE`, over the same file, in turns. Figures, printed and
-//! never asserted. `cargo bench --bench text`.
+//! What packets as text cost: our reader and printer beside `tcpdump -n -r FILE`, over the same
+//! file, in turns. Figures, printed and never asserted. `cargo bench --bench text`.
 #![cfg(target_os = "linux")]
 #![allow(
     clippy::unwrap_used,

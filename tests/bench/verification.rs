@@ -1,4 +1,5 @@
-//! Verifying a node: one pass as `Namespaces.VerifyNode` makes it, beside `lsns`, which looks at every process, too.
+//! Verifying a node: one pass as `Namespaces.VerifyNode` makes it, beside `lsns`, which looks at
+//! every process, too.
 
 use std::{fs, process::Command, sync::Arc, time::Instant};
 
@@ -85,7 +86,8 @@ async fn passes(f: &Fixture, count: usize) -> Vec<String> {
     ]
 }
 
-/// By the clock, which others on the machine have a part in, and in CPU time, which they hardly have.
+/// By the clock, which others on the machine have a part in, and in CPU time, which they hardly
+/// have.
 #[derive(Default)]
 struct Cost {
     clock: Series,
@@ -153,7 +155,8 @@ async fn calls(f: &Fixture) {
     );
 }
 
-/// That a thousand verifications leave no descriptor behind, and containers that have ended none at all.
+/// That a thousand verifications leave no descriptor behind, and containers that have ended none at
+/// all.
 async fn descriptors(f: &Fixture) {
     let open = || fs::read_dir("/proc/self/fd").unwrap().count();
     let pods = watched(f, 110).await;
@@ -169,7 +172,8 @@ async fn descriptors(f: &Fixture) {
         verifier.verify(pods.all(), None).await.unwrap();
     }
     let thousandth = open() - before;
-    // The runtime holds some of its own for each container, so the verifier's are counted as those that go with it.
+    // The runtime holds some of its own for each container, so the verifier's are counted as those
+    // that go with it.
     let api = kube::Api::<Pod>::namespaced(f.cluster.client().unwrap(), "default");
     api.delete_collection(&Default::default(), &Default::default()).await.unwrap();
     let mut changes = pods.changes();

@@ -45,7 +45,8 @@ pub(crate) fn possible() -> bool {
 }
 
 impl Agent {
-    /// Starts it with these arguments besides, and this descriptor as its number 77, which it did not ask for.
+    /// Starts it with these arguments besides, and this descriptor as its number 77, which it did
+    /// not ask for.
     pub(crate) async fn start(more: &[&str], leaked: Option<OwnedFd>) -> Self {
         let options = NamespaceOptions {
             executable: PathBuf::from(env!("CARGO_BIN_EXE_podsonde")),

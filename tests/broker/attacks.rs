@@ -1,4 +1,5 @@
-//! The broker, alone, against an agent that has been taken over: every byte and descriptor is the attacker's choice.
+//! The broker, alone, against an agent that has been taken over: every byte and descriptor is the
+//! attacker's choice.
 
 use std::{
     fs::File,
@@ -202,7 +203,8 @@ fn sockets_are_of_the_namespace_and_bound_to_nothing() {
         assert_eq!((reply, sockets.len()), ((SOCKET, 0, 0, 6), 1), "{kind}");
         assert_eq!(sockopt::socket_domain(&sockets[0]).unwrap(), family);
         assert_eq!(sockopt::socket_type(&sockets[0]).unwrap(), of);
-        // The kernel lists it there, and not here, with protocol and interface 0, and nothing in it.
+        // The kernel lists it there, and not here, with protocol and interface 0, and nothing in
+        // it.
         let listed = of_packets().lines().count() - 1;
         assert_eq!(listed, usize::from(family == AddressFamily::PACKET));
         if listed == 1 {

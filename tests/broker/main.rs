@@ -1,7 +1,9 @@
-//! The agent's two processes, as the real binary makes them: what each may do, read from `/proc`; evidence through the broker, compared
-//! with `nsenter`; the broker attacked over its socket; either of them killed.
+//! The agent's two processes, as the real binary makes them: what each may do, read from `/proc`;
+//! evidence through the broker, compared with `nsenter`; the broker attacked over its socket;
+//! either of them killed.
 //!
-//! Needs root. The messages are written by hand here, so that the tests hold the format to its description.
+//! Needs root. The messages are written by hand here, so that the tests hold the format to its
+//! description.
 #![cfg(all(target_os = "linux", feature = "embedded"))]
 #![allow(
     clippy::unwrap_used,

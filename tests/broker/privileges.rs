@@ -74,7 +74,8 @@ async fn each_process_has_open_only_what_it_needs_and_hands_nothing_down() {
     let own = descriptors(agent.pid);
     let inherited: Vec<_> = own.iter().filter(|d| d.inherited).map(|d| d.number).collect();
     assert_eq!(inherited, [0, 1, 2], "{own:?}");
-    // What the runtime left open is there, if only for the agent itself: the broker and other children do not get it.
+    // What the runtime left open is there, if only for the agent itself: the broker and other
+    // children do not get it.
     assert!(own.iter().any(|d| d.number == 77 && d.link == "/proc"), "{own:?}");
     agent.stop().await;
 

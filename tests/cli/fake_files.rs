@@ -40,6 +40,8 @@ pub(crate) struct State {
     pub(crate) stall_after: Option<usize>,
     /// One read sends at most so many bytes.
     pub(crate) limit: Option<usize>,
+    /// The size that reads announce, whatever is sent.
+    pub(crate) announced: Option<u64>,
     /// Most entries of a page.
     pub(crate) page: Option<usize>,
     /// Checksums are wrong.
@@ -270,7 +272,7 @@ impl files_server::Files for FakeAgent {
             state.reads.push(request.clone());
             (state.cut_after.take(), state.stall_after.take(), state.limit)
         };
-        let entry = entry(&path, &request.path, true)?;
+        let mut entry = entry(&path, &request.path, true)?;
         match entry.r#type() {
             FileType::Regular => {}
             FileType::Directory => {
@@ -289,6 +291,7 @@ impl files_server::Files for FakeAgent {
         if !request.if_version.is_empty() && request.if_version != version {
             return Err(failure(Code::Aborted, "FILE_CHANGED", "the file is another one now", &[]));
         }
+        entry.size = self.files.state().announced.unwrap_or(entry.size);
         let content = std::fs::read(&path).map_err(errno)?;
         let size = content.len();
         let offset = match (request.tail_lines, request.offset) {

@@ -117,7 +117,8 @@ async fn a_writer_that_rotates_loses_nothing() {
     let log = inside.path("/tmp/log");
     fs::write(&log, "").unwrap();
     let mut follower = Follower::start(&f, &inside, "/tmp/log", None).await;
-    // As logrotate does it with `create`: renamed, made anew, and only some time later does the writer open the new one.
+    // As logrotate does it with `create`: renamed, made anew, and only some time later does the
+    // writer open the new one.
     let (sender, seen) = std::sync::mpsc::channel::<usize>();
     let directory = inside.path("/tmp");
     let writer = std::thread::spawn(move || {
@@ -139,7 +140,8 @@ async fn a_writer_that_rotates_loses_nothing() {
             write(&mut file, 500);
             file = fs::File::options().append(true).open(&log).unwrap();
             let written = write(&mut file, 100);
-            // A name says nothing of what it was between two looks, so the next rotation comes after the last line was seen.
+            // A name says nothing of what it was between two looks, so the next rotation comes
+            // after the last line was seen.
             while seen.recv().unwrap() < written {}
         }
         line

@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
     thread,
+    time::{Duration, Instant},
 };
 
 use nix::{
@@ -61,7 +62,7 @@ impl Lab {
 
     /// Reads a whole file, as the service does.
     pub(crate) fn read(&self, path: &[u8]) -> Result<Vec<u8>, Error> {
-        self.open(path)?.read(0, 1 << 16)
+        self.open(path)?.read(0, 1 << 16, never()).map(|part| part.data)
     }
 
     pub(crate) fn open(&self, path: &[u8]) -> Result<Content, Error> {
@@ -74,15 +75,14 @@ impl Lab {
 
     pub(crate) fn list(&self, path: &[u8]) -> Result<Vec<DirEntry>, Error> {
         let directory = self.rooted.resolve(path, true)?.open_directory(&self.rooted)?;
-        directory.page(b"", 10_000, usize::MAX).map(|page| page.entries)
+        directory.page(b"", 10_000, usize::MAX, never()).map(|page| page.entries)
     }
 
     pub(crate) fn walk(&self, path: &[u8], cross_mounts: bool) -> Result<Vec<DirEntry>, Error> {
         let directory = self.rooted.resolve(path, true)?.open_directory(&self.rooted)?;
         let mut walk = directory.walk(64, cross_mounts);
         let mut entries = Vec::new();
-        let forever = std::time::Instant::now() + std::time::Duration::from_secs(3600);
-        while let Some(more) = walk.next(1000, 1 << 20, forever) {
+        while let Some(more) = walk.next(1000, 1 << 20, never()) {
             entries.extend(more);
         }
         Ok(entries)
@@ -95,6 +95,11 @@ impl Lab {
             .filter_map(|fd| fs::read_link(fd.ok()?.path()).ok());
         links.filter(|link| link.starts_with(self.directory.path())).count()
     }
+}
+
+/// A time that no test lives to see.
+pub(crate) fn never() -> Instant {
+    Instant::now() + Duration::from_secs(3600)
 }
 
 pub(crate) fn open(path: &Path) -> OwnedFd {

@@ -1,7 +1,8 @@
-//! The files of containers: hostile roots, first by themselves, then through a real agent with pods of real namespaces.
+//! The files of containers: hostile roots, first by themselves, then through a real agent with pods
+//! of real namespaces.
 //!
-//! Needs root, no packages but coreutils and findutils as oracles. Every hostile root has files of the host planted beside it, whose
-//! content must never be seen.
+//! Needs root, no packages but coreutils and findutils as oracles. Every hostile root has files of
+//! the host planted beside it, whose content must never be seen.
 #![cfg(all(target_os = "linux", feature = "embedded"))]
 #![allow(
     clippy::unwrap_used,
@@ -14,6 +15,7 @@
 
 mod claims;
 mod command_line;
+mod content;
 #[allow(dead_code)]
 #[path = "../agent/fixture.rs"]
 mod fixture;
@@ -21,9 +23,13 @@ mod follow;
 #[allow(dead_code)]
 #[path = "../support/fuse.rs"]
 mod fuse;
-mod hostile;
+mod kinds;
 mod lab;
+mod links;
 mod roots;
 mod service;
+mod slow;
+mod storm;
 mod support;
+mod walks;
 mod writing;

@@ -58,7 +58,8 @@ async fn as_the_containers_user_and_as_root() {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
         }
     }
-    // As the kernel lets a process of the container: found out by entering it as that user with its capabilities.
+    // As the kernel lets a process of the container: found out by entering it as that user with its
+    // capabilities.
     let exec = |container: &Inside, name: &str| {
         let status = fs::read_to_string(format!("/proc/{}/status", container.pid)).unwrap();
         let field =
@@ -83,7 +84,8 @@ async fn as_the_containers_user_and_as_root() {
     for container in [&inside, &root, &bare] {
         for name in ["own", "other", "group", "roots"] {
             let path = format!("/tmp/{name}");
-            // The way to /proc/PID/root itself is closed to others, so the oracle counts only for what is below it.
+            // The way to /proc/PID/root itself is closed to others, so the oracle counts only for
+            // what is below it.
             let expected = matches!(
                 (container.pod.as_str(), name),
                 ("user", "own" | "group") | ("root", _) | ("bare", "roots")

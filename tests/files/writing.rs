@@ -1,4 +1,5 @@
-//! Writing files: whole or not at all, where the agent was started with it, and never anywhere else.
+//! Writing files: whole or not at all, where the agent was started with it, and never anywhere
+//! else.
 
 use std::{
     fs,
@@ -62,7 +63,8 @@ async fn files_appear_whole_or_not_at_all() {
         (1000, 1000, 0o600, 1)
     );
     assert!(fs::read(inside.path("/tmp/new")).unwrap() == content);
-    // What is there stays, unless it is to be replaced; a link that is there is not followed, nor replaced.
+    // What is there stays, unless it is to be replaced; a link that is there is not followed, nor
+    // replaced.
     assert_eq!(
         why(write(&f, start("/tmp/new"), b"x").await),
         (Code::AlreadyExists, "FILE_EXISTS".into())

@@ -1,7 +1,7 @@
 //! Packets with sequence numbers, sent from inside a namespace at a pace.
 //!
-//! They leave by the namespace's own interface: what goes out is seen by every tap before anything can lose it, so the number sent is exactly
-//! what a capture must account for.
+//! They leave by the namespace's own interface: what goes out is seen by every tap before anything
+//! can lose it, so the number sent is exactly what a capture must account for.
 
 use std::{
     io::IoSlice,
@@ -33,7 +33,8 @@ impl Generator {
         Self { socket, next: 0 }
     }
 
-    /// Sends `count` frames of `size` bytes, Ethernet's header included, at `per_second`; 0: as fast as it goes.
+    /// Sends `count` frames of `size` bytes, Ethernet's header included, at `per_second`; 0: as
+    /// fast as it goes.
     pub fn send(&mut self, count: u64, size: usize, per_second: u64) {
         const BATCH: u64 = 64;
         let began = Instant::now();

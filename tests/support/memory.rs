@@ -75,7 +75,8 @@ impl MemoryLimit {
         ["sh", "-c", join, self.directory.to_str().unwrap()]
     }
 
-    /// The most bytes that its processes had together, the kernel's memory on their behalf included.
+    /// The most bytes that its processes had together, the kernel's memory on their behalf
+    /// included.
     pub fn peak(&self) -> u64 {
         self.read(self.files.peak).trim().parse().unwrap()
     }

@@ -8,7 +8,8 @@ use std::{
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-/// A network namespace, held by a process that sleeps. Gone, with its interfaces, when this is dropped.
+/// A network namespace, held by a process that sleeps. Gone, with its interfaces, when this is
+/// dropped.
 pub struct Netns {
     holder: Child,
 }
@@ -29,7 +30,8 @@ impl Netns {
         made
     }
 
-    /// One with `eth0`, 192.0.2.1/24 and 2001:db8::1/64, whose other end is `peer0` of the second, with .2 and ::2.
+    /// One with `eth0`, 192.0.2.1/24 and 2001:db8::1/64, whose other end is `peer0` of the second,
+    /// with .2 and ::2.
     pub fn pair() -> (Self, Self) {
         let (here, there) = (Self::new(), Self::new());
         let pid = there.pid().to_string();

@@ -33,7 +33,8 @@ pub struct Node {
 }
 
 impl Node {
-    /// The node that this process runs on. None if it runs on none: the test is then to return, it cannot run.
+    /// The node that this process runs on. None if it runs on none: the test is then to return, it
+    /// cannot run.
     ///
     /// # Panics
     /// If it runs on none although `CI` is set: there every test must run.
@@ -85,7 +86,8 @@ pub fn pod(name: &str, spec: Value) -> Pod {
     .expect("a pod")
 }
 
-/// A container as the kubelet would ask for it: image by pull policy `IfNotPresent`, all else by default.
+/// A container as the kubelet would ask for it: image by pull policy `IfNotPresent`, all else by
+/// default.
 pub fn container(name: &str, image: &str, command: &[&str]) -> ContainerStart {
     ContainerStart {
         name: name.to_owned(),

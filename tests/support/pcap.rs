@@ -15,7 +15,8 @@ pub struct Packet {
     pub data: Vec<u8>,
 }
 
-/// The packets of a file, and its link type, converted to classic pcap by tcpdump: a header of 24 bytes, then 16 bytes and the packet for each.
+/// The packets of a file, and its link type, converted to classic pcap by tcpdump: a header of 24
+/// bytes, then 16 bytes and the packet for each.
 pub fn read(file: &[u8]) -> (u32, Vec<Packet>) {
     let mut child = Command::new("tcpdump")
         .args(["--nano", "-r", "-", "-w", "-"])
@@ -33,7 +34,8 @@ pub fn read(file: &[u8]) -> (u32, Vec<Packet>) {
     parse(&output.stdout)
 }
 
-/// The packets of a classic pcap file with nanoseconds, or microseconds, in this machine's byte order.
+/// The packets of a classic pcap file with nanoseconds, or microseconds, in this machine's byte
+/// order.
 pub fn parse(pcap: &[u8]) -> (u32, Vec<Packet>) {
     let word = |at: usize| u32::from_ne_bytes(pcap[at..at + 4].try_into().expect("4 bytes"));
     let scale = match word(0) {

@@ -86,7 +86,7 @@ pub(super) fn open_root(containers: &Containers, owner: &Owner) -> Result<Rooted
         Owner::Host => return Ok(host),
         Owner::Container(_, of) | Owner::Sandbox(of) => of,
     };
-    let root = RootedDir::new(of.root()?)?;
+    let root = RootedDir::new(of.root()?)?.trusted_if_mounted(|| containers.host_mounts())?;
     if root.is_same_directory(&host)? { Err(is_of_host()) } else { Ok(root) }
 }
 

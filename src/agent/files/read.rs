@@ -1,10 +1,13 @@
 //! Reading a file: a range of it, or its growing end as `tail -F` does.
 //!
-//! A followed file is looked at again and again, a few times a second while it grows and once a second while it does not: that works alike
-//! on every file system, over the network, for layers of an overlay and for names that do not exist, and takes none of the node's inotify
-//! instances. When another file has the name, the old one is read on until the new one holds something and then to its end: whoever
-//! writes has opened the new one then, so nothing of the old is missed. A file that is rotated twice between two looks, or truncated and
-//! written again beyond where it was, is not told from one that was not.
+//! A followed file is polled, every 50 ms while it grows and once a second while it does not.
+//! Polling works alike on every file system, over the network, for layers of an overlay and for
+//! names that do not exist, and takes none of the node's inotify instances.
+//!
+//! When another file takes the name, the old one is read on until the new one holds something, and
+//! then to its end. By then the writer has opened the new one, so nothing of the old one is missed.
+//! Two changes go unnoticed: a file that is rotated twice between two polls, and a file that is
+//! truncated and written beyond its old end between two polls.
 
 use std::{
     sync::Arc,
@@ -16,81 +19,81 @@ use crate::{
     domain::{Error, Reason, Result},
     sys::rooted::{
         RootedDir,
-        content::{Content, LastLines},
+        content::{Content, LastLines, Part},
         entry::DirEntry,
     },
 };
 
-/// Bytes of one message.
+/// Bytes in one message of content.
 pub const CHUNK: usize = 256 << 10;
-/// Messages that are read at a time.
+/// Messages that one step reads at most.
 const BATCH: usize = 2;
-/// How long is read at a time, where a file system is slow.
+/// How long a step may take where the file system is slow.
 const STEP: Duration = Duration::from_millis(200);
-/// How soon a followed file is looked at again, at first and at last.
+/// How long a followed file rests between two polls: at first after it grew, and at most.
 const SOON: Duration = Duration::from_millis(50);
 const LATE: Duration = Duration::from_secs(1);
 
-/// What to read.
+/// A request to read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reading {
-    /// The file.
+    /// Path of the file.
     pub path: Vec<u8>,
     /// Where to begin.
     pub begin: Begin,
-    /// How much is wanted, if not all.
+    /// Bytes that are wanted. None: all.
     pub length: Option<u64>,
-    /// How much may be read at most.
+    /// Bytes that may be read at most.
     pub limit: u64,
-    /// Whether to go on at the end.
+    /// Whether to go on at the end, as `tail -F` does.
     pub follow: bool,
-    /// What the file must still be; empty for anything.
+    /// The [`version`] that the file must still have. Empty: any.
     pub version: Vec<u8>,
 }
 
-/// Where to begin.
+/// Where a read begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Begin {
-    /// So many bytes from the start.
+    /// This many bytes from the start.
     Start(u64),
-    /// So many bytes before the end.
+    /// This many bytes before the end.
     End(u64),
-    /// So many lines before the end.
+    /// This many lines before the end.
     Lines(u32),
 }
 
-/// What is read.
+/// A step of a read.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Event {
-    /// Content.
+    /// The next bytes of the file.
     Data(Vec<u8>),
-    /// Something happened to the file; content after it begins at the offset.
+    /// Something happened to the followed file. What follows begins at this offset of it.
     Change(Change, u64),
-    /// The end.
+    /// The read is over.
     End(End),
 }
 
 /// What happened to a followed file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
-    /// It is shorter than what was read of it.
+    /// It is shorter than what was already read.
     Truncated,
-    /// Another file has its name.
+    /// Another file took its name.
     Replaced,
-    /// No file has its name.
+    /// No file has its name at present.
     Missing,
 }
 
-/// Why it ended.
+/// Why a read ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// There is no more.
+    /// At the end of the file.
     EndOfFile,
-    /// That was all that was wanted.
+    /// The length that was asked for was read.
     Length,
-    /// That was all that may be read.
+    /// The limit of the agent was reached.
     Limit,
-    /// The container has ended.
+    /// The container ended while its file was followed.
     ContainerEnded,
 }
 
@@ -102,17 +105,17 @@ pub struct Reader<'r> {
     pub entry: DirEntry,
     /// Where the content begins.
     pub offset: u64,
-    /// How many bytes were read.
+    /// How many bytes were read up to now.
     pub bytes: u64,
     length: Option<u64>,
     limit: u64,
     follow: bool,
     wait: Duration,
-    /// None once it is over, or lost with a stuck thread.
+    /// None once the read is over, or the file was lost with a stuck thread.
     file: Option<Held<Followed>>,
 }
 
-/// An open file, and what is known of its name.
+/// An open file, and the name it is followed by.
 #[derive(Debug)]
 struct Followed {
     path: Vec<u8>,
@@ -122,7 +125,8 @@ struct Followed {
     missing: bool,
 }
 
-/// Identifies the state of a file: device, inode, size, time of the last change of its content.
+/// Identifies the state of a file: device, inode, size, and the time of its last change. A resumed
+/// download compares it.
 pub fn version(entry: &DirEntry) -> Vec<u8> {
     let time = entry.modified_at;
     let parts = [
@@ -136,7 +140,7 @@ pub fn version(entry: &DirEntry) -> Vec<u8> {
 }
 
 impl Root {
-    /// Opens a file and finds where to begin.
+    /// Opens a file and finds where the read begins.
     ///
     /// # Errors
     /// NOT_A_FILE, FILE_CHANGED, and those of [`Root::stat`].
@@ -150,7 +154,7 @@ impl Root {
             .await?;
         let entry = file.with(|file| Ok(file.content.entry().clone()))?;
         if !wanted.is_empty() && wanted != version(&entry) {
-            return Err(Error::new(Reason::FileChanged, "the file is not what it was")
+            return Err(Error::new(Reason::FileChanged, "the file has changed since")
                 .container(&self.container));
         }
         let offset = match begin {
@@ -187,7 +191,7 @@ impl Root {
 }
 
 impl Reader<'_> {
-    /// What comes next, at least one event. None after the end. Waits until there is something, if the file is followed.
+    /// The next events, at least one. None after the end. Waits for more if the file is followed.
     ///
     /// # Errors
     /// FILE_SYSTEM_FAILED and those of [`Root::run`].
@@ -199,7 +203,7 @@ impl Reader<'_> {
                 let whole = self.length.is_some_and(|length| self.bytes >= length);
                 return Ok(Some(vec![Event::End(if whole { End::Length } else { End::Limit })]));
             }
-            // Before the file is read, so that what was written until then is.
+            // Asked before the file is read, so that what the container wrote last is read, too.
             let alive = self.root.is_alive();
             let step = move |root: &Arc<RootedDir>| {
                 let events = file.with(|file| file.next(root, left, alive))?;
@@ -229,12 +233,13 @@ impl Reader<'_> {
 }
 
 impl Followed {
-    /// The next events; none if nothing happened to a followed file.
+    /// The next events. Empty if nothing happened to a followed file, or nothing came in time.
     fn next(&mut self, root: &RootedDir, left: u64, alive: bool) -> Result<Vec<Event>> {
         let (mut events, at_end) = self.read(left)?;
         if at_end && !self.follow {
             events.push(Event::End(End::EndOfFile));
-        } else if events.is_empty()
+        } else if at_end
+            && events.is_empty()
             && let Some(change) = self.look(root, alive)?
         {
             events.push(Event::Change(change, self.offset));
@@ -242,39 +247,39 @@ impl Followed {
         Ok(events)
     }
 
-    /// What is there now, at most so much, and whether that was all.
+    /// What the file holds beyond the offset, at most `left` bytes, and whether that was all.
     fn read(&mut self, mut left: u64) -> Result<(Vec<Event>, bool)> {
-        let began = Instant::now();
+        let until = Instant::now() + STEP;
         let mut events = Vec::new();
-        while events.len() < BATCH && left > 0 && began.elapsed() < STEP {
+        while events.len() < BATCH && left > 0 && Instant::now() < until {
             let want = usize::try_from(left).unwrap_or(usize::MAX).min(CHUNK);
-            let data = self.content.read(self.offset, want)?;
-            let (length, short) = (data.len() as u64, data.len() < want);
+            let Part { data, at_end } = self.content.read(self.offset, want, until)?;
+            let length = data.len() as u64;
             self.offset = self.offset.saturating_add(length);
             left = left.saturating_sub(length);
             if !data.is_empty() {
                 events.push(Event::Data(data));
             }
-            if short {
+            if at_end {
                 return Ok((events, true));
             }
         }
         Ok((events, false))
     }
 
-    /// What happened to the file, of which all was read.
+    /// What happened to the file since it was read to its end.
     fn look(&mut self, root: &RootedDir, alive: bool) -> Result<Option<Change>> {
         if self.content.current()?.size < self.offset {
             self.offset = 0;
             return Ok(Some(Change::Truncated));
         }
-        // Names mean nothing any more once the container's mounts are gone.
+        // Names mean nothing once the container's mounts are gone.
         if !alive {
             return Ok(None);
         }
         let found = match root.resolve(&self.path, true) {
             Ok(node) => node,
-            // It may come back, whatever is there instead.
+            // It may come back.
             Err(_) if self.missing => return Ok(None),
             Err(_) => {
                 self.missing = true;
@@ -286,12 +291,13 @@ impl Followed {
             self.missing = false;
             return Ok(None);
         }
-        // Until the new one holds something, the old one may still be written to. After that it is read once more.
+        // Until the new file holds something, the old one may still be written to. Once it does,
+        // the old one is read once more.
         if new.size == 0 {
             return Ok(None);
         }
         let Ok(content) = found.open(root) else { return Ok(None) };
-        if !self.content.read(self.offset, 1)?.is_empty() {
+        if !self.content.read(self.offset, 1, Instant::now())?.data.is_empty() {
             return Ok(None);
         }
         (self.content, self.offset, self.missing) = (content, 0, false);

@@ -1,6 +1,6 @@
 //! An open root, and the one way to work below it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use super::{
     Owner,
@@ -46,6 +46,13 @@ impl Root {
     ) -> Result<T> {
         let result = self.run_past_end(work).await;
         if self.is_alive() { result } else { Err(self.ended().await) }
+    }
+
+    /// When work that begins now has to stop by itself, so that its own error arrives and it does
+    /// not count as stuck: after nine tenths of the time that it is waited for.
+    pub(super) fn deadline(&self) -> impl FnOnce() -> Instant + Send + use<> {
+        let time = self.lane.timeout() / 10 * 9;
+        move || Instant::now() + time
     }
 
     /// As [`Root::run`], for work that may go on after the container has ended: open files stay

@@ -208,6 +208,11 @@ impl<T: Send + 'static> Drop for Held<T> {
 }
 
 impl Lane {
+    /// How long work is waited for once it has a thread.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
     /// Has `value` dropped on a thread for file work.
     pub fn hold<T: Send + 'static>(&self, value: T) -> Held<T> {
         Held { value: Some(value), lane: self.clone() }

@@ -1,4 +1,4 @@
-//! Writing a file, where the agent was started with it.
+//! Writing a file, where the agent was started with `--allow-file-writes`.
 
 use aws_lc_rs::digest;
 use bytes::Bytes;
@@ -9,13 +9,13 @@ use crate::{
     sys::rooted::{create::Creation, entry::DirEntry},
 };
 
-/// A file that is being written. Dropped before its end, it was never there.
+/// A file that is being written. If it is dropped before it is complete, nothing of it stays.
 pub struct Writer<'r> {
     root: &'r Root,
-    /// None once it is lost with a stuck thread.
+    /// None once it was lost with a stuck thread.
     creation: Option<Held<Creation>>,
     sum: digest::Context,
-    /// Bytes that it may still grow by.
+    /// Bytes by which it may still grow.
     left: u64,
     limit: u64,
 }
@@ -33,28 +33,32 @@ impl Root {
 }
 
 impl Writer<'_> {
-    /// Adds to its content.
+    /// Appends to the file.
     ///
     /// # Errors
-    /// INVALID_FIELD if it is too much, FILE_SYSTEM_FULL, and those of [`Root::run`].
+    /// INVALID_FIELD beyond the limit; FILE_SYSTEM_FULL, and those of [`Root::run`].
     pub async fn write(&mut self, data: Bytes) -> Result<()> {
         let too_much =
             || Error::invalid("data", format!("is more than {} bytes in all", self.limit));
         self.left = self.left.checked_sub(data.len() as u64).ok_or_else(too_much)?;
         self.sum.update(&data);
         let mut creation = self.creation.take().ok_or_else(lost)?;
-        let step = move |_: &_| creation.with(|file| file.write(&data)).map(|()| creation);
+        let deadline = self.root.deadline();
+        let step = move |_: &_| {
+            creation.with(|file| file.write(&data, deadline()))?;
+            Ok(creation)
+        };
         self.creation = Some(self.root.run(step).await?);
         Ok(())
     }
 
-    /// Gives it its name, if it is what `sha256` says; empty for anything.
+    /// Gives the file its name if its content has this SHA-256; empty: whatever its content is.
     ///
     /// # Errors
     /// INVALID_FIELD, FILE_EXISTS, NOT_A_FILE, and those of [`Root::run`].
     pub async fn complete(self, overwrite: bool, sha256: &[u8]) -> Result<DirEntry> {
         if !sha256.is_empty() && self.sum.finish().as_ref() != sha256 {
-            return Err(Error::invalid("sha256", "is of other content"));
+            return Err(Error::invalid("sha256", "is not that of the content"));
         }
         let creation = self.creation.ok_or_else(lost)?;
         self.root.run(move |_| creation.end(|file| file.complete(overwrite))).await
@@ -62,5 +66,5 @@ impl Writer<'_> {
 }
 
 fn lost() -> Error {
-    Error::new(Reason::Bug, "the file is lost")
+    Error::new(Reason::Bug, "the file was lost with a stuck thread")
 }

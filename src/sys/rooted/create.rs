@@ -1,9 +1,11 @@
-//! Writing a file that was not there, or in the place of one: under its name only once it is complete.
+//! Writing a new file, or a new one in the place of another. It gets its name only once it is
+//! complete.
 
 use std::{
     ffi::CString,
     os::fd::{AsFd, AsRawFd, OwnedFd},
     sync::Arc,
+    time::Instant,
 };
 
 use rustix::{
@@ -27,12 +29,12 @@ pub struct Creation {
     directory: Directory,
     name: CString,
     fd: OwnedFd,
-    /// Its name until it is complete, where the file system has no files without one.
+    /// The name it has until it is complete, where the file system has no files without names.
     temporary: Option<CString>,
 }
 
 impl RootedDir {
-    /// Begins a file at `path`, in a directory that is there. `mode`: its permission bits.
+    /// Begins a file at `path`, in an existing directory, with the permission bits of `mode`.
     ///
     /// # Errors
     /// Those of [`RootedDir::resolve`]; READ_ONLY_FILE_SYSTEM, FILE_SYSTEM_FULL.
@@ -53,7 +55,7 @@ impl RootedDir {
         let (fd, temporary) =
             match openat(directory.fd(), c".", flags | OFlags::TMPFILE, Mode::RUSR | Mode::WUSR) {
                 Ok(fd) => (fd, None),
-                // As NFS and others, which have no files without names.
+                // NFS and others have no files without names.
                 Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOENT) => {
                     let name = temporary_name();
                     let flags = flags | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
@@ -71,19 +73,25 @@ impl RootedDir {
             fd,
             temporary,
         };
-        // Whatever the agent's umask is.
+        // Not subject to the agent's umask, as `openat` is.
         fchmod(&this.fd, mode).map_err(failed("fchmod"))?;
         Ok(this)
     }
 }
 
 impl Creation {
-    /// Adds to its content.
+    /// Appends to its content, at the latest until `until`.
     ///
     /// # Errors
-    /// FILE_SYSTEM_FULL, FILE_SYSTEM_FAILED.
-    pub fn write(&self, mut data: &[u8]) -> Result<()> {
+    /// FILE_SYSTEM_FULL, FILE_SYSTEM_FAILED; FILE_SYSTEM_STUCK if not all of it was written by
+    /// then: a FUSE may take it byte by byte.
+    pub fn write(&self, mut data: &[u8], until: Instant) -> Result<()> {
         while !data.is_empty() {
+            if Instant::now() >= until {
+                let path = show(&self.path);
+                let message = format!("{path}: the file system writes too slowly");
+                return Err(Error::new(Reason::FileSystemStuck, message));
+            }
             match write(&self.fd, data) {
                 Ok(0) => return Err(failed("write", &self.path, Errno::NOSPC)),
                 Ok(written) => data = data.get(written..).unwrap_or_default(),
@@ -94,7 +102,7 @@ impl Creation {
         Ok(())
     }
 
-    /// Gives it its name; in the place of a regular file that has it only if `overwrite`.
+    /// Gives the file its name. Replaces a regular file of that name only if `overwrite`.
     ///
     /// # Errors
     /// FILE_EXISTS, NOT_A_FILE, READ_ONLY_FILE_SYSTEM, FILE_SYSTEM_FULL.
@@ -131,7 +139,7 @@ impl Creation {
         entry::describe(&self.fd, &self.path).map(|(entry, _)| entry)
     }
 
-    /// Links it, by its other name or by its descriptor.
+    /// Links it, by its temporary name or by its descriptor.
     fn link(&self, name: &CString) -> Result<(), Errno> {
         let directory = self.directory.fd();
         match &self.temporary {
@@ -152,10 +160,10 @@ impl Drop for Creation {
     }
 }
 
-/// A name that nobody knows beforehand.
+/// A name that cannot be guessed.
 fn temporary_name() -> CString {
     let mut random = [0_u8; 16];
-    // Without randomness the name would only be known beforehand; it must not exist in any case.
+    // Without randomness the name could be guessed, but not used: it must not exist.
     let _ = rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty());
     let digits: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
     CString::new(format!(".podsonde-{digits}")).unwrap_or_default()

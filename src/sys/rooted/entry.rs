@@ -1,4 +1,4 @@
-//! What is said of a file: what `statx` says, and where a link leads.
+//! The description of a file: what `statx` says of it, and where a link leads.
 //! <https://man7.org/linux/man-pages/man2/statx.2.html>
 
 use std::{
@@ -17,18 +17,18 @@ use rustix::{
 use super::failed;
 use crate::domain::{Reason, Result};
 
-/// What is known of a file.
+/// The description of a file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DirEntry {
-    /// Its path as it was asked for, its name in a list, or its path below the top of a walk.
+    /// The path that was asked for, the name in a list, or the path below the top of a walk.
     pub path: Vec<u8>,
-    /// What it is. None if that is not known.
+    /// The type of the file. None if it is not known.
     pub kind: Option<FileType>,
-    /// Permission bits and the three above them.
+    /// Permission bits, and setuid, setgid and sticky.
     pub mode: u32,
-    /// Size, in bytes.
+    /// Size, in bytes, as the file system claims.
     pub size: u64,
-    /// Blocks of 512 bytes that it takes.
+    /// Blocks of 512 bytes that it takes on disk.
     pub blocks: u64,
     /// Owner, in the agent's user namespace.
     pub uid: u32,
@@ -40,9 +40,9 @@ pub struct DirEntry {
     pub inode: u64,
     /// Device of the file system.
     pub device: u64,
-    /// Of a device file: major and minor number.
+    /// Major and minor number of a device file.
     pub device_file: (u32, u32),
-    /// When it was last read.
+    /// When it was last read, as far as the file system records that.
     pub accessed_at: Time,
     /// When its content was last changed.
     pub modified_at: Time,
@@ -50,13 +50,13 @@ pub struct DirEntry {
     pub changed_at: Time,
     /// When it was created, where the file system says so.
     pub created_at: Option<Time>,
-    /// Of a symbolic link: what it holds.
+    /// Target of a symbolic link.
     pub link_target: Vec<u8>,
-    /// Whether something is mounted here.
+    /// Whether it is the top of a mount.
     pub mount_point: bool,
-    /// Name of the file system's type, where it was asked for.
+    /// Type of the file system as in `/proc/mounts`. Empty in lists and walks.
     pub file_system: String,
-    /// Why nothing more could be told of it, or of what is in it.
+    /// Why nothing more is known of it, or of what is in it.
     pub reason: Option<Reason>,
 }
 
@@ -76,7 +76,7 @@ impl From<StatxTimestamp> for Time {
 }
 
 impl DirEntry {
-    /// One of which nothing more is known than that a directory names it.
+    /// An entry of which only its name in a directory is known.
     pub(super) fn bare(path: Vec<u8>, kind: Option<FileType>, reason: Reason) -> Self {
         Self { path, kind, reason: Some(reason), ..Self::default() }
     }
@@ -106,7 +106,7 @@ impl DirEntry {
         }
     }
 
-    /// What it is, for people.
+    /// The type of the file as part of a sentence.
     pub(super) fn kind_name(&self) -> &'static str {
         match self.kind {
             Some(FileType::RegularFile) => "a file",
@@ -123,7 +123,7 @@ impl DirEntry {
 
 const MASK: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::BTIME).union(StatxFlags::MNT_ID);
 
-/// Of what a descriptor holds, which may be O_PATH: what it is, and the mount that it is in.
+/// Describes what a descriptor holds, which may be O_PATH. Also returns the id of its mount.
 pub(super) fn describe(fd: impl AsFd, path: &[u8]) -> Result<(DirEntry, u64)> {
     let flags = AtFlags::EMPTY_PATH | AtFlags::NO_AUTOMOUNT;
     let stat = statx(fd.as_fd(), c"", flags, MASK).map_err(|errno| failed("statx", path, errno))?;
@@ -135,7 +135,8 @@ pub(super) fn describe(fd: impl AsFd, path: &[u8]) -> Result<(DirEntry, u64)> {
     Ok((entry, stat.stx_mnt_id))
 }
 
-/// Of a name in a directory: what it is, and the mount that it is in. A link is not followed, and nothing is mounted for it.
+/// Describes a name in a directory, without following a link or mounting anything. Also returns the
+/// id of its mount.
 pub(super) fn describe_at(
     directory: impl AsFd,
     name: &CStr,
@@ -148,7 +149,7 @@ pub(super) fn describe_at(
     if entry.kind == Some(FileType::Symlink) {
         match read_link(directory.as_fd(), name) {
             Ok(target) => entry.link_target = target,
-            // It was replaced by something else since.
+            // Something else has replaced it meanwhile.
             Err(errno) => entry.reason = Some(failed("readlinkat", path, errno).reason),
         }
     }

@@ -1,20 +1,30 @@
 //! The files below a root directory that somebody else controls.
 //!
-//! **Invariant**: nothing outside the root is opened, described or read, whatever is renamed, linked or mounted inside meanwhile. What holds
-//! it:
-//! - the kernel resolves each path in one call, within the root (`RESOLVE_IN_ROOT`) and without magic links; no path is looked at and
-//!   then opened. The result is an O_PATH descriptor, which opens nothing yet;
-//! - what that descriptor turns out to be is decided on, and only regular files and directories are opened, by way of the descriptor;
-//! - file systems whose files are doors to the kernel or to other processes are refused by their type (`filesystem`);
-//! - directories are descended by single names, links not followed, and `..` is never used.
+//! **Invariant**: nothing outside the root is opened, described or read, whatever is renamed,
+//! linked or mounted inside meanwhile. It rests on this:
+//! - the kernel resolves each path in one call, within the root (`RESOLVE_IN_ROOT`) and without
+//!   magic links. No path is checked first and opened then. The result is an O_PATH descriptor,
+//!   which opens nothing yet;
+//! - the decision is about that descriptor, and only regular files and directories are opened,
+//!   through the descriptor;
+//! - file systems whose files are doors to the kernel or to other processes are refused by kind
+//!   (`filesystem`);
+//! - directories are descended by single names, without following links; `..` is never used.
 //!
-//! Whether a file may be read is the kernel's to say: the calling thread is whom it is read as ([`super::identity`]). All of it may block
-//! for as long as a file system likes. The root being the one that is meant is the caller's to prove.
+//! Whether a file may be read is for the kernel to say: the calling thread has the identity that
+//! files are read with ([`super::identity`]). The caller proves that the root is the one that is
+//! meant.
 //!
-//! - [`entry`]: what is said of a file;
-//! - [`content`]: reading one;
-//! - [`create`]: writing one;
-//! - [`directory`]: listing one, in pages or as a tree;
+//! Every call may block for as long as a file system likes, and a hostile one may also answer
+//! slowly or without end. So what takes more than a few calls stops at a time that the caller sets,
+//! and whatever errno such a file system makes up becomes a reason of its own: an error here never
+//! says that the agent has a bug.
+//!
+//! - [`entry`]: the description of a file;
+//! - [`content`]: reading a file;
+//! - [`create`]: writing a file;
+//! - [`directory`]: listing a directory, page by page;
+//! - [`walk`]: walking a tree;
 //! - `filesystem`: kinds of file systems.
 //!
 //! <https://man7.org/linux/man-pages/man2/openat2.2.html>
@@ -24,45 +34,48 @@ pub mod create;
 pub mod directory;
 pub mod entry;
 mod filesystem;
+pub mod walk;
 
 use std::{
+    fs::File,
     os::fd::{AsFd, OwnedFd},
     time::{Duration, Instant},
 };
 
 use rustix::{
-    fs::{FileType, Mode, OFlags, ResolveFlags, fstatfs, openat2},
+    fs::{FileType, Mode, OFlags, ResolveFlags, openat2},
     io::Errno,
 };
 
-use self::{content::Content, directory::Directory, entry::DirEntry};
-use super::procfs::Proc;
-use crate::domain::{Error, Reason, Result};
+use self::{content::Content, directory::Directory, entry::DirEntry, filesystem::TrustedMount};
+use super::{SysError, error::errno_text, procfs::Proc};
+use crate::domain::{Error, Reason, Result, text};
 
 /// The longest path, in bytes: PATH_MAX without the NUL.
 pub const MAX_PATH: usize = 4095;
 
-/// How long a path with `..` is tried again while the kernel cannot tell whether a rename has moved it out of the root. It looks at all
-/// renames of the machine.
+/// How long a path with `..` is tried again while the kernel cannot tell whether a rename has moved
+/// it out of the root. Any rename on the machine makes it unsure.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// Nothing leads out, and no magic link leads anywhere.
+/// Nothing leads out of the root, and magic links are not followed.
 const WITHIN: ResolveFlags = ResolveFlags::IN_ROOT.union(ResolveFlags::NO_MAGICLINKS);
 
-/// A root directory.
+/// A root directory, open as O_PATH.
 #[derive(Debug)]
 pub struct RootedDir {
     root: OwnedFd,
     proc: Proc,
+    trusted: TrustedMount,
 }
 
-/// What a path has led to. Holds it, whatever is at the path later.
+/// What a path has led to. Stays that, whatever is put at the path later.
 #[derive(Debug)]
 pub struct Node {
-    /// O_PATH.
+    /// Opened as O_PATH.
     fd: OwnedFd,
     entry: DirEntry,
-    /// Of the mount that it is in.
+    /// The id of the mount that it is in.
     mount: u64,
 }
 
@@ -72,7 +85,7 @@ impl RootedDir {
     /// # Errors
     /// If there is no `/proc`.
     pub fn new(root: OwnedFd) -> Result<Self> {
-        Ok(Self { root, proc: Proc::open()? })
+        Ok(Self { root, proc: Proc::open()?, trusted: TrustedMount::default() })
     }
 
     /// Whether both are the same directory, by device and inode.
@@ -86,17 +99,37 @@ impl RootedDir {
         Ok(identity(&self.root)? == identity(&other.root)?)
     }
 
-    /// Whether the kernel, and the filter of system calls that the process is under, let it resolve paths.
+    /// Trusts the root's own mount if the host has it mounted, too, as `mountinfo` lists it: then
+    /// the container runtime has made it. That counts only for an overlay of whose layers nothing
+    /// can be told, and `mountinfo` is opened only for one.
+    ///
+    /// # Errors
+    /// FILE_SYSTEM_FAILED, and those of `mountinfo`.
+    pub fn trusted_if_mounted(
+        mut self,
+        mountinfo: impl FnOnce() -> Result<OwnedFd, SysError>,
+    ) -> Result<Self> {
+        let kind = filesystem::of(&self.root).map_err(|errno| failed("fstatfs", b"/", errno))?;
+        if kind.is_unknown() {
+            let (root, mount) = entry::describe(&self.root, b"/")?;
+            let is_mounted = filesystem::is_mounted(File::from(mountinfo()?), root.device);
+            self.trusted = TrustedMount(is_mounted.then_some(mount));
+        }
+        Ok(self)
+    }
+
+    /// Whether the kernel can resolve paths within a root, and the seccomp filter lets it.
     pub fn is_supported() -> bool {
         openat2(rustix::fs::CWD, c"/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), WITHIN)
             .is_ok()
     }
 
-    /// What is at a path, as a process whose root this is would find it. A link at its end is followed only if `follow`.
+    /// What a process with this root would find at a path. A link at its end is followed only if
+    /// `follow`.
     ///
     /// # Errors
-    /// PATH_NOT_FOUND, PATH_REFUSED, FILE_PERMISSION, NOT_A_DIRECTORY, TOO_MANY_LINKS, FILE_CHANGED, FILE_SYSTEM_FAILED; INVALID_FIELD
-    /// for a path that is none.
+    /// PATH_NOT_FOUND, PATH_REFUSED, FILE_PERMISSION, NOT_A_DIRECTORY, TOO_MANY_LINKS,
+    /// FILE_CHANGED, FILE_SYSTEM_FAILED; INVALID_FIELD for what [`check_path`] refuses.
     pub fn resolve(&self, path: &[u8], follow: bool) -> Result<Node> {
         check_path("path", path)?;
         let flags = if follow { OFlags::PATH } else { OFlags::PATH | OFlags::NOFOLLOW };
@@ -105,11 +138,11 @@ impl RootedDir {
             Err(Errno::LOOP) => return Err(self.too_many_or_magic(path, flags)),
             Err(errno) => return Err(failed("openat2", path, errno)),
         };
-        Node::of(fd, path)
+        Node::of(fd, path, self.trusted)
     }
 
-    /// ELOOP says that a link was magic as well as that there were too many. Without the flag that forbids the former they are still not
-    /// followed within a root, but the error is another one.
+    /// ELOOP means either that a link was magic or that there were too many links. Without
+    /// `NO_MAGICLINKS`, magic links are still not followed within a root, but fail with EXDEV.
     fn too_many_or_magic(&self, path: &[u8], flags: OFlags) -> Error {
         match open_within(&self.root, path, flags, ResolveFlags::IN_ROOT) {
             Err(Errno::XDEV) => failed("openat2", path, Errno::XDEV),
@@ -119,23 +152,24 @@ impl RootedDir {
 }
 
 impl Node {
-    fn of(fd: OwnedFd, path: &[u8]) -> Result<Self> {
-        let kind = fstatfs(&fd).map_err(|errno| failed("fstatfs", path, errno))?.f_type;
+    fn of(fd: OwnedFd, path: &[u8], trusted: TrustedMount) -> Result<Self> {
+        let kind = filesystem::of(&fd).map_err(|errno| failed("fstatfs", path, errno))?;
         let (mut entry, mount) = entry::describe(&fd, path)?;
-        // The top of a mount may be told of, since the directory that it covers is listed, too; nothing below it.
-        if filesystem::is_refused(kind) && !entry.mount_point {
-            return Err(refused(path, &filesystem::name(kind)));
+        // The top of a mount is described, since a list of its parent has it, too. Nothing below
+        // is.
+        if kind.is_refused(mount, trusted) && !entry.mount_point {
+            return Err(refused(path, kind));
         }
-        entry.file_system = filesystem::name(kind);
+        entry.file_system = kind.name();
         Ok(Self { fd, entry, mount })
     }
 
-    /// What it is.
+    /// The description of it.
     pub fn entry(&self) -> &DirEntry {
         &self.entry
     }
 
-    /// Opens it to read it.
+    /// Opens it for reading.
     ///
     /// # Errors
     /// NOT_A_FILE, FILE_PERMISSION, PATH_REFUSED, FILE_CHANGED, FILE_SYSTEM_FAILED.
@@ -145,12 +179,12 @@ impl Node {
                 format!("{}: is {}, not a file", show(&self.entry.path), self.entry.kind_name());
             return Err(Error::new(Reason::NotAFile, message));
         }
-        // Not to wait for whoever holds a lease on it, and not to become anybody's terminal.
+        // Neither waits for whoever holds a lease on it nor makes a terminal the agent's own.
         let fd = self.reopen(root, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)?;
         Ok(Content::new(fd, self.entry))
     }
 
-    /// Opens it to list it.
+    /// Opens it for listing.
     ///
     /// # Errors
     /// NOT_A_DIRECTORY, FILE_PERMISSION, PATH_REFUSED, FILE_SYSTEM_FAILED.
@@ -164,23 +198,23 @@ impl Node {
             return Err(Error::new(Reason::NotADirectory, message));
         }
         let fd = self.reopen(root, OFlags::RDONLY | OFlags::DIRECTORY)?;
-        Ok(Directory::new(fd, self.entry, self.mount))
+        Ok(Directory::new(fd, self.entry, self.mount, root.trusted))
     }
 
     fn reopen(&self, root: &RootedDir, flags: OFlags) -> Result<OwnedFd> {
         let path = &self.entry.path;
-        let kind = fstatfs(&self.fd).map_err(|errno| failed("fstatfs", path, errno))?.f_type;
-        if filesystem::is_refused(kind) {
-            return Err(refused(path, &filesystem::name(kind)));
+        let kind = filesystem::of(&self.fd).map_err(|errno| failed("fstatfs", path, errno))?;
+        if kind.is_refused(self.mount, root.trusted) {
+            return Err(refused(path, kind));
         }
         root.proc.reopen(&self.fd, flags).map_err(|errno| failed("open", path, errno))
     }
 }
 
-/// Checks that something can be a path.
+/// Checks that bytes can be a path: neither empty, nor too long, nor with a NUL.
 ///
 /// # Errors
-/// INVALID_FIELD.
+/// INVALID_FIELD, naming `field`.
 pub fn check_path(field: &str, path: &[u8]) -> Result<()> {
     let message = match path {
         [] => "is required".to_owned(),
@@ -193,7 +227,7 @@ pub fn check_path(field: &str, path: &[u8]) -> Result<()> {
     Err(Error::invalid(field, message))
 }
 
-/// `openat2`, tried again as long as makes sense.
+/// `openat2`, tried again for [`PATIENCE`] while renames keep it from an answer.
 fn open_within(
     at: impl AsFd,
     path: &[u8],
@@ -213,6 +247,9 @@ fn open_within(
 }
 
 /// What the kernel says of a path, as an error.
+///
+/// FUSE servers choose the errno, and so does whoever writes one: every errno becomes an error
+/// about the file, none an error of the agent's that its operator would be told of.
 fn failed(op: &'static str, path: &[u8], errno: Errno) -> Error {
     let (reason, why) = match errno {
         Errno::NOENT => (Reason::PathNotFound, "no such file or directory"),
@@ -238,54 +275,48 @@ fn failed(op: &'static str, path: &[u8], errno: Errno) -> Error {
         }
         Errno::FBIG => (Reason::FileSystemFull, "files may not become that large"),
         Errno::MFILE | Errno::NFILE | Errno::NOMEM => {
-            (Reason::TooManyFileRequests, "the agent has no descriptors or memory left")
+            (Reason::TooManyFileRequests, "no descriptors or memory are left for it")
         }
-        Errno::NOSYS => (
+        Errno::NOSYS if op == "openat2" && !RootedDir::is_supported() => (
             Reason::KernelUnsupported,
             "this needs Linux 5.8 and a seccomp profile that knows openat2",
         ),
-        // Gone network and FUSE file systems say many things.
-        Errno::IO
-        | Errno::STALE
-        | Errno::NOTCONN
-        | Errno::CONNABORTED
-        | Errno::CONNRESET
-        | Errno::CONNREFUSED
-        | Errno::TIMEDOUT
-        | Errno::HOSTDOWN
-        | Errno::HOSTUNREACH
-        | Errno::NODEV
-        | Errno::NXIO
-        | Errno::OPNOTSUPP
-        | Errno::UCLEAN => {
-            let why = std::io::Error::from(errno);
-            return Error::new(
-                Reason::FileSystemFailed,
-                format!("{}: the file system failed: {why}", show(path)),
-            );
-        }
         _ => {
-            let why = std::io::Error::from(errno);
-            return Error::new(Reason::SystemCall, format!("{op}({}): {why}", show(path)));
+            let why = errno_text(errno);
+            let message = format!("{}: the file system failed: {why} ({op})", show(path));
+            return Error::new(Reason::FileSystemFailed, message);
         }
     };
     Error::new(reason, format!("{}: {why}", show(path)))
 }
 
-fn refused(path: &[u8], file_system: &str) -> Error {
-    let message =
-        format!("{}: is in a {file_system}, which holds no files of the container's", show(path));
+/// Why a root could not be opened: `/proc` refuses for reasons of its own, and what else comes from
+/// the root's file system, which may be asked whether the root is still valid.
+pub(super) fn root_failed(error: SysError) -> Error {
+    if error.is_gone() || matches!(error.errno, Errno::ACCESS | Errno::PERM) {
+        return error.into();
+    }
+    failed("openat", b"/", error.errno)
+}
+
+fn refused(path: &[u8], kind: filesystem::Kind) -> Error {
+    let (path, name) = (show(path), kind.name());
+    let message = if kind.is_unknown() {
+        format!("{path}: is in an {name} that the container mounted, which may show anything")
+    } else {
+        format!("{path}: is in a {name}, which holds no files of the container's")
+    };
     Error::new(Reason::PathRefused, message)
 }
 
-/// A path as text: what is not printable is escaped.
+/// A path as part of a line of text: what is unsafe there, and what is not UTF-8, is escaped.
 pub fn show(path: &[u8]) -> String {
     let mut shown = String::with_capacity(path.len());
     for chunk in path.utf8_chunks() {
         for c in chunk.valid().chars() {
             match c {
                 '\\' => shown.push_str("\\\\"),
-                c if c.is_control() => shown.extend(c.escape_default()),
+                c if text::is_unsafe(c) => shown.extend(c.escape_default()),
                 c => shown.push(c),
             }
         }
@@ -306,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_path() {
+    fn what_is_not_a_path() {
         for bad in [&b""[..], b"a\0b", &[b'a'; MAX_PATH + 1]] {
             assert_eq!(check_path("path", bad).unwrap_err().reason, Reason::InvalidField);
         }

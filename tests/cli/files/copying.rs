@@ -139,6 +139,48 @@ fn modes_and_times_are_preserved_on_request() {
 }
 
 #[test]
+fn a_directory_that_was_here_keeps_its_mode_and_times() {
+    let world = World::sample();
+    let mode = |path: &Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    mode(&world.root.join("tree"), 0o777);
+    let into = world.here.join("into");
+    std::fs::create_dir(&into).unwrap();
+    mode(&into, 0o700);
+    let long_ago = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000);
+    std::fs::File::open(world.root.join("tree")).unwrap().set_modified(long_ago).unwrap();
+    for (source, destination) in [("web:/tree/.", "into"), ("web:/tree/.", "into/.")] {
+        world.run(&["cp", "-pq", source, destination]).expect(0);
+        let found = into.metadata().unwrap();
+        assert_eq!(found.permissions().mode() & 0o7777, 0o700, "{source} {destination}");
+        assert_ne!(found.modified().unwrap(), long_ago);
+    }
+    // What the copy itself makes is as it is in the pod.
+    assert_eq!(into.join("void").metadata().unwrap().permissions().mode() & 0o777, 0o777);
+    world.run(&["cp", "-pq", "web:/tree/.", "new"]).expect(0);
+    let new = world.here.join("new").metadata().unwrap();
+    assert_eq!(new.permissions().mode() & 0o777, 0o777);
+    assert_eq!(new.modified().unwrap(), long_ago);
+}
+
+#[test]
+fn no_more_is_copied_than_was_announced() {
+    let world = World::new();
+    let content = noise(1_000_000);
+    world.write("grows", &content);
+    // As a file that has grown since it was opened, or an agent that sends without end.
+    world.fixture.agent.files.state().announced = Some(300_001);
+    world.run(&["cp", "web:/grows", "."]).expect(0);
+    assert!(std::fs::read(world.here.join("grows")).unwrap() == content[..300_001]);
+    let printed = world.raw(&["cp", "web:/grows", "-"]);
+    assert!(printed.status.success() && printed.stdout == content[..300_001]);
+    world.fixture.agent.files.state().announced = Some(0);
+    world.run(&["cp", "web:/grows", "nothing"]).expect(0);
+    assert_eq!(std::fs::read(world.here.join("nothing")).unwrap(), b"");
+}
+
+#[test]
 fn a_connection_that_breaks_is_made_again() {
     let world = World::new();
     let content = noise(1_000_000);

@@ -47,7 +47,8 @@ fn listings_are_ls_s() {
         let ours =
             world.run(&[&["ls"], flags.as_slice(), &["web:/tree"]].concat()).expect(0).stdout;
         let theirs = world.oracle("ls", &[&["-T0"], flags.as_slice(), &["tree"]].concat());
-        // Each prints operands as they were typed.
+        // Operands are named as they are typed. Both are in the same directory, but for its own
+        // parent.
         let ours = ours.replace("web:/tree", "tree");
         assert_eq!(ours, theirs, "{flags:?}");
     }

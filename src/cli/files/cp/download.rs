@@ -323,7 +323,9 @@ async fn segment(
         return Err(io::Error::other("the file is gone").into());
     };
     let mut sink = sink::file(file, Some(part.hash.clone()));
-    let ended = pump(reading, &mut sink, options).await;
+    let announced = reading.start.entry.as_ref().map_or(0, |entry| entry.size);
+    let left = announced.saturating_sub(part.have);
+    let ended = pump(reading, &mut sink, options, left).await;
     let (written, done) = sink.end().await?;
     part.file = written.file;
     if let Some(hash) = written.sha256 {
@@ -334,7 +336,7 @@ async fn segment(
     done?;
     match ended? {
         ReadEnd::Limit if written.bytes > 0 => Ok(false),
-        ReadEnd::EndOfFile => Ok(true),
+        ReadEnd::EndOfFile | ReadEnd::Length => Ok(true),
         other => Err(Error::new(
             Reason::Protocol,
             format!("the agent stopped before the end of the file: {other:?}"),
@@ -343,19 +345,27 @@ async fn segment(
     }
 }
 
-/// Passes everything that arrives to a sink. Returns why the agent stopped.
+/// Passes at most `left` bytes to a sink: what the file held when it was opened. Returns why that
+/// was all. A file may grow for as long as it is copied, and a pod decides how fast; the local disk
+/// must not fill with that.
 pub(super) async fn pump(
     mut reading: Reading,
     sink: &mut sink::Sink,
     options: &DownloadOptions,
+    mut left: u64,
 ) -> Result<ReadEnd, Stopped> {
     loop {
+        if left == 0 {
+            return Ok(ReadEnd::Length);
+        }
         let event = tokio::select! {
             () = options.interrupted.cancelled() => return Err(Stopped::Interrupted),
             event = reading.next() => event?,
         };
         match event {
-            ReadEvent::Data(data) => {
+            ReadEvent::Data(mut data) => {
+                data.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+                left -= data.len() as u64;
                 options.progress.bytes.fetch_add(data.len() as u64, Relaxed);
                 sink.write(data).await?;
             }

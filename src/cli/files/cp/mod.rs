@@ -194,6 +194,7 @@ impl<'a> Copy<'a> {
             files: &self.pod.files,
             path: &self.source.path,
             top: Arc::new(top),
+            keeps_top: contents_only && is_there,
             links: self.args.links,
             cross_mounts: !self.args.one_file_system,
             options: self.options.clone(),
@@ -307,7 +308,9 @@ impl<'a> Copy<'a> {
             let mut reading = self.pod.files.read(request).await?;
             let mut stdout = sink::stdout(Some(hash));
             let its_version = std::mem::take(&mut reading.start.version);
-            let ended = pump(reading, &mut stdout, &self.options).await;
+            let announced = reading.start.entry.as_ref().map_or(0, |entry| entry.size);
+            let left = announced.saturating_sub(have);
+            let ended = pump(reading, &mut stdout, &self.options, left).await;
             // What arrived is written even if the connection broke.
             let written = stdout.finish().await?;
             let end = ended?;

@@ -91,6 +91,8 @@ pub(super) struct TreeCopy<'a> {
     pub(super) path: &'a [u8],
     /// The directory that receives the contents of the tree.
     pub(super) top: Arc<Directory>,
+    /// Whether the top keeps its own mode and times: with `SRC/.`, it is the user's directory.
+    pub(super) keeps_top: bool,
     pub(super) links: bool,
     pub(super) cross_mounts: bool,
     pub(super) options: DownloadOptions,
@@ -161,7 +163,8 @@ impl TreeCopy<'_> {
                 match self.entry(&entry, &mut last) {
                     Ok(Step::Done(event)) => tell(event),
                     Ok(Step::Directory) => {
-                        if self.options.preserve {
+                        let keeps = self.keeps_top && entry.path.is_empty();
+                        if self.options.preserve && !keeps {
                             directories.push((entry.path.clone(), attributes(&entry)));
                         }
                         tell(TreeEvent::Directory);
