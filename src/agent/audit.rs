@@ -300,7 +300,7 @@ enum Stage {
 pub struct Notes(Arc<Mutex<BTreeMap<&'static str, String>>>);
 
 impl Notes {
-    /// Notes a result. Of one name, the last one counts.
+    /// Notes a result. A later one of the same name replaces it.
     pub fn add(&self, name: &'static str, value: impl ToString) {
         let mut notes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if notes.len() < MOST {
@@ -474,7 +474,7 @@ mod tests {
         assert_eq!(shorten(&path), expected);
     }
 
-    /// Takes so many bytes each time, then fails.
+    /// Takes this many bytes each time, then fails.
     struct Disk(VecDeque<usize>, Vec<u8>);
 
     impl Write for Disk {

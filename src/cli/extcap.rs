@@ -98,7 +98,7 @@ pub(super) struct ExtcapArgs {
     #[arg(long, value_name = "FILE", hide = true)]
     extcap_control_out: Option<PathBuf>,
 
-    /// Of the interface podsonde: pods, as POD or TYPE/NAME, with spaces between them
+    /// Pods, as POD or TYPE/NAME, separated by spaces (only for the interface podsonde)
     #[arg(
         long,
         value_name = "PODS",
@@ -107,7 +107,7 @@ pub(super) struct ExtcapArgs {
         help_heading = "Fields of the dialog"
     )]
     pods: String,
-    /// Of the interface podsonde: pods with these labels
+    /// Label selector of the pods (only for the interface podsonde)
     #[arg(
         long,
         value_name = "SELECTOR",
@@ -128,7 +128,7 @@ pub(super) struct ExtcapArgs {
     /// Interface to capture on, or any
     #[arg(long, value_name = "NAME", default_value = "any", help_heading = "Fields of the dialog")]
     interface: String,
-    /// Filter, besides Wireshark's own
+    /// Filter in addition to Wireshark's own
     #[arg(
         long,
         value_name = "FILTER",

@@ -36,7 +36,7 @@ impl Bucket {
     }
 }
 
-/// Buckets by cause, at most so many. A full bucket is the same as none and is forgotten.
+/// Buckets by cause, up to a fixed number. A full bucket is as good as none and is forgotten.
 #[derive(Debug)]
 pub struct Buckets<K> {
     rate: Rate,

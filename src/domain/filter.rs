@@ -86,7 +86,7 @@ pub enum Ways {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Program(Vec<Instruction>);
 
-/// What [`Program::run`] is told of a packet besides its bytes.
+/// What [`Program::run`] needs to know of a packet other than its bytes.
 #[derive(Debug, Clone, Copy)]
 pub struct Context {
     /// Length on the wire.
@@ -98,7 +98,7 @@ pub struct Context {
 }
 
 impl Program {
-    /// The program that wants so many bytes of every packet.
+    /// The program that accepts every packet and asks for this many bytes of it.
     pub fn everything(snaplen: u32) -> Self {
         Self(vec![Instruction::new(RET, 0, 0, snaplen)])
     }

@@ -148,7 +148,7 @@ fn label_requirement(term: &str) -> Option<(String, Requirement)> {
         (term.to_owned(), Requirement::Exists)
     };
     let valid = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
-    // Of a value that no label can have, nothing would be selected without a word.
+    // A value that no label can have would silently select nothing.
     let values = match &requirement {
         Requirement::In(values) | Requirement::NotIn(values) => values.as_slice(),
         Requirement::Exists | Requirement::Absent => &[],

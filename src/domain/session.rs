@@ -13,7 +13,7 @@ const CREATED_AT: &str = "PODSONDE_CREATED_AT";
 const EXPIRES_AT: &str = "PODSONDE_EXPIRES_AT";
 const SEAL: &str = "PODSONDE_SEAL";
 
-/// What is known about a session besides its container.
+/// The facts of a session that its container does not show.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionFacts {
     /// A UUID.

@@ -86,7 +86,8 @@ impl Reviews {
         Self { client }
     }
 
-    /// Whose token it is. `audiences`: for whom it must be meant; none: for the API server itself.
+    /// Asks the API server who the token belongs to. The token must be issued for one of
+    /// `audiences`; if there are none, for the API server itself.
     ///
     /// # Errors
     /// API_UNREACHABLE; REVIEW_FAILED if the API server refuses to say.

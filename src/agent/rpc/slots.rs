@@ -27,7 +27,7 @@ pub struct RequestSlot {
 }
 
 impl RequestSlots {
-    /// So many altogether, and so many for each user.
+    /// `all` slots, of which one user may have `per_user`.
     pub fn new(all: usize, per_user: usize) -> Self {
         Self { all: Arc::new(Semaphore::new(all)), users: Mutex::default(), per_user }
     }

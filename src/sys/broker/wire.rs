@@ -75,9 +75,9 @@ pub struct Hello {
 pub enum Reply {
     /// It is ready.
     Hello(Hello),
-    /// Of [`Purpose::Evidence`].
+    /// Answers [`Purpose::Evidence`].
     Evidence(Evidence),
-    /// Of [`Purpose::Socket`]: the socket comes along.
+    /// Answers [`Purpose::Socket`]. The socket comes along as a descriptor.
     Socket,
     /// It was refused or did not work.
     Failure(SysError),

@@ -143,7 +143,7 @@ impl Libpcap {
         if program.instructions.is_null() || length == 0 {
             return (Vec::new(), String::new());
         }
-        // SAFETY: libpcap has filled in so many instructions.
+        // SAFETY: libpcap has filled in this number of instructions.
         let instructions = unsafe { slice::from_raw_parts(program.instructions, length) };
         let mut text = String::new();
         for (number, instruction) in (0..).zip(instructions) {

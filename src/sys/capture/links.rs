@@ -182,8 +182,8 @@ fn address(body: &[u8]) -> Option<(u32, (std::net::IpAddr, u8))> {
     let [_, prefix, _, _, i0, i1, i2, i3] = *header;
     let mut found = None;
     for (kind, value) in attributes(rest) {
-        // Of a point-to-point interface the address is the other end's; where there is a local one,
-        // that is it.
+        // On a point-to-point interface, IFA_ADDRESS is the other end's address and IFA_LOCAL its
+        // own; elsewhere there may be only the first.
         if kind == IFA_LOCAL || (kind == IFA_ADDRESS && found.is_none()) {
             found = match *value {
                 [a, b, c, d] => Some(Ipv4Addr::new(a, b, c, d).into()),

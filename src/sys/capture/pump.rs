@@ -27,17 +27,17 @@ use crate::{
     sys::SysError,
 };
 
-/// A buffer that holds so much is sent.
+/// Bytes in a buffer from which on it is sent.
 pub(super) const ENOUGH: usize = 128 * 1024;
 /// Blocks of the ring that are worth a wake-up, where packets come so fast that none waits too long
 /// for them. A wake-up costs as much as copying a block, and what is sent at once also wakes
 /// whoever passes it on, and whoever receives it, only once.
 const WORTHWHILE: u32 = 8;
-/// They are this part of the ring at most, for the rest to last while the thread is kept from
-/// running.
+/// At most this part of the ring may fill before a wake-up. The rest holds the packets that arrive
+/// while the thread is kept from running.
 const PART: usize = 4;
-/// How often is looked whether there are so many, for packets may come much faster at any time: the
-/// default ring holds what a link of 50 Gbit/s brings in 10 ms.
+/// How often a resting pump checks the ring, because traffic can burst at any moment: the default
+/// ring holds what a link of 50 Gbit/s brings in 10 ms.
 const GLANCE: Duration = Duration::from_millis(10);
 /// What is in the ring when a capture is stopped is taken out, as long as this does not take
 /// longer.
@@ -48,9 +48,9 @@ const LOOK: Duration = Duration::from_millis(100);
 /// When a capture ends by itself, and how often it says how it goes.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// After so many packets; 0: never.
+    /// Packets after which the capture ends. 0 means never.
     pub packets: u64,
-    /// After so many bytes of pcapng; 0: never.
+    /// Bytes of pcapng after which the capture ends. 0 means never.
     pub bytes: u64,
     /// How often statistics are sent.
     pub statistics_interval: Duration,
@@ -86,9 +86,9 @@ pub enum Event {
 /// Why the thread ended.
 #[derive(Debug)]
 pub enum End {
-    /// So many packets were captured.
+    /// The limit on packets was reached.
     Packets,
-    /// So many bytes were sent.
+    /// The limit on bytes was reached.
     Bytes,
     /// The interface is gone.
     InterfaceGone,
@@ -160,7 +160,7 @@ pub struct Pump {
 
 impl Pump {
     /// Starts the thread. `header` begins the file. Events are not bounded by the channel, but by
-    /// the pool: one event besides for each buffer. The ring is gone soon after [`Stop`] is
+    /// the pool: each buffer allows one event more. The ring is gone soon after [`Stop`] is
     /// dropped, or nobody receives events. `permit` is what the ring was paid with: it is dropped
     /// after the ring, and before [`Event::Ended`] is sent, so that the next capture can have it.
     ///
@@ -368,8 +368,8 @@ impl Pump {
         Some(End::Stopped)
     }
 
-    /// How long the ring is left alone after it was emptied, for a wake-up to be worthwhile: as
-    /// long as so many blocks will take if they come as fast as the last ones did, within bounds.
+    /// How long the ring is left alone after it was emptied: the time in which enough blocks for a
+    /// worthwhile wake-up arrive if they come as fast as the last ones did, within bounds.
     fn rest(&self, now: Instant) -> Duration {
         let took = now.duration_since(self.emptied).saturating_mul(self.worthwhile());
         took.checked_div(self.blocks).unwrap_or_default().min(self.tap.max_delay / 2)

@@ -204,7 +204,7 @@ impl Ring {
         self.is_ours(start).then(|| Block { ring: self, start })
     }
 
-    /// Whether the kernel has handed over so many blocks.
+    /// Whether the kernel has handed over `count` blocks.
     pub(super) fn has_blocks(&self, count: u32) -> bool {
         // It hands them over in turn, so the last of them is enough to look at.
         let last = usize::try_from(count)
@@ -416,7 +416,8 @@ impl Memory {
         NonNull::new(start.cast()).map(|start| Self { start, length }).ok_or(Errno::NOMEM)
     }
 
-    /// Whose the block is that begins at `start`, a multiple of [`BLOCK`].
+    /// Whether the kernel or the agent owns the block that begins at `start`, a multiple of
+    /// [`BLOCK`].
     fn status(&self, start: usize) -> Option<&AtomicU32> {
         if start.checked_add(BLOCK)? > self.length {
             return None;
