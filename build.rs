@@ -4,7 +4,8 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use tonic_prost_build::Config;
 
-/// The directory of podsonde's own API. Every file in it is compiled; imports are found below `proto`.
+/// The directory of podsonde's own API. Every file in it is compiled; imports are found below
+/// `proto`.
 const API: &str = "proto/podsonde/v1";
 
 /// Bulk payloads, which are passed on without being copied.

@@ -245,7 +245,8 @@ pub struct Context {
     pub container: String,
     /// Field of the request as a path in the proto: `pod.name`, `custom_json.ports`.
     pub field: String,
-    /// Resource that the caller lacks a permission on, as kubectl writes it: `captures.podsonde.dev`.
+    /// Resource that the caller lacks a permission on, as kubectl writes it:
+    /// `captures.podsonde.dev`.
     pub resource: String,
     /// Whether the request left a container in the pod's spec.
     pub spec_entry: SpecEntry,

@@ -12,7 +12,19 @@ const COLUMNS: usize = 100;
 const LINES: usize = 600;
 
 /// Files, or folders of them, that are not yet as the rules want them.
-const UNFINISHED: &[&str] = &["deploy/", "src/", "tests/"];
+const UNFINISHED: &[&str] = &[
+    "deploy/image/oci-archive",
+    "src/agent/",
+    "src/cli/",
+    "src/client/",
+    "src/domain/filter.rs",
+    "src/domain/packet/",
+    "src/domain/verdict.rs",
+    "src/embedded/api/handlers.rs",
+    "src/embedded/kubelet/worker.rs",
+    "src/sys/",
+    "tests/",
+];
 
 fn is_unfinished(path: &str) -> bool {
     UNFINISHED.iter().any(|prefix| path.starts_with(prefix))
