@@ -1,7 +1,8 @@
-//! Tells the cluster where the agent is and what certificate it serves, and learns whose client certificates to believe.
+//! Tells the cluster where the agent is and what certificate it serves, and learns whose client
+//! certificates to believe.
 //!
-//! One task, which wakes up every five minutes and when the certificate changes. What it cannot do it logs and tries again: the
-//! agent serves on meanwhile.
+//! One task, which wakes up every five minutes and when the certificate changes. What it cannot do
+//! it logs and tries again: the agent serves on meanwhile.
 
 use std::{sync::Arc, time::Duration};
 
@@ -143,7 +144,8 @@ impl Authorities {
                 };
                 (told, Ok(()))
             }
-            // Not allowed: that will not change soon, and a right that is gone must not leave trust behind.
+            // Not allowed: that will not change soon, and a right that is gone must not leave trust
+            // behind.
             Ok(Err(kube::Error::Api(status))) if matches!(status.code, 401 | 403) => {
                 let cleared = tls.set_client_authorities(None);
                 let told = format!("no client certificates: {}", status.message);

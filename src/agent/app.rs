@@ -1,4 +1,4 @@
-//! The one place where the agent is wired together, started and drained.
+//! The one place where the agent is wired together, started and shut down.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -17,7 +17,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
-use tonic_health::{ServingStatus, server::HealthReporter};
+use tonic_health::ServingStatus;
 
 use super::{
     access::{self, Access, Method},
@@ -27,8 +27,9 @@ use super::{
     config::{BrokerLoss, Config, Limits, Listen},
     expiry,
     files::Files,
+    health,
     listen::{Server, Socket, Streams},
-    metrics::{Metrics, Snapshot},
+    metrics::Metrics,
     probes,
     rpc::{
         capture::CaptureService, debug::DebugService, files::FilesService, gate::Gate,
@@ -39,7 +40,7 @@ use super::{
     verify::Verifier,
 };
 use crate::{
-    domain::{name, pod::ContainerState},
+    domain::name,
     kube::{agents::AGENT_NAMESPACE, events::Events, pods::Pods},
     proto::v1::{
         self, capture_server::CaptureServer, debug_server::DebugServer, files_server::FilesServer,
@@ -53,7 +54,10 @@ use crate::{
     },
 };
 
-/// What an agent is made from.
+/// The path of reflection, whose clients stream requests.
+const REFLECTION: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
+
+/// Everything that an agent is started with.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Name of the node.
@@ -64,17 +68,17 @@ pub struct Settings {
     pub metrics_listen: Option<SocketAddr>,
     /// Pid of the process whose namespaces are the host's.
     pub host_pid: u32,
-    /// How much of everything.
+    /// How much clients may ask of it.
     pub limits: Limits,
-    /// How to get inside namespaces.
+    /// How namespaces are entered.
     pub entry: Arc<NamespaceEntry>,
-    /// What compiles filters of captures.
+    /// What compiles the filters of captures.
     pub compiler: Compiler,
-    /// Whom to let in.
+    /// How callers are authenticated and authorised.
     pub access: access::AccessOptions,
-    /// Where to write who did what.
+    /// Where the audit log goes.
     pub audit: audit::Sink,
-    /// How it is known to clients.
+    /// How clients find and authenticate it.
     pub identity: AgentIdentity,
 }
 
@@ -112,8 +116,9 @@ impl Default for AgentIdentity {
 /// An agent that serves.
 #[derive(Debug)]
 pub struct Agent {
-    drain: CancellationToken,
-    /// Ends the probes, which go on answering while the agent drains.
+    /// Ends everything but the probes.
+    shutdown: CancellationToken,
+    /// Ends the probes, which go on answering while the agent shuts down.
     closed: CancellationToken,
     tasks: JoinSet<anyhow::Result<()>>,
     limits: Limits,
@@ -121,10 +126,12 @@ pub struct Agent {
     metrics_address: Option<SocketAddr>,
 }
 
-/// Runs the agent until SIGTERM or SIGINT, and drains it. `entry` is what [`super::privileges::separate`] has returned.
+/// Runs the agent until SIGTERM or SIGINT, then shuts it down. `entry` is what
+/// [`super::privileges::separate`] returned.
 ///
 /// # Errors
-/// If it cannot start, if one of its servers fails, or if the broker ends and the agent is to end with it.
+/// If the agent cannot start, if one of its servers fails, or if the broker ends under
+/// `--broker-loss=exit`.
 pub async fn run(config: Config, entry: NamespaceEntry) -> anyhow::Result<()> {
     raise_descriptor_limit();
     let entry = Arc::new(entry);
@@ -175,17 +182,19 @@ pub async fn run(config: Config, entry: NamespaceEntry) -> anyhow::Result<()> {
     ended
 }
 
-/// A client of the API server as the agent needs it.
+/// A client of the API server that does not retry by itself.
 ///
 /// # Errors
-/// If it cannot be made of `settings`.
+/// If no client can be made of `settings`.
 pub fn client_of(mut settings: kube::Config) -> anyhow::Result<Client> {
-    // Callers wait for each request, so what is worth another try is decided by request, and not by up to 15 silent ones.
+    // Callers wait for each request, so the code behind it decides what is worth another try. The
+    // client's own default is up to 15 silent ones.
     settings.default_retry = false;
     Client::try_from(settings).context("cannot make a client of the API server")
 }
 
-/// Each container and sandbox of the node takes two descriptors, and runtimes start processes with 1024.
+/// Each container and sandbox of the node takes two descriptors, and runtimes start processes with
+/// 1024.
 fn raise_descriptor_limit() {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, ..limit };
@@ -212,39 +221,34 @@ async fn client(config: &Config) -> anyhow::Result<Client> {
     client_of(settings)
 }
 
-impl Agent {
-    /// Starts serving. Returns once all sockets are bound; requests are refused until the pods of the node are read.
-    ///
-    /// # Errors
-    /// If something that it needs is not there, or a socket cannot be bound.
-    pub async fn start(client: Client, settings: Settings) -> anyhow::Result<Self> {
-        let Settings {
-            node,
-            listen,
-            metrics_listen,
-            host_pid,
-            limits,
-            entry,
-            compiler,
-            access,
-            audit,
-            identity,
-        } = settings;
-        name::subdomain("--node-name", &node)?;
-        name::label("--namespace", &identity.namespace)?;
-        let features: Arc<[Feature]> =
-            preflight::check(host_pid, &entry).context("cannot look at this node")?.into();
-        report(&features);
-        let containers =
-            Containers::open(host_pid).context("cannot look at the host's processes")?;
-        let containers = Arc::new(containers.in_pod(identity.pod_uid.clone()));
+/// What the services work with.
+struct Parts {
+    pods: Arc<Pods>,
+    containers: Arc<Containers>,
+    verifier: Arc<Verifier>,
+    sessions: Arc<Sessions>,
+    files: Arc<Files>,
+    captures: Arc<Captures>,
+    events: Events,
+    metrics: Arc<Metrics>,
+    features: Arc<[Feature]>,
+    gate: Arc<Gate>,
+    shutdown: CancellationToken,
+}
 
-        let (drain, closed) = (CancellationToken::new(), CancellationToken::new());
-        let pods = Arc::new(Pods::new(client.clone(), &node));
+impl Parts {
+    fn new(client: &Client, settings: &Settings) -> anyhow::Result<Self> {
+        let Settings { node, host_pid, limits, entry, identity, .. } = settings;
+        let features: Arc<[Feature]> =
+            preflight::check(*host_pid, entry).context("cannot look at this node")?.into();
+        log_features(&features);
+        let containers =
+            Containers::open(*host_pid).context("cannot look at the host's processes")?;
+        let containers = Arc::new(containers.in_pod(identity.pod_uid.clone()));
+        let shutdown = CancellationToken::new();
+        let pods = Arc::new(Pods::new(client.clone(), node));
         let verifier =
-            Arc::new(Verifier::new(Arc::clone(&pods), Arc::clone(&containers), Arc::clone(&entry)));
-        let access = Access::new(client.clone(), &node, access);
-        let events = Events::new(client.clone(), &node);
+            Arc::new(Verifier::new(Arc::clone(&pods), Arc::clone(&containers), Arc::clone(entry)));
         let key = match &identity.seal_key {
             Some(file) => SealKey::read(file),
             None => SealKey::random(),
@@ -255,161 +259,178 @@ impl Agent {
             Arc::clone(&verifier),
             limits.clone(),
             key?,
-            drain.clone(),
+            shutdown.clone(),
         );
-        let sessions = Arc::new(sessions);
-        let metrics = Arc::new(Metrics::new(&node));
-        let audit = Audit::open(&audit, &node)?;
-        let (of_node, counted) = (Arc::clone(&pods), Arc::clone(&metrics));
-        let gate =
-            Arc::new(Gate::new(&node, of_node, access, audit, counted, &limits, drain.clone()));
-
-        let debug = DebugService {
-            gate: Arc::clone(&gate),
-            sessions: Arc::clone(&sessions),
-            containers: Arc::clone(&containers),
-            events: events.clone(),
-            limits: limits.clone(),
-            node: node.clone(),
-        };
+        let metrics = Arc::new(Metrics::new(node));
         let files = Files::new(Arc::clone(&pods), Arc::clone(&containers), limits.files.clone());
-        let files = Arc::new(files);
-        let read = FilesService {
-            gate: Arc::clone(&gate),
-            files: Arc::clone(&files),
-            node: node.clone(),
-            drain: drain.clone(),
-        };
-        let namespaces = NamespacesService {
-            gate: Arc::clone(&gate),
-            pods: Arc::clone(&pods),
-            verifier: Arc::clone(&verifier),
-            node: node.clone(),
-        };
         let captures = Captures::new(
-            &node,
+            node,
             Arc::clone(&pods),
             Arc::clone(&containers),
-            Arc::clone(&entry),
-            compiler,
+            Arc::clone(entry),
+            settings.compiler.clone(),
             limits.captures.clone(),
             Arc::clone(&metrics),
         );
-        let capture = CaptureService {
-            gate: Arc::clone(&gate),
+        let gate = Gate::new(
+            node,
+            Arc::clone(&pods),
+            Access::new(client.clone(), node, settings.access.clone()),
+            Audit::open(&settings.audit, node)?,
+            Arc::clone(&metrics),
+            limits,
+            shutdown.clone(),
+        );
+        Ok(Self {
+            pods,
+            containers,
+            verifier,
+            sessions: Arc::new(sessions),
+            files: Arc::new(files),
             captures: Arc::new(captures),
-            events: events.clone(),
-            metrics: Arc::clone(&metrics),
-            drain: drain.clone(),
-            node: node.clone(),
+            events: Events::new(client.clone(), node),
+            metrics,
+            features,
+            gate: Arc::new(gate),
+            shutdown,
+        })
+    }
+
+    /// Adds the services of `podsonde.v1` to those that are there.
+    fn add_services(&self, routes: Routes, settings: &Settings, largest: usize) -> Routes {
+        let node = || settings.node.clone();
+        let gate = || Arc::clone(&self.gate);
+        let debug = DebugService {
+            gate: gate(),
+            sessions: Arc::clone(&self.sessions),
+            containers: Arc::clone(&self.containers),
+            events: self.events.clone(),
+            limits: settings.limits.clone(),
+            node: node(),
+        };
+        let files = FilesService {
+            gate: gate(),
+            files: Arc::clone(&self.files),
+            node: node(),
+            drain: self.shutdown.clone(),
+        };
+        let namespaces = NamespacesService {
+            gate: gate(),
+            pods: Arc::clone(&self.pods),
+            verifier: Arc::clone(&self.verifier),
+            node: node(),
+        };
+        let capture = CaptureService {
+            gate: gate(),
+            captures: Arc::clone(&self.captures),
+            events: self.events.clone(),
+            metrics: Arc::clone(&self.metrics),
+            drain: self.shutdown.clone(),
+            node: node(),
         };
         let describe = NodeService {
-            gate,
-            pods: Arc::clone(&pods),
-            features: Arc::clone(&features),
-            entry: Arc::clone(&entry),
+            gate: gate(),
+            pods: Arc::clone(&self.pods),
+            features: Arc::clone(&self.features),
+            entry: Arc::clone(&settings.entry),
             started_at: Timestamp::now(),
-            node: node.clone(),
+            node: node(),
         };
-        let (health, health_service) = tonic_health::server::health_reporter();
-        // Before the first caller: the reporter begins with a server that serves.
-        set_health(&health, ServingStatus::NotServing).await;
+        routes
+            .add_service(DebugServer::new(debug).max_decoding_message_size(largest))
+            .add_service(FilesServer::new(files).max_decoding_message_size(largest))
+            .add_service(NamespacesServer::new(namespaces).max_decoding_message_size(largest))
+            .add_service(CaptureServer::new(capture).max_decoding_message_size(largest))
+            .add_service(NodeServer::new(describe).max_decoding_message_size(largest))
+    }
+
+    /// What probes and metrics answer from.
+    fn status(&self, entry: Arc<NamespaceEntry>) -> Arc<health::Status> {
+        Arc::new(health::Status {
+            pods: Arc::clone(&self.pods),
+            verifier: Arc::clone(&self.verifier),
+            sessions: Arc::clone(&self.sessions),
+            metrics: Arc::clone(&self.metrics),
+            entry,
+            files: Arc::clone(&self.files),
+            shutdown: self.shutdown.clone(),
+        })
+    }
+}
+
+impl Agent {
+    /// Starts serving. Returns once all sockets are bound. Requests are refused until the pods of
+    /// the node are known.
+    ///
+    /// # Errors
+    /// If the settings are malformed, the node lacks what the agent needs, or a socket cannot be
+    /// bound.
+    pub async fn start(client: Client, settings: Settings) -> anyhow::Result<Self> {
+        name::subdomain("--node-name", &settings.node)?;
+        name::label("--namespace", &settings.identity.namespace)?;
+        let parts = Parts::new(&client, &settings)?;
+        let (reporter, health_service) = tonic_health::server::health_reporter();
+        // Before the first caller, because the reporter begins with a server that serves.
+        health::set(&reporter, ServingStatus::NotServing).await;
         let reflection = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(v1::DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
             .build_v1()?;
-        let streams: Streams = Method::streams().collect();
-        // The transport holds requests of one message to `max_request_bytes`.
-        let largest =
-            streams.values().copied().fold(limits.transport.max_request_bytes, usize::max);
-        let routes = Routes::new(health_service)
-            .add_service(reflection)
-            .add_service(DebugServer::new(debug).max_decoding_message_size(largest))
-            .add_service(FilesServer::new(read).max_decoding_message_size(largest))
-            .add_service(NamespacesServer::new(namespaces).max_decoding_message_size(largest))
-            .add_service(CaptureServer::new(capture).max_decoding_message_size(largest))
-            .add_service(NodeServer::new(describe).max_decoding_message_size(largest));
+        let transport = settings.limits.transport.clone();
+        let mut streams: Streams = Method::streams().collect();
+        streams.insert(REFLECTION.to_owned(), transport.max_request_bytes);
+        // The transport holds each method to its own limit.
+        let largest = streams.values().copied().fold(transport.max_request_bytes, usize::max);
+        let routes = Routes::new(health_service).add_service(reflection);
+        let routes = parts.add_services(routes, &settings, largest);
 
-        let mut sockets = Vec::new();
-        for place in &listen {
-            let socket = Socket::bind(place).await?;
-            match socket.tcp_address() {
-                Some(address) => tracing::info!(%address, "serving gRPC"),
-                None => tracing::info!(?place, "serving gRPC"),
-            }
-            sockets.push(socket);
-        }
+        let sockets = bind(&settings.listen).await?;
         let addresses: Vec<_> = sockets.iter().filter_map(Socket::tcp_address).collect();
-        let with_tls =
-            sockets.iter().filter(|socket| socket.is_tls()).find_map(Socket::tcp_address);
-        let mut names: Vec<IpAddr> = vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
-        names.extend(addresses.iter().map(SocketAddr::ip).chain(identity.advertise));
-        names.retain(|address| !address.is_unspecified());
-        names.sort_unstable();
-        names.dedup();
-        let tls = Arc::new(Tls::new(&node, &names, identity.tls, identity.client_ca)?);
-        let mut tasks = JoinSet::new();
-        if let Some(address) = with_tls {
-            let reached = identity
-                .advertise
-                .or(Some(address.ip()))
-                .filter(|address| !address.is_unspecified());
+        let identity = settings.identity;
+        let names = certificate_names(&addresses, identity.advertise);
+        let tls = Arc::new(Tls::new(&settings.node, &names, identity.tls, identity.client_ca)?);
+        let mut tasks = Tasks { set: JoinSet::new(), shutdown: parts.shutdown.clone() };
+        let with_tls = sockets.iter().filter(|socket| socket.is_tls());
+        if let Some(address) = with_tls.filter_map(Socket::tcp_address).next() {
             let announcement = Announcement {
                 client,
                 namespace: identity.namespace,
-                node: node.clone(),
-                address: reached
-                    .map(|reached| SocketAddr::new(reached, address.port()).to_string()),
+                node: settings.node.clone(),
+                address: reached_at(address, identity.advertise),
                 tls: Arc::clone(&tls),
             };
-            let told = announce::run(announcement, drain.clone());
-            tasks.spawn(async move {
-                told.await;
-                Ok(())
-            });
+            tasks.serve(announce::run(announcement, parts.shutdown.clone()));
         }
-        let server = Server::new(routes, streams, limits.transport.clone(), tls, drain.clone());
+        let server = Server::new(routes, streams, transport, tls, parts.shutdown.clone());
         for socket in sockets {
-            let served = server.clone().serve(socket);
-            tasks.spawn(async move {
-                served.await;
-                Ok(())
-            });
+            tasks.serve(server.clone().serve(socket));
         }
-        let status = Arc::new(Status {
-            pods: Arc::clone(&pods),
-            verifier,
-            sessions: Arc::clone(&sessions),
-            metrics,
-            entry: Arc::clone(&entry),
-            files,
-            drain: drain.clone(),
-        });
-        let mut metrics_address = None;
-        if let Some(address) = metrics_listen {
-            let listener = probes::bind(address).await?;
-            let address =
-                listener.local_addr().context("cannot tell the port of probes and metrics")?;
-            tracing::info!(%address, "serving probes and metrics");
-            metrics_address = Some(address);
-            let end = closed.clone().cancelled_owned();
-            tasks.spawn(async move {
-                probes::serve(listener, status, end).await;
-                Ok(())
-            });
-        }
-        tasks.spawn(until(drain.clone(), {
-            let pods = Arc::clone(&pods);
-            async move { pods.run().await }
-        }));
-        tasks.spawn(until(
-            drain.clone(),
-            expiry::run(sessions, Arc::clone(&pods), containers, events),
-        ));
-        tasks.spawn(tell_broker_loss(entry, drain.clone()));
-        tasks.spawn(tell_health(health, pods, drain.clone()));
-        tracing::info!(node, version = env!("CARGO_PKG_VERSION"), "podsonde-agent started");
-        Ok(Self { drain, closed, tasks, limits, addresses, metrics_address })
+        let closed = CancellationToken::new();
+        let metrics_address = match settings.metrics_listen {
+            None => None,
+            Some(address) => {
+                let listener = probes::bind(address).await?;
+                let address =
+                    listener.local_addr().context("cannot tell the port of probes and metrics")?;
+                tracing::info!(%address, "serving probes and metrics");
+                let status = parts.status(Arc::clone(&settings.entry));
+                tasks.serve(probes::serve(listener, status, closed.clone().cancelled_owned()));
+                Some(address)
+            }
+        };
+        let Parts { pods, containers, sessions, events, shutdown, .. } = parts;
+        let watched = Arc::clone(&pods);
+        tasks.run(async move { watched.run().await });
+        tasks.run(expiry::run(sessions, Arc::clone(&pods), containers, events));
+        tasks.serve(log_broker_loss(settings.entry, shutdown.clone()));
+        tasks.serve(health::report(reporter, pods, shutdown.clone()));
+        tracing::info!(
+            node = settings.node,
+            version = env!("CARGO_PKG_VERSION"),
+            "podsonde-agent started"
+        );
+        let (tasks, limits) = (tasks.set, settings.limits);
+        Ok(Self { shutdown, closed, tasks, limits, addresses, metrics_address })
     }
 
     /// The TCP addresses that gRPC is served on.
@@ -422,9 +443,9 @@ impl Agent {
         self.metrics_address
     }
 
-    /// Takes no new requests, lets running ones end, at most so long as the limits say.
+    /// Takes no new requests and gives running ones `--drain-timeout` to end.
     pub async fn stop(mut self) {
-        self.drain.cancel();
+        self.shutdown.cancel();
         let probes = usize::from(self.metrics_address.is_some());
         let all =
             async { while self.tasks.len() > probes && self.tasks.join_next().await.is_some() {} };
@@ -438,8 +459,66 @@ impl Agent {
     }
 }
 
-/// One clear line for each thing that is missing.
-fn report(features: &[Feature]) {
+/// The tasks of an agent. The end of one of them with an error ends the agent.
+struct Tasks {
+    set: JoinSet<anyhow::Result<()>>,
+    shutdown: CancellationToken,
+}
+
+impl Tasks {
+    /// Runs `work`, which ends by itself at shutdown.
+    fn serve(&mut self, work: impl Future<Output = ()> + Send + 'static) {
+        self.set.spawn(async move {
+            work.await;
+            Ok(())
+        });
+    }
+
+    /// Runs `work`, which must not end, until shutdown.
+    fn run(&mut self, work: impl Future<Output = ()> + Send + 'static) {
+        let shutdown = self.shutdown.clone();
+        self.set.spawn(async move {
+            tokio::select! {
+                () = work => anyhow::bail!("a watch of the agent has ended"),
+                () = shutdown.cancelled() => Ok(()),
+            }
+        });
+    }
+}
+
+async fn bind(listen: &[Listen]) -> anyhow::Result<Vec<Socket>> {
+    let mut sockets = Vec::new();
+    for place in listen {
+        let socket = Socket::bind(place).await?;
+        match socket.tcp_address() {
+            Some(address) => tracing::info!(%address, "serving gRPC"),
+            None => tracing::info!(?place, "serving gRPC"),
+        }
+        sockets.push(socket);
+    }
+    Ok(sockets)
+}
+
+/// The addresses in the agent's own certificate: loopback, those that it listens on, and the one
+/// that it has outside of its pod.
+fn certificate_names(addresses: &[SocketAddr], advertise: Option<IpAddr>) -> Vec<IpAddr> {
+    let mut names: Vec<IpAddr> = vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+    names.extend(addresses.iter().map(SocketAddr::ip).chain(advertise));
+    names.retain(|address| !address.is_unspecified());
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+/// Where clients reach a socket. None if it listens on all addresses and nobody says which of them
+/// clients reach.
+fn reached_at(socket: SocketAddr, advertise: Option<IpAddr>) -> Option<String> {
+    let ip = advertise.unwrap_or_else(|| socket.ip());
+    (!ip.is_unspecified()).then(|| SocketAddr::new(ip, socket.port()).to_string())
+}
+
+/// Logs one line for each feature of the node; louder for those that the agent cannot do without.
+fn log_features(features: &[Feature]) {
     for Feature { name, available, required, message } in features {
         match (available, required) {
             (true, _) => tracing::debug!(feature = name, "preflight: {message}"),
@@ -448,14 +527,6 @@ fn report(features: &[Feature]) {
             }
             (false, false) => tracing::info!(feature = name, "preflight: no {name}: {message}"),
         }
-    }
-}
-
-/// Runs `work`, which has no end of its own, until the agent drains.
-async fn until(drain: CancellationToken, work: impl Future<Output = ()>) -> anyhow::Result<()> {
-    tokio::select! {
-        () = work => anyhow::bail!("a watch of the agent has ended"),
-        () = drain.cancelled() => Ok(()),
     }
 }
 
@@ -471,93 +542,12 @@ async fn broker_end(broker: Option<&Broker>) {
     }
 }
 
-/// Says so once. Verdicts go on without evidence.
-async fn tell_broker_loss(
-    entry: Arc<NamespaceEntry>,
-    drain: CancellationToken,
-) -> anyhow::Result<()> {
-    tokio::select! {
-        () = broker_end(entry.broker()) => {
-            tracing::error!("the broker has ended: no namespace can be entered until the agent is started again");
-            drain.cancelled().await;
-        }
-        () = drain.cancelled() => {}
-    }
-    Ok(())
-}
-
-/// Serving once the pods are read, not serving once it drains. Then ends the streams of those who watch it, which would keep the
-/// servers from ending.
-async fn tell_health(
-    mut health: HealthReporter,
-    pods: Arc<Pods>,
-    drain: CancellationToken,
-) -> anyhow::Result<()> {
-    let mut changes = pods.changes();
-    let ready = async { changes.wait_for(|version| *version > 0).await.is_ok() };
-    if drain.run_until_cancelled(ready).await == Some(true) {
-        set_health(&health, ServingStatus::Serving).await;
-        drain.cancelled().await;
-    }
-    set_health(&health, ServingStatus::NotServing).await;
-    for service in health_names() {
-        health.clear_service_status(&service).await;
-    }
-    Ok(())
-}
-
-/// Tells health the status of the agent as a whole, whose name is empty, and of each service.
-async fn set_health(health: &HealthReporter, status: ServingStatus) {
-    for service in health_names() {
-        health.set_service_status(service, status).await;
-    }
-}
-
-fn health_names() -> impl Iterator<Item = String> {
-    std::iter::once(String::new()).chain(Method::services())
-}
-
-/// What the probes answer from.
-struct Status {
-    pods: Arc<Pods>,
-    verifier: Arc<Verifier>,
-    sessions: Arc<Sessions>,
-    metrics: Arc<Metrics>,
-    entry: Arc<NamespaceEntry>,
-    files: Arc<Files>,
-    drain: CancellationToken,
-}
-
-impl probes::Status for Status {
-    fn ready(&self) -> Result<(), &'static str> {
-        match (self.drain.is_cancelled(), self.pods.is_ready()) {
-            (true, _) => Err("draining"),
-            (_, false) => Err("the pods of the node are not read yet"),
-            _ => Ok(()),
-        }
-    }
-
-    fn metrics(&self) -> String {
-        let mut sessions = [0; 3];
-        for session in self.sessions.all() {
-            let [waiting, running, ended] = &mut sessions;
-            *match session.container.state {
-                _ if session.has_ended() => ended,
-                ContainerState::Running => running,
-                _ => waiting,
-            } += 1;
-        }
-        let verdicts = self.verifier.counts();
-        let (pods, watch_errors) = (self.pods.all().len(), self.pods.watch_errors());
-        let can_enter = self.entry.is_available();
-        let file_threads = self.files.thread_counts();
-        self.metrics.render(Snapshot {
-            pods,
-            sessions,
-            watch_errors,
-            verdicts,
-            can_enter,
-            file_threads,
-        })
+/// Logs the end of the broker. Verification goes on without evidence from inside of namespaces.
+async fn log_broker_loss(entry: Arc<NamespaceEntry>, shutdown: CancellationToken) {
+    if shutdown.run_until_cancelled(broker_end(entry.broker())).await.is_some() {
+        tracing::error!(
+            "the broker has ended: no namespace can be entered until the agent is started again"
+        );
+        shutdown.cancelled().await;
     }
 }

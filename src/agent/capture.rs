@@ -14,7 +14,11 @@ use std::{
 use rustix::io::Errno;
 use tokio::sync::{Semaphore, mpsc};
 
-use super::{config::CaptureLimits, metrics::Metrics};
+use super::{
+    config::CaptureLimits,
+    metrics::Metrics,
+    work::{self, blocking},
+};
 use crate::{
     domain::{
         Error, Reason, Result,
@@ -206,9 +210,12 @@ impl Captures {
             ))
         };
         let (pod, ()) = self.pods.find(namespace, name, check).await?;
-        let wanted = container.to_owned();
+        let (wanted, slot) = (container.to_owned(), work::slot());
         self.containers
-            .pass(move |containers| process_of(containers, pod, &wanted))
+            .pass(move |containers| {
+                let _slot = slot;
+                process_of(containers, pod, &wanted)
+            })
             .await?
             .map_err(|e| e.pod(namespace, name))
     }
@@ -474,11 +481,6 @@ fn process_of(containers: &Containers, pod: Arc<Pod>, wanted: &str) -> Result<Ca
         if wanted.is_empty() { containers.sandbox(&pod, &[&process], &mut scan)? } else { None };
     let lives = sandbox.unwrap_or_else(|| Arc::clone(&process));
     Ok(CaptureTarget { pod, container, process, lives })
-}
-
-/// Runs what blocks. A panic in it is an error.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(|e| Error::new(Reason::Bug, e.to_string()))
 }
 
 /// What a failed system call means for a capture.

@@ -13,7 +13,10 @@ use std::{
 use jiff::Timestamp;
 use rustix::process::Signal;
 
-use super::sessions::{Session, Sessions};
+use super::{
+    sessions::{Session, Sessions},
+    work,
+};
 use crate::{
     domain::{
         Error, Reason, Result,
@@ -134,8 +137,9 @@ async fn signal(
     (pod, id): (&str, &str),
     signal: Signal,
 ) -> Result<Signalled> {
-    let (pod, id) = (pod.to_owned(), id.to_owned());
+    let (pod, id, slot) = (pod.to_owned(), id.to_owned(), work::slot());
     let send = move |containers: &Containers| {
+        let _slot = slot;
         containers.signal(ContainerCgroup { pod: &pod, id: &id }, signal)
     };
     Ok(containers.pass(send).await??)

@@ -9,6 +9,7 @@
 //!   enough;
 //! - [`rpc`]: the gRPC services: conversions and calls, no decisions;
 //! - [`tls`], [`announce`]: its certificate, and how clients learn it;
+//! - [`work`]: what blocks, and the permits that it holds;
 //! - [`listen`], [`probes`], [`metrics`]: its sockets and what it tells about itself.
 
 pub mod access;
@@ -19,6 +20,8 @@ pub mod capture;
 pub mod config;
 pub mod expiry;
 pub mod files;
+mod health;
+pub mod limits;
 pub mod listen;
 pub mod metrics;
 pub mod privileges;
@@ -27,3 +30,4 @@ pub mod rpc;
 pub mod sessions;
 pub mod tls;
 pub mod verify;
+pub mod work;

@@ -1,7 +1,8 @@
-//! `/healthz`, `/readyz` and `/metrics`, on a port of their own for the kubelet and for Prometheus: no secrets, no actions.
+//! `/healthz`, `/readyz` and `/metrics`, on a port of their own for the kubelet and for Prometheus:
+//! no secrets, no actions.
 //!
-//! Every pod may reach that port and nobody is asked who they are, so a connection gets one answer, little memory and little time, and the
-//! oldest gives way when there are too many.
+//! Every pod may reach that port and nobody is asked who they are, so a connection gets one answer,
+//! little memory and little time, and the oldest gives way when there are too many.
 
 use std::{collections::VecDeque, future::Future, net::SocketAddr, sync::Arc, time::Duration};
 

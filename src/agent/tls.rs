@@ -1,8 +1,9 @@
 //! The agent's TLS: its key and certificate, and whose client certificates it believes.
 //!
-//! TLS 1.3 with ALPN `h2`, nothing else. Given no files the agent makes itself a key and a certificate, which clients pin by
-//! the agent's Lease ([`super::announce`]). Given files it reads them again when they change. A client certificate is never
-//! required, as users with a token have none; one that is shown must be signed by an authority of the cluster's.
+//! TLS 1.3 with ALPN `h2`, nothing else. Given no files the agent makes itself a key and a
+//! certificate, which clients pin by the agent's Lease ([`super::announce`]). Given files it reads
+//! them again when they change. A client certificate is never required, as users with a token have
+//! none; one that is shown must be signed by an authority of the cluster's.
 
 use std::{
     fs,
@@ -72,12 +73,13 @@ struct State {
     client_ca_file: Option<Stamp>,
 }
 
-/// What tells a file from a later one at the same path, also behind symbolic links that were swapped.
+/// What tells a file from a later one at the same path, also behind symbolic links that were
+/// swapped.
 type Stamp = Option<(u64, u64, u64, i64, i64)>;
 
 impl Tls {
-    /// Makes or reads the certificate of the agent on `node`, which answers at `addresses`, and reads the authorities in
-    /// `client_ca`, if that is given.
+    /// Makes or reads the certificate of the agent on `node`, which answers at `addresses`, and
+    /// reads the authorities in `client_ca`, if that is given.
     ///
     /// # Errors
     /// If a file cannot be read or used, or no key can be made.
@@ -117,12 +119,14 @@ impl Tls {
         self.certificate.subscribe()
     }
 
-    /// Changes whenever other authorities of client certificates are believed than those that open connections were asked about.
+    /// Changes whenever other authorities of client certificates are believed than those that open
+    /// connections were asked about.
     pub fn believed(&self) -> watch::Receiver<()> {
         self.believed.subscribe()
     }
 
-    /// Whether the authorities of client certificates were given as a file, not left to the cluster.
+    /// Whether the authorities of client certificates were given as a file, not left to the
+    /// cluster.
     pub fn has_client_ca_file(&self) -> bool {
         self.client_ca.is_some()
     }
@@ -133,7 +137,8 @@ impl Tls {
         Arc::clone(&self.state().config)
     }
 
-    /// Takes up files that have changed. Those that are broken are logged, and what was read before stays in use.
+    /// Takes up files that have changed. Those that are broken are logged, and what was read before
+    /// stays in use.
     pub fn refresh(&self) {
         let mut state = self.state();
         if state.looked.elapsed() < LOOK {
@@ -174,7 +179,8 @@ impl Tls {
         }
     }
 
-    /// Believes client certificates that these authorities (PEM) have signed from now on. `None`: asks for none.
+    /// Believes client certificates that these authorities (PEM) have signed from now on. `None`:
+    /// asks for none.
     ///
     /// # Errors
     /// If there is no usable certificate among them; the old ones stay.

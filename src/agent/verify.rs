@@ -11,6 +11,7 @@ use std::{
 
 use rustix::io::Errno;
 
+use super::work;
 use crate::{
     domain::{
         Reason, Result,
@@ -142,8 +143,13 @@ impl Verifier {
         wanted: Vec<Arc<Pod>>,
         container: Option<String>,
     ) -> Result<Vec<PodReport>> {
-        let this = Arc::clone(self);
-        self.containers.pass(move |_| this.examine(&wanted, container.as_deref())).await?
+        let (this, slot) = (Arc::clone(self), work::slot());
+        self.containers
+            .pass(move |_| {
+                let _slot = slot;
+                this.examine(&wanted, container.as_deref())
+            })
+            .await?
     }
 
     /// Reads pods with an UNKNOWN container again. Returns those that differ from what the watch

@@ -24,7 +24,8 @@ async fn without_the_api_server_nobody_is_let_in() {
     for rpc in ALL {
         world.grant(rpc.name, rpc.needs).await;
     }
-    // One who was here before: what only reads may be let in for some seconds more, what changes something may not.
+    // One who was here before: what only reads may be let in for some seconds more, what changes
+    // something may not.
     let rights =
         [right("get", "pods", "default"), right("patch", "pods/ephemeralcontainers", "default")];
     world.grant("known", &rights).await;

@@ -13,6 +13,11 @@ use crate::world::{Right, SLEEP, right};
 /// A value of the environment that may be in no log.
 pub(crate) const ENV_SECRET: &str = "hunter2-in-the-environment";
 
+tokio::task_local! {
+    /// The header `grpc-timeout` of requests, where it is set.
+    pub(crate) static TIMEOUT: std::time::Duration;
+}
+
 /// Calls with the header `authorization`, if any, and reads the answer to its end.
 type Call = fn(Channel, Option<String>) -> BoxFuture<'static, Result<(), Status>>;
 
@@ -28,6 +33,9 @@ pub(crate) struct Rpc {
 
 pub(crate) fn request<T>(message: T, authorization: Option<&str>) -> Request<T> {
     let mut request = Request::new(message);
+    if let Ok(timeout) = TIMEOUT.try_with(|timeout| *timeout) {
+        request.set_timeout(timeout);
+    }
     if let Some(header) = authorization {
         request.metadata_mut().insert("authorization", MetadataValue::try_from(header).unwrap());
     }

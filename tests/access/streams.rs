@@ -226,7 +226,8 @@ async fn a_user_has_only_so_many_requests() {
     world.end().await;
 }
 
-/// Hanging up while the API server is asked hides nothing: who created the container stands in the audit log and on the pod.
+/// Hanging up while the API server is asked hides nothing: who created the container stands in the
+/// audit log and on the pod.
 #[tokio::test(flavor = "multi_thread")]
 async fn hanging_up_hides_nothing() {
     let world = world_with_pod(Setup::default()).await;
@@ -259,5 +260,82 @@ async fn hanging_up_hides_nothing() {
         }
     })
     .await;
+    world.end().await;
+}
+
+/// Nobody watches a quiet file that is followed: whoever stops reading it gets the place back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_followed_file_that_nobody_reads_ends() {
+    let limits = Limits { max_requests_per_user: 1, ..Limits::default() };
+    let world = world_with_pod(Setup { limits, ..Setup::default() }).await;
+    let rights = [right("create", "pods/exec", "default"), right("get", "pods", "default")];
+    world.grant("jane", &rights).await;
+    let header = format!("Bearer {}", world.token("jane"));
+    for _ in 0..3 {
+        let mut stream = within(async {
+            loop {
+                let target = v1::FileTarget { pod: rpc::pod_ref("web"), ..Default::default() };
+                let message = v1::FilesReadRequest {
+                    target: Some(target),
+                    path: b"/etc/hostname".to_vec(),
+                    follow: true,
+                    ..Default::default()
+                };
+                let mut client = FilesClient::new(world.channel.clone());
+                match client.read(rpc::request(message, Some(&header))).await {
+                    Ok(answer) => break answer.into_inner(),
+                    Err(busy) => assert_eq!(reason(&busy), "TOO_MANY_REQUESTS"),
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        })
+        .await;
+        let started = within(stream.message()).await.unwrap().unwrap().event;
+        assert!(matches!(started, Some(v1::files_read_response::Event::Start(_))), "{started:?}");
+    }
+    world.end().await;
+}
+
+/// A file that is being written, by somebody who has lost the right to.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_ends_with_the_right_to_it() {
+    let world = world_with_pod(Setup::default()).await;
+    let rights = [
+        right("update", "podsonde.dev:files", "default"),
+        right("create", "pods/exec", "default"),
+        right("get", "pods", "default"),
+    ];
+    world.grant("jane", &rights).await;
+    let header = format!("Bearer {}", world.token("jane"));
+    let (parts, sent) = tokio::sync::mpsc::channel(4);
+    let event = |event| v1::FilesWriteRequest { event: Some(event) };
+    let start = v1::FilesWriteStart {
+        target: Some(v1::FileTarget { pod: rpc::pod_ref("web"), ..Default::default() }),
+        path: b"/tmp/revoked".to_vec(),
+        ..Default::default()
+    };
+    parts.send(event(v1::files_write_request::Event::Start(start))).await.unwrap();
+    let mut client = FilesClient::new(world.channel.clone());
+    let sent = tokio_stream::wrappers::ReceiverStream::new(sent);
+    let message = rpc::request(sent, Some(&header));
+    let upload = tokio::spawn(async move { client.write(message).await });
+    // Admitted: it stands in the audit log, and takes what comes.
+    within(async {
+        while world.audited().iter().all(|line| line["decision"] != "allow") {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    world.revoke("jane", "default").await;
+    let refused = within(async {
+        while !upload.is_finished() {
+            let part = v1::files_write_request::Event::Data(vec![7; 1000].into());
+            let _ = parts.send(event(part)).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        upload.await.unwrap().unwrap_err()
+    })
+    .await;
+    assert_eq!((refused.code(), reason(&refused)), (Code::PermissionDenied, "FORBIDDEN".into()));
     world.end().await;
 }

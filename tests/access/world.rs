@@ -48,7 +48,8 @@ pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, future).await.expect("it takes too long")
 }
 
-/// What a user is granted: a verb on a resource, in a namespace or, if that is empty, in the whole cluster.
+/// What a user is granted: a verb on a resource, in a namespace or, if that is empty, in the whole
+/// cluster.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Right {
     pub(crate) verb: &'static str,

@@ -170,7 +170,8 @@ async fn an_api_server_that_hangs_or_is_slow() {
     // The watch knows the pod once it has told of a debug container of it.
     f.created(request("web", "web")).await;
     f.cluster.faults().hang();
-    // The deadline of the call, heard of before it has passed; that of the request; and the agent's own patience.
+    // The deadline of the call, heard of before it has passed; that of the request; and the agent's
+    // own patience.
     let mut short = Request::new(request("web", "web"));
     short.set_timeout(Duration::from_secs(2));
     let stream = f.debug().create(short).await.unwrap().into_inner();

@@ -238,7 +238,8 @@ async fn what_is_refused_before_anything_is_changed() {
     f.end().await;
 }
 
-/// A pod is seen terminating only for as long as its kubelet needs; that of a node without one needs for ever.
+/// A pod is seen terminating only for as long as its kubelet needs; that of a node without one
+/// needs for ever.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_terminating_pod_is_refused() {
     let mut f = Fixture::on_node("node-without-kubelet").await;

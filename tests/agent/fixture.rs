@@ -180,7 +180,8 @@ impl Fixture {
         self.debug().list(request).await.unwrap().into_inner().sessions
     }
 
-    /// Waits until the sessions are as wanted. The API has no watch of sessions, so it is asked again and again.
+    /// Waits until the sessions are as wanted. The API has no watch of sessions, so it is asked
+    /// again and again.
     pub(crate) async fn sessions_until(
         &self,
         what: &str,
@@ -277,7 +278,8 @@ pub(crate) async fn rest(
     }
 }
 
-/// Nothing that these tests wait for may hang; how long it really takes is printed, and asserted nowhere.
+/// Nothing that these tests wait for may hang; how long it really takes is printed, and asserted
+/// nowhere.
 pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     let began = std::time::Instant::now();
     let result = tokio::time::timeout(Duration::from_secs(30), future).await;
@@ -296,7 +298,8 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
-    /// Checks the status of a creation: code, reason, place, and whether the entry is said to be there.
+    /// Checks the status of a creation: code, reason, place, and whether the entry is said to be
+    /// there.
     pub(crate) fn check(&self, status: &Status, pod: &str) {
         let (why, metadata) = reason(status);
         println!("          {:?} {why}: {}", status.code(), status.message());
@@ -318,7 +321,8 @@ impl Failure {
 }
 
 impl Fixture {
-    /// Asks for a debug container that cannot come to run, and checks how that is told and what it leaves in the pod's spec.
+    /// Asks for a debug container that cannot come to run, and checks how that is told and what it
+    /// leaves in the pod's spec.
     pub(crate) async fn fails(&self, request: v1::DebugCreateRequest, failure: Failure) -> Status {
         let pod = request.pod.clone().unwrap().name;
         let before = self.entries_if_any(&pod).await;
@@ -335,7 +339,8 @@ impl Fixture {
         status
     }
 
-    /// As [`Self::entries`], past the API server, which may be made to fail; none if there is no such pod.
+    /// As [`Self::entries`], past the API server, which may be made to fail; none if there is no
+    /// such pod.
     async fn entries_if_any(&self, pod: &str) -> Vec<String> {
         tokio::select! {
             biased;

@@ -327,7 +327,8 @@ async fn messages_that_are_none() {
     let channel = f.channel();
     let list = "/podsonde.v1.Debug/List";
     assert!(raw(&channel, list, b"").await.is_ok());
-    // Field 1, a string, which is not UTF-8; a length beyond the end; an unfinished tag; a wrong wire type.
+    // Field 1, a string, which is not UTF-8; a length beyond the end; an unfinished tag; a wrong
+    // wire type.
     let malformed: [&[u8]; 4] = [b"\x0a\x02\xff\xfe", b"\x0a\x7f\x61", b"\xff", b"\x08\x01"];
     for message in malformed {
         let status = raw(&channel, list, message).await.unwrap_err();

@@ -1,4 +1,5 @@
-//! Sessions from their start to their end: listed, ended, expired, also by an agent that did not make them.
+//! Sessions from their start to their end: listed, ended, expired, also by an agent that did not
+//! make them.
 
 use std::{process::Command, time::Duration};
 
@@ -30,8 +31,9 @@ fn seconds(seconds: i64) -> Option<prost_types::Duration> {
     Some(prost_types::Duration { seconds, nanos: 0 })
 }
 
-/// The pids in the container's cgroup, as `grep` finds them in `/proc`, of processes that have not ended, as `ps` has it: the target's
-/// init inherits what its guests leave behind, and need not reap it.
+/// The pids in the container's cgroup, as `grep` finds them in `/proc`, of processes that have not
+/// ended, as `ps` has it: the target's init inherits what its guests leave behind, and need not
+/// reap it.
 fn pids(container_id: &str) -> Vec<u32> {
     let id = container_id.rsplit('/').next().unwrap();
     let all = format!("$(grep -ls -- {id} /proc/[0-9]*/cgroup | cut -d/ -f3 | paste -sd,)");

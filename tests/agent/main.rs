@@ -1,6 +1,8 @@
-//! The embedded tier: a real agent, the embedded API server and pods of real Linux namespaces, over real HTTP and gRPC.
+//! The embedded tier: a real agent, the embedded API server and pods of real Linux namespaces, over
+//! real HTTP and gRPC.
 //!
-//! Needs root, no packages but util-linux for `lsns`. What is expected comes from the kernel by way of `readlink` and `lsns`.
+//! Needs root, no packages but util-linux for `lsns`. What is expected comes from the kernel by way
+//! of `readlink` and `lsns`.
 #![cfg(all(target_os = "linux", feature = "embedded"))]
 #![allow(
     clippy::unwrap_used,

@@ -22,7 +22,8 @@ fn assert_ids_are_real(verification: &v1::ContainerVerification) {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_pod_shape_gets_the_right_verdict() {
     let f = Fixture::start().await;
-    // Cgroup and time namespaces are the host's here: cgroup v1, and no runtime makes time namespaces.
+    // Cgroup and time namespaces are the host's here: cgroup v1, and no runtime makes time
+    // namespaces.
     let cgroup = if std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
         "private"
     } else {

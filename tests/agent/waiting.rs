@@ -120,7 +120,8 @@ async fn a_pod_that_goes_away() {
     f.end().await;
 }
 
-/// What changes while the request to the API server is under way. The watch hangs with it, so the agent's checks have passed.
+/// What changes while the request to the API server is under way. The watch hangs with it, so the
+/// agent's checks have passed.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_changes_between_the_checks_and_the_patch() {
     let f = slow(Duration::ZERO, Limits::default()).await;
@@ -246,7 +247,8 @@ async fn a_caller_that_hangs_up() {
         (Code::ResourceExhausted, "TOO_MANY_REQUESTS")
     );
     drop(stream);
-    // The only permit comes back while the container is still starting: nobody waits for it any more.
+    // The only permit comes back while the container is still starting: nobody waits for it any
+    // more.
     let sessions = within("the agent notices", async {
         loop {
             if let Ok(list) = list().await {

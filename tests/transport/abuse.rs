@@ -5,18 +5,23 @@
 //! printed, and the kernel must not have killed it.
 
 use std::{
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 
+use hyper::body::{Bytes, Frame, SizeHint};
 use podsonde::proto::v1;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     task::JoinSet,
+    time::{Interval, interval},
 };
+use tonic::body::Body;
 use tonic_health::pb::health_client::HealthClient;
 
 use crate::{
@@ -94,7 +99,8 @@ async fn stalled_handshakes() {
             }
             held.push(stream);
         }
-        // The accept queue may still hold some: those that are over the limit have been closed when only it is left open.
+        // The accept queue may still hold some: those that are over the limit have been closed when
+        // only it is left open.
         let mut open = JoinSet::new();
         for mut stream in held {
             open.spawn(async move {
@@ -296,7 +302,8 @@ async fn clients_that_do_not_read() {
             let mut stream = agent.tls([127, 0, 5, n]).await.unwrap();
             greet(&mut stream, &[]).await;
             held.spawn(async move {
-                // Each ping is to be answered; nobody takes the answers, until the agent takes no more pings.
+                // Each ping is to be answered; nobody takes the answers, until the agent takes no
+                // more pings.
                 let pings = frame(PING, 0, 0, &[1; 8]).repeat(1000);
                 while stream.write_all(&pings).await.is_ok() {}
             });
@@ -358,4 +365,94 @@ async fn messages_that_swell() {
         }
     })
     .await;
+}
+
+/// A message that announces more than it ever sends: `burst` bytes at once, then one at a time.
+struct Unfinished {
+    prefix: Option<Bytes>,
+    burst: usize,
+    drip: Interval,
+}
+
+impl Unfinished {
+    fn new(announced: u32, burst: usize) -> Self {
+        let prefix = Bytes::from([&[0][..], &announced.to_be_bytes()].concat());
+        Self { prefix: Some(prefix), burst, drip: interval(Duration::from_millis(200)) }
+    }
+}
+
+impl hyper::body::Body for Unfinished {
+    type Data = Bytes;
+    type Error = tonic::Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, tonic::Status>>> {
+        let length = if self.burst > 0 {
+            self.burst.min(16 * 1024)
+        } else {
+            ready!(self.drip.poll_tick(context));
+            1
+        };
+        self.burst = self.burst.saturating_sub(length);
+        let data = self.prefix.take().unwrap_or_else(|| Bytes::from(vec![0x0a; length]));
+        Poll::Ready(Some(Ok(Frame::data(data))))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::default()
+    }
+}
+
+/// Messages of streams that never end, from callers who are nobody. Each byte that is sent would be
+/// kept until the message is whole, and each frame would be a reason to wait for one more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_whose_messages_never_end() {
+    let agent = Agent::start(&["--request-timeout=3s"]).await;
+    for (name, announced, burst) in [
+        ("unfinished large messages", 1 << 20, (1 << 20) - 1),
+        ("unfinished messages as large as may be, byte by byte", 250_000, 200_000),
+        ("unfinished small messages, byte by byte", 60_000, 1),
+    ] {
+        under(name, &agent, async {
+            let mut open = JoinSet::new();
+            for _ in 0..6 {
+                let mut channel = agent.channel(ATTACKER, None).await.unwrap();
+                for _ in 0..60 {
+                    let request = http::Request::post("http://localhost/podsonde.v1.Files/Write")
+                        .header("content-type", "application/grpc")
+                        .header("te", "trailers")
+                        .body(Body::new(Unfinished::new(announced, burst)))
+                        .unwrap();
+                    std::future::poll_fn(|context| {
+                        tower::Service::<http::Request<Body>>::poll_ready(&mut channel, context)
+                    })
+                    .await
+                    .unwrap();
+                    open.spawn(tower::Service::call(&mut channel, request));
+                }
+            }
+            // Every one of them is answered, or its connection ends; none may drip for ever.
+            while open.join_next().await.is_some() {}
+        })
+        .await;
+    }
+}
+
+/// What a connection costs that has been greeted and asks for nothing, for the sum of all limits.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn as_many_connections_as_there_may_be() {
+    let agent = Agent::start(&[]).await;
+    let before = agent.peak().unwrap_or_default();
+    let mut held = Vec::new();
+    for n in 0..500_u16 {
+        let mut stream = agent.tls([127, 0, 6, u8::try_from(n % 50).unwrap()]).await.unwrap();
+        greet(&mut stream, &[]).await;
+        held.push(stream);
+    }
+    let each = agent.peak().unwrap_or_default().saturating_sub(before) / 500;
+    println!("{each} bytes for each connection");
+    assert!(each <= podsonde::agent::config::CONNECTION_BYTES, "{each} bytes");
+    agent.was_not_killed("500 connections");
 }

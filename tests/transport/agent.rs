@@ -119,7 +119,8 @@ impl Agent {
         fs::read_dir(format!("/proc/{}/fd", self.pid)).unwrap().count()
     }
 
-    /// What an honest client makes of it: a new connection, the certificate verified by its name, one request.
+    /// What an honest client makes of it: a new connection, the certificate verified by its name,
+    /// one request.
     pub(crate) async fn is_served(&self, from: [u8; 4]) -> Result<(), String> {
         let mut health = HealthClient::new(self.channel(from, None).await?);
         self.ask(&mut health).await

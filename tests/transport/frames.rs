@@ -73,8 +73,8 @@ pub(crate) async fn greet(stream: &mut TlsStream<TcpStream>, own: &[(u16, u32)])
     stream.flush().await.unwrap();
 }
 
-/// Writes `next` time after time, at most `times`, reading what comes meanwhile, until the agent ends the connection.
-/// Returns how often it was written, and whether the agent ended it.
+/// Writes `next` time after time, at most `times`, reading what comes meanwhile, until the agent
+/// ends the connection. Returns how often it was written, and whether the agent ended it.
 pub(crate) async fn flood(
     stream: TlsStream<TcpStream>,
     times: u32,

@@ -1,7 +1,7 @@
 //! The transport: TLS, pins, and what people do to an agent before it asks who they are.
 //!
-//! The agent is the real `podsonde-agent`, a process of its own, so that its memory and its files are read from `/proc`. Needs root
-//! and, for a view that is not rustls', `openssl`.
+//! The agent is the real `podsonde-agent`, a process of its own, so that its memory and its files
+//! are read from `/proc`. Needs root and, for a view that is not rustls', `openssl`.
 #![cfg(all(target_os = "linux", feature = "embedded"))]
 #![allow(
     clippy::unwrap_used,

@@ -1,4 +1,5 @@
-//! The client's trust in an agent: the Lease's certificate, fingerprints, authorities; restarts and impostors.
+//! The client's trust in an agent: the Lease's certificate, fingerprints, authorities; restarts and
+//! impostors.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -165,7 +166,8 @@ async fn a_restarted_agent_is_believed_by_its_new_lease() {
     let listen = format!("--listen=tls://{address}");
     let second = Agent::start_in(Arc::clone(&cluster), &[], &[&listen]).await;
     assert_ne!(second.certificate, old);
-    // The same connected agent, which knew the old one: the first call finds the connection broken, or opens a new one.
+    // The same connected agent, which knew the old one: the first call finds the connection broken,
+    // or opens a new one.
     let answers = async {
         loop {
             match connected.node().await {

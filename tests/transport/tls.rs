@@ -75,7 +75,8 @@ async fn openssl_gets_tls_1_3_with_h2_and_nothing_else() {
     agent.is_served(HERE).await.unwrap();
 }
 
-/// A directory as the kubelet makes it of a Secret: files are links into a directory that a link names.
+/// A directory as the kubelet makes it of a Secret: files are links into a directory that a link
+/// names.
 struct Secret(tempfile::TempDir);
 
 impl Secret {
@@ -136,7 +137,8 @@ async fn files_are_taken_up_when_they_change() {
     };
     within("the Lease", lease(&agent.cluster, is_second)).await;
 
-    // A key that belongs to another certificate, files that are none, files that are gone: the old ones stay.
+    // A key that belongs to another certificate, files that are none, files that are gone: the old
+    // ones stay.
     let (mixed, garbage) = (self_signed(), ("not a certificate".to_owned(), second.1.clone()));
     for (version, files) in
         [("v3", (mixed.0, second.1.clone())), ("v4", garbage), ("v5", Default::default())]
@@ -228,7 +230,8 @@ async fn client_certificates_are_the_cluster_s_or_none() {
     let refused = Err("CLIENT_CERTIFICATE_REFUSED".to_owned());
     // Certificates are not required, as tokens are none; one of them is.
     assert_eq!(ask(None).await, Err("NO_CREDENTIALS".to_owned()));
-    // The common name is the user, the organisations are the groups, and both have the rights that RBAC gives them.
+    // The common name is the user, the organisations are the groups, and both have the rights that
+    // RBAC gives them.
     assert_eq!(ask(Some(right.client(|_| {}))).await, Err("FORBIDDEN".to_owned()));
     let masters = |client: &mut CertificateParams| {
         client.distinguished_name.push(DnType::OrganizationName, "system:masters");

@@ -206,7 +206,7 @@ pub fn from_certificate(der: &CertificateDer<'_>) -> Result<Caller> {
     let expires_at = not_after.map_err(|_| bad("has no sensible end of its time"))?;
     // The connection may be older than that.
     if expires_at <= Timestamp::now() {
-        return Err(bad("is not valid any more"));
+        return Err(bad("has expired"));
     }
     let user = User { name: name.to_owned(), groups, ..User::default() };
     Ok(Caller { user, by: Authentication::ClientCertificate, expires_at: Some(expires_at) })

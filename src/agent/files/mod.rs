@@ -27,7 +27,7 @@ use std::sync::Arc;
 
 use self::{find::Found, threads::FileThreads};
 pub use self::{find::Owner, root::Root};
-use super::config::FileLimits;
+use super::{config::FileLimits, work};
 use crate::{
     domain::{
         Error, Reason, Result,
@@ -107,8 +107,9 @@ impl Files {
             move |error: Error| error.pod(&pod.namespace, &pod.name).container(&container)
         };
         let found = {
-            let (pod, container) = (Arc::clone(&pod), container.clone());
+            let (pod, container, slot) = (Arc::clone(&pod), container.clone(), work::slot());
             let find = move |containers: &Containers| {
+                let _slot = slot;
                 find::find(containers, &pod, &container, target.view, target.as_root)
             };
             self.containers.pass(find).await?.map_err(&about)?

@@ -14,8 +14,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
+
 use super::{Root, threads::Held};
 use crate::{
+    agent::listen::budget::{self, Allowance},
     domain::{Error, Reason, Result},
     sys::rooted::{
         RootedDir,
@@ -65,9 +68,9 @@ pub enum Begin {
 /// A step of a read.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Event {
-    /// The next bytes of the file.
-    Data(Vec<u8>),
-    /// Something happened to the followed file. What follows begins at this offset of it.
+    /// Content.
+    Data(Bytes),
+    /// Something happened to the file; content after it begins at the offset.
     Change(Change, u64),
     /// The read is over.
     End(End),
@@ -113,6 +116,8 @@ pub struct Reader<'r> {
     wait: Duration,
     /// None once the read is over, or the file was lost with a stuck thread.
     file: Option<Held<Followed>>,
+    /// Where the bytes of a batch come from until the client has taken them.
+    memory: Allowance,
 }
 
 /// An open file, and the name it is followed by.
@@ -144,7 +149,7 @@ impl Root {
     ///
     /// # Errors
     /// NOT_A_FILE, FILE_CHANGED, and those of [`Root::stat`].
-    pub async fn read(&self, reading: Reading) -> Result<Reader<'_>> {
+    pub async fn read(&self, reading: Reading, memory: Allowance) -> Result<Reader<'_>> {
         let Reading { path, begin, length, limit, follow, version: wanted } = reading;
         let mut file = self
             .open(move |root| {
@@ -186,7 +191,18 @@ impl Root {
             Ok(())
         })?;
         let file = Some(file);
-        Ok(Reader { root: self, entry, offset, bytes: 0, length, limit, follow, wait: SOON, file })
+        Ok(Reader {
+            root: self,
+            entry,
+            offset,
+            bytes: 0,
+            length,
+            limit,
+            follow,
+            wait: SOON,
+            file,
+            memory,
+        })
     }
 }
 
@@ -205,8 +221,15 @@ impl Reader<'_> {
             }
             // Asked before the file is read, so that what the container wrote last is read, too.
             let alive = self.root.is_alive();
+            let batch = usize::try_from(left).unwrap_or(usize::MAX).min(BATCH * CHUNK);
+            let held = Arc::new(self.memory.clone().take(batch).await);
             let step = move |root: &Arc<RootedDir>| {
-                let events = file.with(|file| file.next(root, left, alive))?;
+                let mut events = file.with(|file| file.next(root, left, alive))?;
+                for event in &mut events {
+                    if let Event::Data(data) = event {
+                        *data = budget::keep(std::mem::take(data), Arc::clone(&held));
+                    }
+                }
                 Ok((file, events))
             };
             let (file, mut events) = if self.follow {
@@ -258,7 +281,7 @@ impl Followed {
             self.offset = self.offset.saturating_add(length);
             left = left.saturating_sub(length);
             if !data.is_empty() {
-                events.push(Event::Data(data));
+                events.push(Event::Data(data.into()));
             }
             if at_end {
                 return Ok((events, true));

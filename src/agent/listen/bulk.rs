@@ -1,7 +1,8 @@
 //! Answers whose messages are nearly all bytes, sent without a copy of them.
 //!
-//! tonic encodes every message into a buffer of its own, and so copies what is in it. Here only what stands before the bytes is encoded;
-//! they follow in the same HTTP/2 frame, from where they are.
+//! tonic encodes every message into a buffer of its own, and so copies what is in it. Here only
+//! what stands before the bytes is encoded; they follow in the same HTTP/2 frame, from where they
+//! are.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},

@@ -1,17 +1,24 @@
 //! The agent's gRPC sockets and the connections on them.
 //!
 //! - `socket`: binding: loopback in the clear, anything else on TCP with TLS, unix sockets;
-//! - `table`: how many connections and requests there may be, in all and of one peer, and which give way;
-//! - `connection`: HTTP/2 on one connection, its requests and its end;
+//! - `table`: how many connections and requests there may be, in all and of one peer, and which
+//!   give way;
+//! - `connection`: HTTP/2 on one connection; `exchange`: its requests and its end;
+//! - `upload`, `download`: the bodies of requests and answers, and [`budget`]: the memory for them;
 //! - [`bulk`]: answers that are nearly all bytes.
 //!
-//! Whatever is done here is done for callers that nobody has asked who they are: everything has a bound, in number, in bytes
-//! and in time. Depends on [`super::tls`] and [`super::config`]; knows nothing of what the requests are about.
+//! Most of this happens before anybody knows who calls, so everything has a limit in number, in
+//! bytes and in time. Depends on [`super::tls`] and [`super::config`]. It knows nothing of what
+//! requests are about: which of them are streams it is told.
 
+pub mod budget;
 pub mod bulk;
 mod connection;
+mod download;
+mod exchange;
 mod socket;
 mod table;
+mod upload;
 
 use std::{collections::HashMap, io, sync::Arc, time::Duration};
 
@@ -29,13 +36,15 @@ use tokio_util::sync::CancellationToken;
 use tonic::{service::Routes, transport::server::Connected};
 
 use self::{
+    budget::Budget,
     connection::Peering,
     socket::Accepted,
     table::{ConnectionSlot, Table},
 };
 pub use self::{
-    connection::{Vouched, Voucher},
+    exchange::{Vouched, Voucher},
     socket::Socket,
+    upload::WINDOW,
 };
 use super::{
     config::TransportLimits,
@@ -53,8 +62,8 @@ const SPARE: usize = 8;
 /// How long a client that was refused may take to read why.
 const GOODBYE: Duration = Duration::from_secs(1);
 
-/// The paths whose requests are streams of messages, with the bytes that each message may have. Requests to all other
-/// paths have one message.
+/// The paths whose requests are streams of messages, with the bytes that each message may have.
+/// Requests to all other paths have one message.
 pub type Streams = HashMap<String, usize>;
 
 /// Serves requests on sockets. Cheap to clone; clones share the limits.
@@ -64,6 +73,7 @@ pub struct Server {
     streams: Arc<Streams>,
     limits: Arc<TransportLimits>,
     table: Arc<Table>,
+    budget: Arc<Budget>,
     tls: Arc<Tls>,
     drain: CancellationToken,
 }
@@ -95,7 +105,8 @@ impl Server {
         }
         let limits = Arc::new(limits);
         let table = Arc::new(Table::new(Arc::clone(&limits)));
-        Self { routes, streams: Arc::new(streams), table, limits, tls, drain }
+        let budget = Arc::new(Budget::new(limits.max_message_bytes));
+        Self { routes, streams: Arc::new(streams), table, budget, limits, tls, drain }
     }
 
     /// Serves the connections that come in on `socket`, until it drains and they have ended.
@@ -136,8 +147,9 @@ impl Server {
                 }
                 Err(error) if is_of_one_connection(&error) => tracing::debug!(%error, "accept"),
                 Err(error) => {
-                    // Mostly that there are no files left. The connection waits in the kernel, so that without a pause this
-                    // would spin. Once that was no help, a connection that does nothing gives its file.
+                    // Mostly that there are no files left. The connection waits in the kernel, so
+                    // that without a pause this would spin. Once that was no help, a connection
+                    // that does nothing gives its file.
                     let made_room = pause > PAUSES.0 && self.table.make_room();
                     tracing::warn!(%error, made_room, "cannot accept a connection");
                     tokio::select! {
@@ -188,7 +200,8 @@ impl Server {
         }
     }
 
-    /// A client that takes nothing at all would also keep the connection from being closed in good order: the kernel ends it.
+    /// A client that takes nothing at all would also keep the connection from being closed in good
+    /// order: the kernel ends it.
     fn tune(&self, stream: &TcpStream) -> io::Result<()> {
         let patience = u32::try_from(self.limits.stall_timeout.as_millis()).unwrap_or(u32::MAX);
         set_tcp_user_timeout(stream, patience)?;
@@ -210,7 +223,8 @@ impl Server {
             }
             Err(refused) => refused,
         };
-        // The client is told why, in an alert. Closed with bytes of its own unread, the kernel would drop that and reset.
+        // The client is told why, in an alert. Closed with bytes of its own unread, the kernel
+        // would drop that and reset.
         let goodbye = async {
             stream.shutdown().await?;
             let mut rest = [0; 4096];
@@ -227,7 +241,8 @@ impl Server {
     }
 }
 
-/// Whether an accept failed for a reason that belongs to the connection and not to the socket or the process.
+/// Whether an accept failed for a reason that belongs to the connection and not to the socket or
+/// the process.
 fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)

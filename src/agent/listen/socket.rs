@@ -89,7 +89,8 @@ async fn tcp(address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
 }
 
-/// Removes the socket that an agent left behind which was killed; refuses if one still answers there, or if it is not a socket.
+/// Removes the socket that an agent left behind which was killed; refuses if one still answers
+/// there, or if it is not a socket.
 async fn remove_stale(path: &Path) -> anyhow::Result<()> {
     match fs::symlink_metadata(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),

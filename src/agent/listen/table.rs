@@ -1,9 +1,12 @@
-//! How many connections and requests there are, in all and of each peer, and who gives way when there are too many.
+//! How many connections and requests there are, in all and of each peer, and who gives way when
+//! there are too many.
 //!
-//! A flood may come from an address that honest clients share, as all port-forwards do, or from many. So a limit does not turn the
-//! next one away: a connection is closed on which no request of an authorised caller is at work. It is taken from the peer that has
-//! most of what is short, and there it is the one that has most of it or, where all have the same, has waited for longest. An
-//! honest client has little and has it for a moment. Only where there is no such connection the next one is refused.
+//! A flood may come from an address that honest clients share, as all port-forwards do, or from
+//! many. So a limit does not turn the next one away: a connection is closed on which no request of
+//! an authorised caller is at work. It is taken from the peer that has most of what is short, and
+//! there it is the one that has most of it or, where all have the same, has waited for longest. An
+//! honest client has little and has it for a moment. Only where there is no such connection the
+//! next one is refused.
 
 use std::{
     cmp::Reverse,
@@ -38,7 +41,7 @@ impl Peer {
     }
 }
 
-/// Why there is no room for a request.
+/// There is no room for a connection, a request or its bytes, and nobody gives way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Full;
 
@@ -47,12 +50,12 @@ pub(super) struct Full;
 enum Spare {
     /// Those on which no request of an authorised caller is at work.
     Idle,
-    /// Any but this one, which asks for the room and is told no: what is short is what nobody has vouched for, so that whoever has
-    /// much of it is no honest client's connection.
+    /// Any but this one, which asks for the room and is told no: what is short is what nobody has
+    /// vouched for, so that whoever has much of it is no honest client's connection.
     Other(u64),
 }
 
-/// All connections.
+/// All connections, and what each of them has taken.
 #[derive(Debug)]
 pub(super) struct Table {
     limits: Arc<TransportLimits>,
@@ -83,8 +86,9 @@ impl Table {
         Self { limits, state: Mutex::default() }
     }
 
-    /// A place for a connection, which is to be [established](ConnectionSlot::establish). Handshakes give way to handshakes alone, so that
-    /// half-open ones, which cost nothing, push out none that is in use.
+    /// A place for a connection, which is to be [established](ConnectionSlot::establish).
+    /// Handshakes give way to handshakes alone, so that half-open ones, which cost nothing, push
+    /// out none that is in use.
     pub(super) fn admit(self: &Arc<Self>, peer: Peer) -> ConnectionSlot {
         let mut state = self.state();
         // There is always one that gives way, as none is at work yet.
@@ -103,10 +107,11 @@ impl Table {
         };
         state.connections.insert(id, entry);
         drop(state);
-        ConnectionSlot { table: Arc::clone(self), id, evict }
+        ConnectionSlot { table: Arc::clone(self), id, peer, evict }
     }
 
-    /// How long the next handshake should wait, so that none has to give way before it had `least` time. `None`: not at all.
+    /// How long the next handshake should wait, so that none has to give way before it had `least`
+    /// time. `None`: not at all.
     pub(super) fn handshake_wait(&self, least: Duration) -> Option<Duration> {
         let state = self.state();
         let handshakes = || state.connections.values().filter(|entry| entry.in_handshake);
@@ -117,7 +122,7 @@ impl Table {
         least.checked_sub(oldest.elapsed()).filter(|wait| !wait.is_zero())
     }
 
-    /// Closes a connection that does nothing for anybody. Whether there was one.
+    /// Closes a connection on which nothing is at work. Returns whether there was one.
     pub(super) fn make_room(&self) -> bool {
         self.state().make_room(0, |_| true, |_| 1, Spare::Idle)
     }
@@ -129,7 +134,8 @@ impl Table {
 }
 
 impl State {
-    /// Sees to it that `these` connections have less than `most` of what `amount` counts, by closing one if need be.
+    /// Sees to it that `these` connections have less than `most` of what `amount` counts, by
+    /// closing one if need be.
     fn make_room(
         &mut self,
         most: usize,
@@ -175,16 +181,23 @@ impl State {
 pub(super) struct ConnectionSlot {
     table: Arc<Table>,
     id: u64,
+    peer: Peer,
     evict: CancellationToken,
 }
 
 impl ConnectionSlot {
+    /// Who is at the other end.
+    pub(super) fn peer(&self) -> Peer {
+        self.peer
+    }
+
     /// Cancelled when the place has gone to another.
     pub(super) fn evicted(&self) -> CancellationToken {
         self.evict.clone()
     }
 
-    /// Its handshake is over, or there is none. Errors: there are enough connections, and none of them gives way.
+    /// Its handshake is over, or there is none. Errors: there are enough connections, and none of
+    /// them gives way.
     pub(super) fn establish(&self) -> Result<(), Full> {
         let limits = &self.table.limits;
         let mut state = self.table.state();
@@ -245,7 +258,7 @@ pub(super) struct Share {
 }
 
 impl Share {
-    /// Room for so many more bytes of the request.
+    /// Makes room for `more` bytes of the request.
     pub(super) fn grow(&mut self, more: usize) -> Result<(), Full> {
         if self.vouched {
             return Ok(());
@@ -255,7 +268,8 @@ impl Share {
         let mut state = self.table.state();
         let peer = state.connections.get(&self.id).ok_or(Full)?.peer;
         let asking = Spare::Other(self.id);
-        // There is room for `more` below the limit if what is there is less than the limit without it.
+        // There is room for `more` below the limit if what is there is less than the limit without
+        // it.
         let below = |most: usize| most.saturating_sub(more).saturating_add(1);
         if more > most / 4
             || !state.make_room(below(most / 4), |entry| entry.peer == peer, bytes, asking)
@@ -268,7 +282,7 @@ impl Share {
         Ok(())
     }
 
-    /// The request's bytes do not count any more.
+    /// Gives the request's bytes back.
     fn shrink(&mut self) {
         let bytes = std::mem::take(&mut self.bytes);
         if let Some(entry) = self.table.state().connections.get_mut(&self.id) {
@@ -276,8 +290,8 @@ impl Share {
         }
     }
 
-    /// The request is that of a caller who may make it: its connection does not give way to other connections until that is
-    /// [over](Self::unvouch), and what it takes is counted elsewhere.
+    /// The request is that of a caller who may make it: its connection does not give way to other
+    /// connections until that is [over](Self::unvouch), and what it takes is counted elsewhere.
     pub(super) fn vouch(&mut self) {
         self.shrink();
         if let Some(entry) = self.table.state().connections.get_mut(&self.id)
@@ -289,7 +303,8 @@ impl Share {
 }
 
 impl Share {
-    /// The request has been worked on. Its answer may still be on the way, for as long as the client likes.
+    /// The request has been worked on. Its answer may still be on the way, for as long as the
+    /// client likes.
     pub(super) fn unvouch(&mut self) {
         if std::mem::take(&mut self.vouched)
             && let Some(entry) = self.table.state().connections.get_mut(&self.id)

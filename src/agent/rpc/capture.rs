@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::{
     convert,
-    gate::{Answers, Call, Gate},
+    gate::{Answers, Call, Gate, hung_up},
     operation::{Operation, Subject, duration_text, enum_text, number_text},
 };
 use crate::{
@@ -88,7 +88,7 @@ impl Operation for v1::CaptureListInterfacesRequest {
 /// Serves `Capture`.
 #[derive(Debug)]
 pub struct CaptureService {
-    /// The way in.
+    /// Admits the calls.
     pub gate: Arc<Gate>,
     /// What captures are made with.
     pub captures: Arc<Captures>,
@@ -419,10 +419,6 @@ async fn send(answers: &mpsc::Sender<v1::CaptureStartResponse>, event: Event) ->
     answers.send(message).await.map_err(|_| hung_up())
 }
 
-fn hung_up() -> Error {
-    Error::new(Reason::PeerGone, "the caller has hung up")
-}
-
 fn statistics(totals: &Totals) -> v1::CaptureStatistics {
     let Totals { received, captured, dropped_by_kernel, dropped_by_agent, bytes } = *totals;
     v1::CaptureStatistics { received, captured, dropped_by_kernel, dropped_by_agent, bytes }
@@ -444,7 +440,8 @@ fn interface(link: &Link) -> v1::CaptureInterface {
     }
 }
 
-/// What is told of a capture beside its stream, however it ends: to the audit log, the metrics and the pod's owner.
+/// What is told of a capture beside its stream, however it ends: to the audit log, the metrics and
+/// the pod's owner.
 struct Tally {
     notes: Notes,
     metrics: Arc<Metrics>,

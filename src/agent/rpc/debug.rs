@@ -95,7 +95,7 @@ impl Operation for v1::DebugEndRequest {
 
 /// Serves `Debug`.
 pub struct DebugService {
-    /// The way in.
+    /// Admits the calls.
     pub gate: Arc<Gate>,
     /// The sessions.
     pub sessions: Arc<Sessions>,
@@ -120,33 +120,37 @@ impl Debug for DebugService {
         let (sessions, node, ttl) =
             (Arc::clone(&self.sessions), self.node.clone(), self.limits.ttl());
         let events = self.events.clone();
+        // A container that the API server has accepted is to be recorded, whoever hangs up.
         self.gate
-            .stream(request, move |call: Call<v1::DebugCreateRequest>, answers| async move {
-                let request = convert::debug_request(call.message, ttl)?;
-                let by = call.caller.to_string();
-                let (progress, steps) = mpsc::channel(16);
-                let create = sessions.create(&request, &by, call.deadline, &progress);
-                let accepted = |session: &Session| {
-                    call.notes.add("container", &session.container.name);
-                    call.notes.add("session", &session.facts.id);
-                    let Container { name, image, target, .. } = &session.container;
-                    let phrase = |word: &str, what: &str| match what {
-                        "" => String::new(),
-                        what => format!(" {word} {what}"),
+            .stream_to_the_end(
+                request,
+                move |call: Call<v1::DebugCreateRequest>, answers| async move {
+                    let request = convert::debug_request(call.message, ttl)?;
+                    let by = call.caller.to_string();
+                    let (progress, steps) = mpsc::channel(16);
+                    let create = sessions.create(&request, &by, call.deadline, &progress);
+                    let accepted = |session: &Session| {
+                        call.notes.add("container", &session.container.name);
+                        call.notes.add("session", &session.facts.id);
+                        let Container { name, image, target, .. } = &session.container;
+                        let phrase = |word: &str, what: &str| match what {
+                            "" => String::new(),
+                            what => format!(" {word} {what}"),
+                        };
+                        let (target, image) = (phrase("for", target), phrase("from image", image));
+                        let message = format!("{by} created debug container {name}{target}{image}");
+                        events.tell(&session.pod, name, Happened::DebugContainerCreated, &message);
                     };
-                    let (target, image) = (phrase("for", target), phrase("from image", image));
-                    let message = format!("{by} created debug container {name}{target}{image}");
-                    events.tell(&session.pod, name, Happened::DebugContainerCreated, &message);
-                };
-                let created = forward(create, steps, &answers, &node, accepted).await.inspect_err(
-                    |error| {
-                        // Whatever became of it, this is the name to look for.
-                        call.notes.add("container", &error.context.container);
-                    },
-                )?;
-                send(&answers, Event::Done(convert::created(&created, &node))).await;
-                Ok(())
-            })
+                    let created = forward(create, steps, &answers, &node, accepted)
+                        .await
+                        .inspect_err(|error| {
+                            // Whatever became of it, this is the name to look for.
+                            call.notes.add("container", &error.context.container);
+                        })?;
+                    send(&answers, Event::Done(convert::created(&created, &node))).await;
+                    Ok(())
+                },
+            )
             .await
     }
 
@@ -214,7 +218,7 @@ impl Debug for DebugService {
             Ok(v1::DebugEndResponse { outcome: outcome.into(), signalled, killed, survivors })
         };
         // Processes that were told to end do, so their end is written down.
-        self.gate.to_the_end(request, act).await
+        self.gate.unary_to_the_end(request, act).await
     }
 }
 
@@ -252,8 +256,9 @@ impl DebugService {
     }
 }
 
-/// Runs `create` and sends its steps on while it does. A caller that has hung up is noticed by the steps' receiver being closed, but not
-/// before the container is there, or is not: that it was created is to be told in any case.
+/// Runs `create` and sends its steps on while it does. A caller that has hung up is noticed by the
+/// steps' receiver being closed, but not before the container is there, or is not: that it was
+/// created is to be told in any case.
 async fn forward<T>(
     create: impl Future<Output = Result<T>>,
     mut steps: mpsc::Receiver<Progress>,

@@ -6,7 +6,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures::TryFutureExt;
 use rustix::fs::FileType;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -14,7 +13,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{
     convert,
-    gate::{Answers, Call, Gate},
+    gate::{Answers, Call, Gate, hung_up},
     operation::{Operation, Subject},
 };
 use crate::{
@@ -23,7 +22,7 @@ use crate::{
         audit::Notes,
         files::{
             Files, FilesTarget, Owner, Root, View,
-            read::{self, Begin, Change, End, Event, Reading},
+            read::{self, Begin, Change, End, Event, Reader, Reading},
         },
         listen::bulk::{self, Bulk},
     },
@@ -57,7 +56,8 @@ impl Bulk for v1::FilesReadResponse {
     }
 }
 
-/// Implements [`Operation`] for a request about a file; `$more` are the parameters that only this request has.
+/// Implements [`Operation`] for a request about a file; `$more` are the parameters that only this
+/// request has.
 macro_rules! operation {
     ($request:ident, $method:ident, |$it:ident| $more:expr) => {
         impl Operation for v1::$request {
@@ -108,7 +108,7 @@ operation!(FilesWriteStart, FilesWrite, |it| {
 /// Serves `Files`.
 #[derive(Debug)]
 pub struct FilesService {
-    /// The way in.
+    /// Admits the calls.
     pub gate: Arc<Gate>,
     /// The files.
     pub files: Arc<Files>,
@@ -182,8 +182,9 @@ impl files_server::Files for FilesService {
             let (target, reading) = convert_reading(call.message, files.limits().max_read_bytes)?;
             let root = files.open(&call.caller.user.name, target).await?;
             let follow = reading.follow;
+            let reader = root.read(reading, call.memory).await?;
             tokio::select! {
-                result = send_content(&root, reading, &node, &answers, &call.notes) => result,
+                result = send_content(&root, reader, &node, &answers, &call.notes) => result,
                 () = drain.cancelled(), if follow => {
                     Err(Error::new(Reason::Draining, "the agent is shutting down"))
                 }
@@ -284,7 +285,8 @@ impl files_server::Files for FilesService {
         &self,
         request: Request<Streaming<v1::FilesWriteRequest>>,
     ) -> Result<Response<v1::FilesWriteResponse>, Status> {
-        // Who calls, and whether they may, is asked about the first message; how long it may take is the transport's to say.
+        // Who calls, and whether they may, is asked about the first message; how long it may take
+        // is the transport's to say.
         let (metadata, extensions, mut content) = request.into_parts();
         let start = match content.message().await?.and_then(|message| message.event) {
             Some(writing::Event::Start(start)) => start,
@@ -337,19 +339,18 @@ impl files_server::Files for FilesService {
 }
 
 async fn send<A>(answers: &mpsc::Sender<A>, answer: A) -> Result<()> {
-    answers.send(answer).map_err(|_| Error::new(Reason::PeerGone, "the caller has hung up")).await
+    answers.send(answer).await.map_err(|_| hung_up())
 }
 
 /// Sends the content of a file: while one part is on its way the next one is read.
 async fn send_content(
     root: &Root,
-    reading: Reading,
+    mut reader: Reader<'_>,
     node: &str,
     answers: &mpsc::Sender<v1::FilesReadResponse>,
     notes: &Notes,
 ) -> Result<()> {
     let answer = |event| v1::FilesReadResponse { event: Some(event) };
-    let mut reader = root.read(reading).await?;
     let start = v1::FilesReadStart {
         root: Some(convert_root(root, node)),
         version: read::version(&reader.entry),
@@ -374,7 +375,7 @@ async fn send_content(
 
 fn convert_event(event: Event, bytes: u64) -> reading::Event {
     match event {
-        Event::Data(data) => reading::Event::Data(data.into()),
+        Event::Data(data) => reading::Event::Data(data),
         Event::Change(change, offset) => {
             let change = match change {
                 Change::Truncated => v1::FileChange::Truncated,

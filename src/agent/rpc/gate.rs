@@ -1,5 +1,9 @@
-//! What every call goes through, whatever its service: who calls, whether they may, how many at a time, how long, and what the audit log
-//! and the metrics say of it. A handler sees only calls that passed.
+//! What every call goes through, whatever its service: authentication, authorisation, limits,
+//! deadlines, the audit log and metrics. A handler sees only calls that were admitted.
+//!
+//! A call ends with the first of these: its handler, its deadline, the end of the caller's rights,
+//! and, for a stream, the moment its receiver goes away. Its [slot](super::slots) is given back
+//! once all of its work is done, on other threads too, and the client has taken the answer.
 
 use std::{
     net::SocketAddr,
@@ -10,7 +14,10 @@ use std::{
 };
 
 use futures::{FutureExt, Stream};
-use tokio::sync::mpsc;
+use tokio::{
+    sync::mpsc,
+    time::{error::Elapsed, timeout, timeout_at},
+};
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status};
@@ -22,23 +29,27 @@ use super::{
 };
 use crate::{
     agent::{
-        access::{Access, Caller, Credentials, Grant, Method, Object, caller},
+        access::{Access, Caller, Credentials, Grant, Method, Object, caller, method::Input},
         audit::{Audit, Notes, Record},
         config::Limits,
-        listen::{Vouched, Voucher},
+        listen::{
+            Vouched, Voucher,
+            budget::{Allowance, Budget},
+        },
         metrics::Metrics,
+        work,
     },
     domain::{Error, ErrorKind, Reason, Result, pod::Pod},
     kube::pods::Pods,
 };
 
-/// A stream of answers.
+/// The messages of a streamed answer, and the status that ends it.
 pub type Answers<A> = Pin<Box<dyn Stream<Item = Result<A, Status>> + Send>>;
 
-/// Letting a call in takes less than this, or the API server does not answer.
-const ADMISSION: Duration = Duration::from_secs(600);
+/// How long admission may take. Only an API server that does not answer takes longer.
+const MAX_ADMISSION: Duration = Duration::from_secs(600);
 
-/// The way into every service.
+/// Admits calls to the handlers of all services.
 #[derive(Debug)]
 pub struct Gate {
     node: String,
@@ -50,25 +61,28 @@ pub struct Gate {
     drain: CancellationToken,
 }
 
-/// A call that passed.
+/// A call that was admitted.
 #[derive(Debug)]
 pub struct Call<Q> {
-    /// Who calls.
+    /// The authenticated caller.
     pub caller: Caller,
-    /// What they ask.
+    /// The request, bound to the pod that the caller has the rights for.
     pub message: Q,
-    /// When the answer has to be there.
+    /// When the handler is stopped.
     pub deadline: Instant,
-    /// Where results are noted for the audit log.
+    /// Results for the audit log.
     pub notes: Notes,
-    /// The TCP connection that it came over: the agent's end, the other end.
+    /// The TCP connection of the request: the agent's address and the caller's. None on a unix
+    /// socket.
     pub connection: Option<(SocketAddr, SocketAddr)>,
+    /// The memory for large messages. A handler that makes some takes their bytes from it first.
+    pub memory: Allowance,
 }
 
-/// What a call holds on to while it goes on.
+/// What a call holds while it is worked on.
 #[derive(Debug)]
-struct Pass {
-    _slot: RequestSlot,
+struct Admission {
+    slot: Arc<RequestSlot>,
     _vouched: Option<Vouched>,
     grant: Grant,
 }
@@ -88,7 +102,8 @@ impl Gate {
         Self { node: node.to_owned(), pods, access, audit: Arc::new(audit), metrics, slots, drain }
     }
 
-    /// A call with one answer.
+    /// A call with one answer. If its client sends a stream, the caller's rights are reviewed
+    /// meanwhile.
     ///
     /// # Errors
     /// The status of what went wrong.
@@ -104,22 +119,27 @@ impl Gate {
         let began = Instant::now();
         let mut record = self.audit.record(Q::METHOD.as_str());
         let result = async {
-            let (call, _pass) = self.enter(request, &mut record).await?;
-            let deadline = call.deadline.into();
-            let acted =
-                AssertUnwindSafe(tokio::time::timeout_at(deadline, act(call))).catch_unwind().await;
-            acted.unwrap_or_else(|_| Ok(Err(panicked()))).unwrap_or_else(|_| Err(too_late()))
+            let (call, admission) = self.enter(request, &mut record).await?;
+            let deadline = call.deadline;
+            let handler = work::in_slot(Arc::clone(&admission.slot), Box::pin(act(call)));
+            match Q::METHOD.row().input {
+                Input::Message => in_time(deadline, handler).await,
+                Input::Stream { .. } => {
+                    in_time(deadline, self.while_allowed(&admission.grant, handler)).await
+                }
+            }
         };
         let result = result.await;
         let status = self.finish(Q::METHOD, began, record, result.as_ref().err()).await;
         status.map_or_else(|| result.map(Response::new).map_err(|_| lost()), Err)
     }
 
-    /// The same for what is to come to its end, with its record and its slot, also when the caller hangs up.
+    /// Like [`Gate::unary`], for work that must come to its end and be recorded also if the caller
+    /// hangs up.
     ///
     /// # Errors
     /// As [`Gate::unary`].
-    pub async fn to_the_end<Q, A, F>(
+    pub async fn unary_to_the_end<Q, A, F>(
         self: &Arc<Self>,
         request: Request<Q>,
         act: impl FnOnce(Call<Q>) -> F + Send + 'static,
@@ -134,7 +154,9 @@ impl Gate {
         work.await.unwrap_or_else(|_| Err(lost()))
     }
 
-    /// A call with a stream of answers, which `act` sends one by one. It ends when the caller may not have them any more.
+    /// A call with a stream of answers, which `act` sends one by one. It ends when the caller loses
+    /// the rights to it or hangs up; a handler that waits for something else need not watch for
+    /// either.
     ///
     /// # Errors
     /// The status of what kept it from starting. What goes wrong later ends the stream.
@@ -148,9 +170,51 @@ impl Gate {
         A: Send + 'static,
         F: Future<Output = Result<()>> + Send + 'static,
     {
+        self.start_stream(request, |call, answers| {
+            let receiver = answers.clone();
+            let work = Box::pin(act(call, answers));
+            async move {
+                tokio::select! {
+                    biased;
+                    result = work => result,
+                    () = receiver.closed() => Err(hung_up()),
+                }
+            }
+        })
+        .await
+    }
+
+    /// Like [`Gate::stream`], for work that goes on when the caller hangs up. `act` watches for
+    /// that itself.
+    ///
+    /// # Errors
+    /// As [`Gate::stream`].
+    pub async fn stream_to_the_end<Q, A, F>(
+        self: &Arc<Self>,
+        request: Request<Q>,
+        act: impl FnOnce(Call<Q>, mpsc::Sender<A>) -> F,
+    ) -> Result<Response<Answers<A>>, Status>
+    where
+        Q: Operation + Send + 'static,
+        A: Send + 'static,
+        F: Future<Output = Result<()>> + Send + 'static,
+    {
+        self.start_stream(request, act).await
+    }
+
+    async fn start_stream<Q, A, F>(
+        self: &Arc<Self>,
+        request: Request<Q>,
+        act: impl FnOnce(Call<Q>, mpsc::Sender<A>) -> F,
+    ) -> Result<Response<Answers<A>>, Status>
+    where
+        Q: Operation + Send + 'static,
+        A: Send + 'static,
+        F: Future<Output = Result<()>> + Send + 'static,
+    {
         let began = Instant::now();
         let mut record = self.audit.record(Q::METHOD.as_str());
-        let (call, pass) = match self.enter(request, &mut record).await {
+        let (call, admission) = match self.enter(request, &mut record).await {
             Ok(entered) => entered,
             Err(error) => {
                 let status = self.finish(Q::METHOD, began, record, Some(&error)).await;
@@ -159,21 +223,15 @@ impl Gate {
         };
         let (answers, queue) = mpsc::channel(Q::METHOD.row().queue);
         let (end, ended) = tokio::sync::oneshot::channel();
-        let deadline = call.deadline.into();
-        let work = act(call, answers);
+        let deadline = call.deadline;
+        let handler = Box::pin(act(call, answers));
+        let handler = work::in_slot(Arc::clone(&admission.slot), handler);
         let gate = Arc::clone(self);
+        // Boxed above, because each wrapper would else hold another copy of a handler's state on
+        // the stack.
         tokio::spawn(async move {
-            let work = async {
-                tokio::select! {
-                    result = work => result,
-                    lapsed = gate.access.lapse(&pass.grant) => Err(lapsed),
-                }
-            };
-            let acted =
-                AssertUnwindSafe(tokio::time::timeout_at(deadline, work)).catch_unwind().await;
-            let result =
-                acted.unwrap_or_else(|_| Ok(Err(panicked()))).unwrap_or_else(|_| Err(too_late()));
-            drop(pass);
+            let result = in_time(deadline, gate.while_allowed(&admission.grant, handler)).await;
+            drop(admission);
             // Nobody listens once the caller has hung up.
             let _ = end.send(gate.finish(Q::METHOD, began, record, result.as_ref().err()).await);
         });
@@ -185,25 +243,37 @@ impl Gate {
         Ok(Response::new(Box::pin(ReceiverStream::new(queue).map(Ok).chain(tail))))
     }
 
-    /// Lets a call in, or not. Either way it stands in the audit log before anything else is done.
+    /// Runs `work` until the caller loses the rights to it.
+    async fn while_allowed<T>(
+        &self,
+        grant: &Grant,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        tokio::select! {
+            biased;
+            result = work => result,
+            lapsed = self.access.lapse(grant) => Err(lapsed),
+        }
+    }
+
+    /// Admits a call or refuses it. Either way the audit log has its first line before anything
+    /// else is done.
     async fn enter<Q: Operation>(
         &self,
         mut request: Request<Q>,
         record: &mut Record,
-    ) -> Result<(Call<Q>, Pass)> {
-        // So much earlier than the caller gives up that it still hears why.
+    ) -> Result<(Call<Q>, Admission)> {
+        // Ends before the caller's own patience, so that the caller still hears why.
         let patience = timeout_of(&request).ok().flatten().unwrap_or(Duration::MAX);
-        let patience = patience.min(Q::METHOD.row().max_time).min(ADMISSION);
+        let patience = patience.min(Q::METHOD.row().max_time).min(MAX_ADMISSION);
         let object = request.get_mut().subject().object().ok();
         // Before anything is checked, so that the log also shows what callers were refused.
         if let Some(object) = &object {
             record.object(object);
         }
         record.peer(caller::peer(&request));
-        let admitted = tokio::time::timeout(patience / 4 * 3, self.admit(request, record));
-        let admitted = AssertUnwindSafe(admitted).catch_unwind().await;
-        let admitted =
-            admitted.unwrap_or_else(|_| Ok(Err(panicked()))).unwrap_or_else(|_| Err(too_late()));
+        let admission = Box::pin(self.admit(request, record));
+        let admitted = caught(timeout(patience / 4 * 3, admission)).await;
         record.start().await?;
         admitted.map_err(|error| match &object {
             Some(Object::Pod { namespace, name, .. }) => error.pod(namespace, name),
@@ -215,7 +285,7 @@ impl Gate {
         &self,
         request: Request<Q>,
         record: &mut Record,
-    ) -> Result<(Call<Q>, Pass)> {
+    ) -> Result<(Call<Q>, Admission)> {
         let permission = &Q::METHOD.row().permission;
         if self.drain.is_cancelled() {
             return Err(Error::new(Reason::Draining, "the agent is shutting down"));
@@ -236,7 +306,8 @@ impl Gate {
         let subject = message.subject();
         let (object, as_root) = (subject.object()?, subject.as_root());
 
-        // By the name alone first: who may not see the pod does not learn whether it exists.
+        // By the name alone first: a caller who may not see the pod must not learn whether it
+        // exists.
         let mut rights = self.access.rights(Q::METHOD, as_root, &object);
         let verdict = self.access.authorize(&caller, &rights, permission.mutates).await;
         record.decision(&verdict);
@@ -256,10 +327,12 @@ impl Gate {
                 rights.extend(more);
             }
         }
-        let vouched = voucher.as_ref().map(Voucher::vouch);
+        let slot = Arc::new(slot);
+        let vouched = voucher.map(|voucher| voucher.vouch(&caller.user.name, Arc::clone(&slot)));
+        let memory = vouched.as_ref().and_then(Vouched::memory).unwrap_or_else(unlimited);
         let grant = Grant::new(credentials, caller.clone(), rights);
-        let call = Call { caller, message, deadline, notes: record.notes(), connection };
-        Ok((call, Pass { _slot: slot, _vouched: vouched, grant }))
+        let call = Call { caller, message, deadline, notes: record.notes(), connection, memory };
+        Ok((call, Admission { slot, _vouched: vouched, grant }))
     }
 
     /// The pod that a call is about, if it is about one.
@@ -293,12 +366,30 @@ impl Gate {
     }
 }
 
-fn panicked() -> Error {
-    Error::new(Reason::Bug, "panic in a handler")
+/// Runs `work` until its deadline.
+async fn in_time<T>(deadline: Instant, work: impl Future<Output = Result<T>>) -> Result<T> {
+    caught(timeout_at(deadline.into(), work)).await
 }
 
-fn too_late() -> Error {
-    Error::new(Reason::Deadline, "the request took longer than its deadline")
+/// Makes errors of a panic and of a deadline that has passed.
+async fn caught<T>(work: impl Future<Output = Result<Result<T>, Elapsed>>) -> Result<T> {
+    match AssertUnwindSafe(work).catch_unwind().await {
+        Ok(Ok(result)) => result,
+        Ok(Err(_)) => {
+            Err(Error::new(Reason::Deadline, "the request took longer than its deadline"))
+        }
+        Err(_) => Err(Error::new(Reason::Bug, "panic in a handler")),
+    }
+}
+
+/// The error of a stream whose client has gone away. Only the audit log shows it.
+pub(super) fn hung_up() -> Error {
+    Error::new(Reason::PeerGone, "the caller has hung up")
+}
+
+/// For requests that come over no connection, in tests.
+fn unlimited() -> Allowance {
+    Budget::new(usize::MAX).of("")
 }
 
 fn lost() -> Status {

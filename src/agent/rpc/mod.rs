@@ -1,8 +1,8 @@
-//! The gRPC services, one file each: conversions and calls, no decisions.
+//! The gRPC services, one file each: they convert messages and call what does the work.
 //!
-//! - [`gate`]: what every call goes through: who calls, whether they may, limits, time, audit, metrics;
-//! - [`operation`]: what each request asks for; [`slots`]: how many at a time;
-//! - [`convert`]: requests to domain types and reports to messages;
+//! - [`gate`]: what every call goes through: authentication, rights, limits, time, audit, metrics;
+//! - [`operation`]: what each request is about; [`slots`]: how many are worked on at a time;
+//! - [`convert`]: requests to domain types, and reports to messages;
 //! - [`status`]: errors to gRPC statuses.
 
 pub mod capture;

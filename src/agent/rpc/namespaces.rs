@@ -6,7 +6,7 @@ use tonic::{Request, Response, Status};
 
 use super::{
     convert,
-    gate::{Answers, Call, Gate},
+    gate::{Answers, Call, Gate, hung_up},
     operation::{Operation, Subject},
 };
 use crate::{
@@ -43,7 +43,7 @@ impl Operation for v1::NamespacesVerifyNodeRequest {
 /// Serves `Namespaces`.
 #[derive(Debug)]
 pub struct NamespacesService {
-    /// The way in.
+    /// Admits the calls.
     pub gate: Arc<Gate>,
     /// The pods of the node.
     pub pods: Arc<Pods>,
@@ -108,7 +108,7 @@ impl Namespaces for NamespacesService {
                     for report in verifier.verify(wanted, None).await? {
                         let pod = Some(convert::pod_report(&report, &node));
                         if answers.send(v1::NamespacesVerifyNodeResponse { pod }).await.is_err() {
-                            return Err(Error::new(Reason::PeerGone, "the caller has hung up"));
+                            return Err(hung_up());
                         }
                     }
                     Ok(())

@@ -36,13 +36,13 @@ impl Operation for v1::NodeGetRequest {
 /// Serves `Node`.
 #[derive(Debug)]
 pub struct NodeService {
-    /// The way in.
+    /// Admits the calls.
     pub gate: Arc<Gate>,
     /// The pods of the node.
     pub pods: Arc<Pods>,
-    /// What preflight found.
+    /// What the node can do, as found at start.
     pub features: Arc<[Feature]>,
-    /// How namespaces are entered, which can be lost.
+    /// How namespaces are entered; the broker can be lost at any time.
     pub entry: Arc<NamespaceEntry>,
     /// When the agent started.
     pub started_at: Timestamp,

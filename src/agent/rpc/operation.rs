@@ -1,7 +1,8 @@
-//! What a request says about itself before it is let in: its method, what it is about, and what the audit log shows of it.
+//! What a request says about itself before it is let in: its method, what it is about, and what the
+//! audit log shows of it.
 //!
-//! [`Gate`](super::gate::Gate) takes only requests that implement [`Operation`], which stands beside the handler. Nothing
-//! here has a default: what is forgotten does not compile.
+//! [`Gate`](super::gate::Gate) takes only requests that implement [`Operation`], which stands
+//! beside the handler. Nothing here has a default: what is forgotten does not compile.
 
 use super::convert;
 use crate::{
@@ -15,11 +16,12 @@ pub trait Operation {
     /// The method that the request calls.
     const METHOD: Method;
 
-    /// What the request is about. The gate asks for the rights to it, and binds the request to the pod it found.
+    /// What the request is about. The gate asks for the rights to it, and binds the request to the
+    /// pod it found.
     fn subject(&mut self) -> Subject<'_>;
 
-    /// The request's fields for the audit log, by their names in the proto files. Nothing that may hold a secret: no
-    /// command, no environment, no container definition.
+    /// The request's fields for the audit log, by their names in the proto files. Nothing that may
+    /// hold a secret: no command, no environment, no container definition.
     fn parameters(&self) -> Vec<(&'static str, String)>;
 }
 
@@ -30,8 +32,9 @@ pub enum Subject<'r> {
     Pod(&'r mut Option<v1::PodRef>),
     /// The files of one pod's container.
     Files(&'r mut Option<v1::FileTarget>),
-    /// The pods of a namespace, or of all namespaces if it is empty; if `pod` is not empty, the one of that name. Only for
-    /// methods whose rights do not depend on the pod, because such a request cannot be bound to one.
+    /// The pods of a namespace, or of all namespaces if it is empty; if `pod` is not empty, the one
+    /// of that name. Only for methods whose rights do not depend on the pod, because such a request
+    /// cannot be bound to one.
     Pods {
         /// Namespace, or nothing for all.
         namespace: &'r str,
@@ -68,9 +71,9 @@ impl Subject<'_> {
         matches!(self, Self::Files(Some(target)) if target.as_root)
     }
 
-    /// Binds the request to the pod with this UID: the one that the caller was found to have the rights for. If another
-    /// pod takes the name before the handler runs, the handler refuses to act on it. Returns whether the request could be
-    /// bound.
+    /// Binds the request to the pod with this UID: the one that the caller was found to have the
+    /// rights for. If another pod takes the name before the handler runs, the handler refuses to
+    /// act on it. Returns whether the request could be bound.
     #[must_use]
     pub fn bind(self, uid: &str) -> bool {
         let pod = match self {
@@ -93,7 +96,8 @@ pub(super) fn duration_text(duration: Option<&prost_types::Duration>) -> String 
     duration.map(|d| format!("{}.{:09}s", d.seconds, d.nanos)).unwrap_or_default()
 }
 
-/// A value of an enum for the audit log: `PROFILE_SYSADMIN` as `sysadmin`. Nothing for the value 0, which means unspecified.
+/// A value of an enum for the audit log: `PROFILE_SYSADMIN` as `sysadmin`. Nothing for the value 0,
+/// which means unspecified.
 pub(super) fn enum_text(value: i32, name: &str, prefix: &str) -> String {
     match value {
         0 => String::new(),

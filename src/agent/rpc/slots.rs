@@ -1,4 +1,4 @@
-//! How many requests are worked on at a time, altogether and for each user.
+//! Limits how many requests are worked on at a time, in all and for each user.
 
 use std::{
     collections::HashMap,
@@ -9,11 +9,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::domain::{Error, Reason, Result};
 
-/// The slots there are.
+/// All slots, free and taken.
 #[derive(Debug)]
 pub struct RequestSlots {
     all: Arc<Semaphore>,
-    /// RequestSlots taken, by user. Users without any are not in it.
+    /// How many slots each user has; only users who have some.
     users: Mutex<HashMap<String, usize>>,
     per_user: usize,
 }
@@ -32,7 +32,7 @@ impl RequestSlots {
         Self { all: Arc::new(Semaphore::new(all)), users: Mutex::default(), per_user }
     }
 
-    /// Takes one for somebody who is not known yet.
+    /// Takes a slot before it is known for whom.
     ///
     /// # Errors
     /// TOO_MANY_REQUESTS.
@@ -49,7 +49,7 @@ impl RequestSlots {
 }
 
 impl RequestSlot {
-    /// Makes it this user's.
+    /// Counts the slot for `user`, who may have too many already.
     ///
     /// # Errors
     /// TOO_MANY_REQUESTS.

@@ -13,8 +13,8 @@ use crate::domain::{
 /// `domain` of every ErrorInfo.
 pub const DOMAIN: &str = "podsonde.dev";
 
-/// A status travels in HTTP/2 headers, of which many clients take no more than 8 KiB in all, and its message stands in them three
-/// times. The API server and webhooks may say far more than that.
+/// A status travels in HTTP/2 headers, of which many clients take no more than 8 KiB in all, and
+/// its message stands in them three times. The API server and webhooks may say far more than that.
 const MAX_MESSAGE: usize = 1024;
 /// A field's path may hold a name that the caller gave.
 const MAX_FIELD: usize = 256;
@@ -71,7 +71,7 @@ pub fn status(error: &Error, node: &str) -> Status {
     Status::with_error_details(code(error.kind()), message, details)
 }
 
-/// At most so many bytes of a text, and a sign that there was more.
+/// The first `max` bytes of a text, with `…` if that is not all.
 fn cut(text: &str, max: usize) -> String {
     if text.len() <= max {
         return text.to_owned();
