@@ -66,6 +66,8 @@ impl Place {
             ])
             .arg("--listen")
             .arg(format!("unix://{}", self.socket().display()))
+            .arg("--seal-key")
+            .arg(crate::fixture::seal_key())
             .arg("--kubeconfig")
             .arg(self.0.path().join("kubeconfig"))
             .env_remove("RUST_LOG")

@@ -212,6 +212,11 @@ impl Fixture {
     }
 }
 
+/// The file with the key by which an agent knows the sessions of the one before it.
+pub(crate) fn seal_key() -> PathBuf {
+    concat!(env!("CARGO_MANIFEST_DIR"), "/tests/agent/seal.key").into()
+}
+
 /// A client of the API server, made as the agent makes its own.
 async fn client(cluster: &Cluster) -> kube::Client {
     let kubeconfig = kube::config::Kubeconfig::from_yaml(&cluster.kubeconfig()).unwrap();
@@ -234,7 +239,7 @@ async fn start_agent(cluster: &Cluster, node: &str, limits: Limits) -> (Agent, C
             ..access::AccessOptions::default()
         },
         audit: Sink::File("/dev/null".into()),
-        identity: AgentIdentity::default(),
+        identity: AgentIdentity { seal_key: Some(seal_key()), ..AgentIdentity::default() },
     };
     let agent = Agent::start(client(cluster).await, settings).await.unwrap();
     let endpoint = format!("http://{}", agent.addresses()[0]);

@@ -1,7 +1,7 @@
 //! Sessions from their start to their end: listed, ended, expired, also by an agent that did not
 //! make them.
 
-use std::{process::Command, time::Duration};
+use std::{collections::HashMap, process::Command, time::Duration};
 
 use podsonde::{
     agent::config::Limits,
@@ -257,9 +257,13 @@ async fn a_container_of_kubectl_debug_is_ended_by_name() {
 async fn sessions_are_listed_in_pages() {
     let f = with_pod().await;
     f.pod("other", json!({"containers": [{"name": "web", "image": WEB}]})).await;
-    let mut made = Vec::new();
+    let (mut made, mut tokens) = (Vec::new(), HashMap::new());
     for pod in ["web", "web", "web", "other", "web"] {
-        made.insert(0, f.session(request(pod, "")).await.id);
+        let session = f.session(request(pod, "")).await;
+        // A session's id can be copied into another pod; these two cannot.
+        let token = format!("{}/{}", session.pod_uid, session.container);
+        tokens.insert(session.id.clone(), token);
+        made.insert(0, session.id);
     }
     let page = async |request: v1::DebugListRequest| {
         let v1::DebugListResponse { sessions, next_page_token } =
@@ -291,7 +295,7 @@ async fn sessions_are_listed_in_pages() {
     f.end_session(&web[1], seconds(0)).await.unwrap();
     f.ended(&web[1]).await;
     assert_eq!(page(of_web(false, "")).await.0, [&web[..1], &web[2..]].concat());
-    assert_eq!(page(of_web(false, &web[1])).await.0, web[2..]);
-    assert_eq!(page(of_web(true, &web[0])).await.0, web[1..]);
+    assert_eq!(page(of_web(false, &tokens[&web[1]])).await.0, web[2..]);
+    assert_eq!(page(of_web(true, &tokens[&web[0]])).await.0, web[1..]);
     f.end().await;
 }

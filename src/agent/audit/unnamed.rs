@@ -17,7 +17,7 @@ use serde::Serialize;
 use crate::domain::bucket::{Buckets, Rate};
 
 /// How many of these requests are written: a person's mistakes always, and at most 9 MB a day.
-pub(super) const RATE: Rate = Rate { burst: 200, refill: Duration::from_secs(10) };
+pub(super) const RATE: Rate = Rate { burst: 500, refill: Duration::from_secs(10) };
 /// Addresses that are counted one by one until the next line.
 const MAX_PEERS: usize = 16;
 

@@ -114,8 +114,11 @@ impl Upload {
     /// Counts bytes of a caller who is not authorised.
     fn count(&mut self, bytes: usize) -> Result<(), Status> {
         self.bytes = self.bytes.saturating_add(bytes);
-        if self.bytes > self.exchange.activity.limits.max_request_bytes.saturating_add(PREFIX) {
-            return Err(Status::resource_exhausted("the request is too long"));
+        let limit = self.exchange.activity.limits.max_request_bytes;
+        if self.bytes > limit.saturating_add(PREFIX) {
+            // The code that tonic has for a message that is too large.
+            let message = format!("the request is too large; it may have {limit} bytes");
+            return Err(Status::out_of_range(message));
         }
         self.exchange.grow(bytes).map_err(|_| too_many_bytes())
     }
