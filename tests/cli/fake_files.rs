@@ -396,7 +396,10 @@ impl files_server::Files for FakeAgent {
     ) -> Result<Response<Self::ChecksumStream>, Status> {
         let request = request.into_inner();
         let (path, root, _) = self.files.resolve(request.target, &request.path)?;
-        let content = std::fs::read(&path).map_err(errno)?;
+        let mut content = std::fs::read(&path).map_err(errno)?;
+        if request.length > 0 {
+            content.truncate(usize::try_from(request.length).unwrap());
+        }
         let mut sha256 = digest(&SHA256, &content).as_ref().to_vec();
         let mut state = self.files.state();
         state.checksums += 1;

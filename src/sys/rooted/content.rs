@@ -65,7 +65,8 @@ impl Content {
                 Ok(0) | Err(Errno::INVAL | Errno::OVERFLOW) => {
                     return Ok(Part { data, at_end: true });
                 }
-                Ok(_) | Err(Errno::INTR) => {}
+                Ok(_) => {}
+                // EINTR, too: no signal interrupts reading a file, but a FUSE may claim so for ever.
                 Err(errno) => return Err(failed("pread", &self.entry.path, errno)),
             }
             if Instant::now() >= until {

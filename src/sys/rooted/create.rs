@@ -95,7 +95,6 @@ impl Creation {
             match write(&self.fd, data) {
                 Ok(0) => return Err(failed("write", &self.path, Errno::NOSPC)),
                 Ok(written) => data = data.get(written..).unwrap_or_default(),
-                Err(Errno::INTR) => {}
                 Err(errno) => return Err(failed("write", &self.path, errno)),
             }
         }

@@ -237,8 +237,10 @@ fn open_within(
     let mut began = None;
     loop {
         match openat2(at.as_fd(), path, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
-            Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) if began.get_or_insert_with(Instant::now).elapsed() < PATIENCE => {
+            // A FUSE may answer EINTR to each try, for ever.
+            Err(Errno::AGAIN | Errno::INTR)
+                if began.get_or_insert_with(Instant::now).elapsed() < PATIENCE =>
+            {
                 std::thread::yield_now();
             }
             done => return done,
