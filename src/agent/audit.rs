@@ -440,8 +440,10 @@ fn shorten(text: &str) -> String {
         return text.to_owned();
     }
     let part = LONGEST / 2;
-    let head = text.floor_char_boundary(part);
-    let tail = text.ceil_char_boundary(text.len().saturating_sub(part));
+    let is_boundary = |at: &usize| text.is_char_boundary(*at);
+    let head = (0..=part).rev().find(is_boundary).unwrap_or_default();
+    let tail = (text.len().saturating_sub(part)..=text.len()).find(is_boundary);
+    let tail = tail.unwrap_or(text.len());
     let sum: String = digest(&SHA256, text.as_bytes())
         .as_ref()
         .iter()

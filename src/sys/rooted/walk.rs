@@ -69,6 +69,10 @@ struct Level {
 }
 
 /// What the next step of a walk has found.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a step is taken apart at once, and most are entries"
+)]
 enum Step {
     Entry(DirEntry),
     /// Nothing yet, and it is time to stop.
