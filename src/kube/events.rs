@@ -1,7 +1,7 @@
 //! Events on pods: what a pod's owner should see of what was done to it, with `kubectl describe`.
 //!
 //! Nothing waits for an Event to be written, and one that cannot be written is logged and
-//! forgotten. [`correlator`] keeps a pod's Events few, however often something is done to it.
+//! forgotten. `correlator` keeps a pod's Events few, however often something is done to it.
 
 mod correlator;
 
