@@ -1,6 +1,6 @@
 //! The house rules that neither the compiler nor a linter checks: layers, `unsafe`, import circles,
 //! widths, lengths and wording.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 #[path = "architecture/circles.rs"]
 mod circles;

@@ -3,6 +3,7 @@
 #![cfg(all(target_os = "linux", feature = "embedded"))]
 #![allow(
     clippy::expect_used,
+    clippy::unwrap_used,
     clippy::panic,
     clippy::indexing_slicing,
     reason = "a test fails by panicking"
