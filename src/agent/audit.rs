@@ -2,7 +2,7 @@
 //!
 //! A line is one JSON object. A request has two: `start` is written before anything is done, and
 //! `end` after it. If `start` cannot be written, the request is refused. Requests without an
-//! identity are written at a limited rate, and the line `omitted` counts the others ([`unnamed`]).
+//! identity are written at a limited rate, and the line `omitted` counts the others (`unnamed`).
 //!
 //! No line holds a token or what a container holds, sends or prints.
 

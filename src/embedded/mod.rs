@@ -13,7 +13,7 @@
 //! - [`runtime`]: what the kubelet asks of a container runtime.
 //! - [`namespaces`]: a runtime made of plain Linux namespaces. The node tier has another one, which
 //!   drives a real containerd (`tests/support/cri`).
-//! - [`reference`]: image references.
+//! - [`mod@reference`]: image references.
 
 mod api;
 mod cluster;

@@ -56,7 +56,7 @@ const FAILURES: [Failure; 11] = [
             "no-such-program",
         ],
         error: &["RunContainerError", "no-such-program", "executable file not found in $PATH"],
-        hint: "see whether the image has that command",
+        hint: "check that the image has that command",
         entry: true,
     },
     Failure {
